@@ -1,1 +1,34 @@
-//! Placeholder while the workspace is laid out.
+//! LM-HT spiking neurons, layers and backbones on Candle, and the training of them.
+//!
+//! - [`ModelConfig`] says what a network is; [`Network`] is built from it and a Candle `VarBuilder`.
+//! - [`ParamStore`] holds its tensors by name, in a fixed order, started from a seed.
+//! - [`train::fit`] trains it, [`train::evaluate`] measures it, [`train::RunRecord`] keeps what happened.
+//! - [`ops`] are the differentiable operations underneath; [`layers`] the pieces between.
+//! - [`save_pretrained`] and [`from_pretrained`] write and read model folders.
+//!
+//! Tensors are time first: `[T, B, C, H, W]`. The mathematics of the neurons is in `lmht-core`, the method in Hao et al.,
+//! "LM-HT SNN: Enhancing the Performance of SNN to ANN Counterpart through Learnable Multi-hierarchical Threshold
+//! Model", NeurIPS 2024 (arXiv 2402.00411).
+
+pub mod atomic;
+mod backbones;
+mod config;
+mod error;
+pub mod layers;
+pub mod loss;
+pub mod ops;
+pub mod optim;
+mod params;
+mod pass;
+mod pretrained;
+pub mod schedule;
+pub mod tensorboard;
+pub mod train;
+
+pub use backbones::Network;
+pub use config::{Backbone, FORMAT_VERSION, ModelConfig, NeuronConfig, Stem};
+pub use error::{Error, Result};
+pub use lmht_core::{GradientMode, QcfsWindow, Tgim};
+pub use params::{ParamKind, ParamStore};
+pub use pass::{Mode, NeuronEvent, Observer, Pass, Signal, SynapseEvent, SynapseKind};
+pub use pretrained::{ModelCard, from_pretrained, save_pretrained};

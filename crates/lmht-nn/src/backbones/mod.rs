@@ -1,0 +1,127 @@
+//! The networks of the paper: bodies whose neuron is a value of the configuration.
+//!
+//! Parameter names are those of the published networks, so that a checkpoint of either loads in the other.
+
+mod resnet18;
+mod resnet20;
+mod vgg;
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use crate::config::{Backbone, ModelConfig};
+use crate::layers::Flow;
+use crate::{ops, Pass, Result};
+
+/// A body with its neurons: images in, logits at every timestep out.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use lmht_nn::{loss, ModelConfig, Network, ParamStore, Pass};
+///
+/// # fn main() -> lmht_nn::Result<()> {
+/// let config = ModelConfig { width: 8, ..ModelConfig::resnet18(10) };
+/// let network = Network::new(&config, ParamStore::new(42).builder(DType::F32, &Device::Cpu))?;
+/// let images = Tensor::zeros((4, 3, 32, 32), DType::F32, &Device::Cpu)?;
+/// let logits = network.forward(&images, &mut Pass::eval())?;
+/// assert_eq!(logits.dims(), [2, 4, 10]);
+/// assert_eq!(loss::readout(&logits)?.dims(), [4, 10]);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Network {
+    config: ModelConfig,
+    body: Body,
+}
+
+#[derive(Debug, Clone)]
+enum Body {
+    Resnet18(resnet18::Resnet18),
+    Resnet20(resnet20::Resnet20),
+    Vgg13(vgg::Vgg13),
+}
+
+impl Network {
+    /// Builds the network that `config` describes from the tensors of `vb`.
+    ///
+    /// # Errors
+    /// If the configuration is not valid or a tensor is missing or misshapen.
+    pub fn new(config: &ModelConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        config.check()?;
+        let body = match config.backbone {
+            Backbone::Resnet18 => Body::Resnet18(resnet18::Resnet18::new(config, vb)?),
+            Backbone::Resnet20 => Body::Resnet20(resnet20::Resnet20::new(config, vb)?),
+            Backbone::Vgg13 => Body::Vgg13(vgg::Vgg13::new(config, vb)?),
+        };
+        Ok(Self { config: config.clone(), body })
+    }
+
+    /// The configuration it was built from.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Logits at every timestep.
+    ///
+    /// A static image is the input of every timestep; where that is the same, its first current is computed once and
+    /// repeated.
+    ///
+    /// # Shapes
+    /// - `images` `[B, C, H, W]`, or `[T, B, C, H, W]` for inputs that change with time
+    /// - output `[T, B, K]`
+    ///
+    /// # Errors
+    /// If the images do not fit the configuration; the message names the layer or field.
+    pub fn forward(&self, images: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        self.config.check_image(images.dims())?;
+        let t = self.config.timesteps;
+        let input = match images.dims() {
+            [_, _, _, _] => Input::Static(images.clone()),
+            [steps, ..] if images.rank() == 5 && *steps == t => Input::Frames(images.flatten(0, 1)?),
+            dims => {
+                let message = format!("expected images [B, C, H, W] or frames [{t}, B, C, H, W], got shape {dims:?}");
+                return Err(candle_core::Error::Msg(message).into());
+            }
+        };
+        let logits = match &self.body {
+            Body::Resnet18(body) => body.forward(&input, t, pass)?,
+            Body::Resnet20(body) => body.forward(&input, t, pass)?,
+            Body::Vgg13(body) => body.forward(&input, t, pass)?,
+        };
+        let (rows, classes) = logits.xs.dims2()?;
+        Ok(logits.xs.reshape((t, rows / t, classes))?)
+    }
+}
+
+/// What a network is shown.
+enum Input {
+    /// `[B, C, H, W]`, the same at every timestep.
+    Static(Tensor),
+    /// `[T·B, C, H, W]`, time outermost.
+    Frames(Tensor),
+}
+
+impl Input {
+    /// The current of the first synapse at every timestep, `[T·B, ...]`. For a static image `stem` runs once; its second
+    /// argument says how many equal timesteps the input stands for.
+    fn through_stem(&self, timesteps: usize, stem: impl FnOnce(&Flow, usize) -> Result<Flow>) -> Result<Flow> {
+        match self {
+            Self::Frames(frames) => stem(&Flow::analog(frames.clone()), 1),
+            Self::Static(images) => {
+                let current = stem(&Flow::analog(images.clone()), timesteps)?;
+                let repeated = ops::repeat_time(&current.xs, timesteps)?.flatten(0, 1)?;
+                Ok(Flow { xs: repeated, signal: current.signal })
+            }
+        }
+    }
+}
+
+/// The sum of two paths, which is the current of the neuron that follows.
+fn join(main: &Flow, shortcut: &Flow) -> Result<Flow> {
+    if main.xs.dims() != shortcut.xs.dims() {
+        let message = format!("the two paths of a block differ: {:?} and {:?}", main.xs.dims(), shortcut.xs.dims());
+        return Err(candle_core::Error::Msg(message).into());
+    }
+    Ok(Flow::analog((&main.xs + &shortcut.xs)?))
+}
+

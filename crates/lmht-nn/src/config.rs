@@ -1,0 +1,365 @@
+//! What a network is: everything needed to build it again, as a value that is checked once and saved beside the weights.
+
+use candle_core::bail;
+use lmht_core::{GradientMode, QcfsWindow, Tgim};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// The version of `config.json`. A reader refuses a newer one.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The body of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backbone {
+    /// Post-activation basic blocks, 2 in each of 4 stages; shortcuts of 1x1 convolution and batch norm.
+    Resnet18,
+    /// The CIFAR network of hybrid training: 3 basic blocks in each of 3 stages, widths 1, 2, 4.
+    Resnet20,
+    /// The paper's VGG-13: 1,1,A | 2,2,A | 4,4,A | 8,8,8,A | 8, global average, linear (in units of the width).
+    Vgg13,
+}
+
+impl Backbone {
+    /// Channels of the first stage in the published network.
+    pub fn published_width(self) -> usize {
+        match self {
+            Self::Resnet18 | Self::Vgg13 => 64,
+            Self::Resnet20 => 16,
+        }
+    }
+
+    /// The name that the paper uses.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Resnet18 => "ResNet-18",
+            Self::Resnet20 => "ResNet-20",
+            Self::Vgg13 => "VGG-13",
+        }
+    }
+}
+
+/// How an image enters a residual network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stem {
+    /// 3x3 convolution, stride 1.
+    #[default]
+    Cifar,
+    /// 7x7 convolution, stride 2, then 3x3 max-pooling, stride 2.
+    Imagenet,
+}
+
+/// The neuron between two synapses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum NeuronConfig {
+    /// L thresholds, learnable T-GIM and leak (Eq. 7).
+    Lmht {
+        /// L, the number of equidistant thresholds, at least 1.
+        levels: u32,
+        /// Which entries of Ω are free.
+        #[serde(default)]
+        tgim: Tgim,
+        /// θ; absent: 2/L for L > 1, 1 for L = 1.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        v_threshold: Option<f64>,
+        /// v(0) as a fraction of θ, in [0, 1).
+        #[serde(default)]
+        v_init: f64,
+        /// Whether the gradient passes through v(t-1); the published networks detach it.
+        #[serde(default = "detached")]
+        gradient: GradientMode,
+    },
+    /// L thresholds, no T-GIM, a fixed leak (Eqs. 5-6): the paper's "without T-GIM".
+    Mht {
+        /// L, the number of equidistant thresholds, at least 1.
+        levels: u32,
+        /// λ; 1 keeps the whole potential.
+        #[serde(default = "one")]
+        leak: f64,
+        /// θ; absent: 2/L for L > 1, 1 for L = 1.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        v_threshold: Option<f64>,
+        /// v(0) as a fraction of θ, in [0, 1).
+        #[serde(default)]
+        v_init: f64,
+        /// Whether the gradient passes through v(t-1).
+        #[serde(default = "detached")]
+        gradient: GradientMode,
+    },
+    /// One threshold, no leak (Eqs. 1-2 with λ = 1), trained with the whole temporal gradient: the paper's L = 1 baseline.
+    If {
+        /// θ, 1 unless given.
+        #[serde(default = "one")]
+        v_threshold: f64,
+        /// v(0) as a fraction of θ, in [0, 1).
+        #[serde(default)]
+        v_init: f64,
+        /// Whether the gradient passes through v(t-1).
+        #[serde(default = "full")]
+        gradient: GradientMode,
+    },
+    /// One threshold, a fixed leak (Eqs. 1-2).
+    Lif {
+        /// λ, the factor on v(t-1).
+        leak: f64,
+        /// θ, 1 unless given.
+        #[serde(default = "one")]
+        v_threshold: f64,
+        /// v(0) as a fraction of θ, in [0, 1).
+        #[serde(default)]
+        v_init: f64,
+        /// Whether the gradient passes through v(t-1).
+        #[serde(default = "full")]
+        gradient: GradientMode,
+    },
+    /// Quantized clip-floor-shift activation (Eq. 4) with a learnable ceiling: an ANN, one timestep.
+    Qcfs {
+        /// Q, the number of steps of the activation ("T_q" in the LM-HT paper, "L" in the QCFS paper), at least 1.
+        quant_levels: u32,
+        /// ϑ before training.
+        #[serde(default = "eight")]
+        scale: f64,
+        /// Where the gradient is 1.
+        #[serde(default)]
+        window: QcfsWindow,
+    },
+    /// max(x, 0): an ANN, one timestep.
+    Relu,
+}
+
+fn detached() -> GradientMode {
+    GradientMode::Detached
+}
+fn full() -> GradientMode {
+    GradientMode::Full
+}
+fn one() -> f64 {
+    1.
+}
+fn eight() -> f64 {
+    8.
+}
+
+impl NeuronConfig {
+    /// LM-HT with L levels, full T-GIM, θ = 2/L, v(0) = 0: direct training.
+    pub fn lmht(levels: u32) -> Self {
+        Self::Lmht { levels, tgim: Tgim::Full, v_threshold: None, v_init: 0., gradient: GradientMode::Detached }
+    }
+
+    /// M-HT with L levels: LM-HT without T-GIM, λ = 1.
+    pub fn mht(levels: u32) -> Self {
+        Self::Mht { levels, leak: 1., v_threshold: None, v_init: 0., gradient: GradientMode::Detached }
+    }
+
+    /// The integrate-and-fire baseline with θ = 1 and the whole temporal gradient.
+    pub fn integrate_and_fire() -> Self {
+        Self::If { v_threshold: 1., v_init: 0., gradient: GradientMode::Full }
+    }
+
+    /// QCFS with Q steps and an initial scale of 8.
+    pub fn qcfs(quant_levels: u32) -> Self {
+        Self::Qcfs { quant_levels, scale: 8., window: QcfsWindow::default() }
+    }
+
+    /// L: how many spikes a timestep can have. 1 for activations that do not spike.
+    pub fn levels(&self) -> u32 {
+        match self {
+            Self::Lmht { levels, .. } | Self::Mht { levels, .. } => *levels,
+            _ => 1,
+        }
+    }
+
+    /// Whether the neuron spikes; QCFS and ReLU do not.
+    pub fn is_spiking(&self) -> bool {
+        !matches!(self, Self::Qcfs { .. } | Self::Relu)
+    }
+
+    /// The neuron's mathematics for `timesteps`, checked; `None` for activations that do not spike.
+    pub(crate) fn dynamics(&self, timesteps: usize) -> Result<Option<Dynamics>> {
+        let threshold = |given: &Option<f64>, levels: u32| {
+            given.unwrap_or(if levels > 1 { 2. / f64::from(levels) } else { 1. })
+        };
+        let (levels, tgim, leak, v_threshold, v_init, gradient) = match self {
+            Self::Lmht { levels, tgim, v_threshold, v_init, gradient } => {
+                (*levels, *tgim, None, threshold(v_threshold, *levels), *v_init, *gradient)
+            }
+            Self::Mht { levels, leak, v_threshold, v_init, gradient } => {
+                (*levels, Tgim::Identity, Some(*leak), threshold(v_threshold, *levels), *v_init, *gradient)
+            }
+            Self::If { v_threshold, v_init, gradient } => {
+                (1, Tgim::Identity, Some(1.), *v_threshold, *v_init, *gradient)
+            }
+            Self::Lif { leak, v_threshold, v_init, gradient } => {
+                (1, Tgim::Identity, Some(*leak), *v_threshold, *v_init, *gradient)
+            }
+            Self::Qcfs { .. } | Self::Relu => return Ok(None),
+        };
+        if let Some(leak) = leak.filter(|leak| !(leak.is_finite() && *leak >= 0.)) {
+            return Err(Error::Config(format!("neuron.leak is {leak}; expected a finite number of at least 0")));
+        }
+        let config = lmht_core::NeuronConfig { timesteps, levels, v_threshold, v_init, tgim, gradient, window: 1 };
+        let neuron = config.check().map_err(|error| Error::Config(format!("neuron: {error}")))?;
+        Ok(Some(Dynamics { config, neuron, leak }))
+    }
+}
+
+/// A spiking neuron's checked mathematics, and its leak if that is not learned.
+#[derive(Debug, Clone)]
+pub(crate) struct Dynamics {
+    pub(crate) config: lmht_core::NeuronConfig,
+    pub(crate) neuron: lmht_core::Neuron,
+    pub(crate) leak: Option<f64>,
+}
+
+/// A network: backbone, neuron, sizes.
+///
+/// ```
+/// use lmht_nn::{ModelConfig, NeuronConfig};
+///
+/// let published = ModelConfig::resnet18(10);
+/// let ours = ModelConfig { timesteps: 4, neuron: NeuronConfig::lmht(4), ..published };
+/// assert!(ours.check().is_ok());
+/// assert!(ModelConfig { timesteps: 0, ..ours }.check().is_err());
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Version of this description, [`FORMAT_VERSION`].
+    #[serde(default = "format_version")]
+    pub format_version: u32,
+    /// The body.
+    pub backbone: Backbone,
+    /// The entry of a residual network; a VGG has none and ignores it.
+    #[serde(default)]
+    pub stem: Stem,
+    /// Channels of the first stage; the others are multiples of it.
+    pub width: usize,
+    /// Channels of an image.
+    #[serde(default = "three")]
+    pub in_channels: usize,
+    /// Number of classes.
+    pub n_classes: usize,
+    /// T, the simulation steps. 1 for ANNs.
+    pub timesteps: usize,
+    /// The neuron between two synapses.
+    pub neuron: NeuronConfig,
+    /// Factor on the current of the first neuron layer: the paper's hybrid initialisation sets it to L.
+    #[serde(default = "one")]
+    pub input_scale: f64,
+}
+
+fn format_version() -> u32 {
+    FORMAT_VERSION
+}
+fn three() -> usize {
+    3
+}
+
+impl ModelConfig {
+    fn published(backbone: Backbone, n_classes: usize) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            backbone,
+            stem: Stem::Cifar,
+            width: backbone.published_width(),
+            in_channels: 3,
+            n_classes,
+            timesteps: 2,
+            neuron: NeuronConfig::lmht(2),
+            input_scale: 1.,
+        }
+    }
+
+    /// ResNet-18 with the CIFAR stem, LM-HT with L = 2, T = 2.
+    pub fn resnet18(n_classes: usize) -> Self {
+        Self::published(Backbone::Resnet18, n_classes)
+    }
+
+    /// ResNet-20, LM-HT with L = 2, T = 2.
+    pub fn resnet20(n_classes: usize) -> Self {
+        Self::published(Backbone::Resnet20, n_classes)
+    }
+
+    /// The paper's VGG-13, LM-HT with L = 2, T = 2.
+    pub fn vgg13(n_classes: usize) -> Self {
+        Self::published(Backbone::Vgg13, n_classes)
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first field that cannot be, its value and what is allowed.
+    pub fn check(&self) -> Result<()> {
+        if self.format_version == 0 || self.format_version > FORMAT_VERSION {
+            return Err(Error::Config(format!(
+                "format_version is {}; this program reads up to {FORMAT_VERSION}: use a newer one",
+                self.format_version
+            )));
+        }
+        for (name, value) in [
+            ("width", self.width),
+            ("in_channels", self.in_channels),
+            ("n_classes", self.n_classes),
+            ("timesteps", self.timesteps),
+        ] {
+            if value == 0 {
+                return Err(Error::Config(format!("{name} is 0; expected at least 1")));
+            }
+        }
+        if !(self.input_scale.is_finite() && self.input_scale > 0.) {
+            return Err(Error::Config(format!("input_scale is {}; expected a number above 0", self.input_scale)));
+        }
+        match &self.neuron {
+            NeuronConfig::Qcfs { quant_levels, scale, .. } => {
+                if *quant_levels == 0 {
+                    return Err(Error::Config("neuron.quant_levels is 0; expected at least 1".into()));
+                }
+                if !(scale.is_finite() && *scale > 0.) {
+                    return Err(Error::Config(format!("neuron.scale is {scale}; expected a number above 0")));
+                }
+            }
+            NeuronConfig::Relu => {}
+            spiking => {
+                spiking.dynamics(self.timesteps)?;
+            }
+        }
+        if !self.neuron.is_spiking() && self.timesteps != 1 {
+            return Err(Error::Config(format!(
+                "timesteps is {}, but the neuron does not spike; an ANN has timesteps = 1",
+                self.timesteps
+            )));
+        }
+        Ok(())
+    }
+
+    /// Reads `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the unknown key or wrong value and the line.
+    pub fn from_json(json: &str) -> Result<Self> {
+        let config: Self = serde_json::from_str(json).map_err(|error| Error::Config(error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The text of `config.json`.
+    pub fn to_json(&self) -> String {
+        // Serializing a struct of numbers and enums to a string cannot fail.
+        serde_json::to_string_pretty(self).expect("a configuration serializes") + "\n"
+    }
+
+    /// The side or sides of an image must survive the strides; called when an image arrives.
+    pub(crate) fn check_image(&self, dims: &[usize]) -> candle_core::Result<()> {
+        let n = dims.len();
+        if n < 3 || dims[n - 3] != self.in_channels {
+            bail!(
+                "expected images [B, {c}, H, W] or [T, B, {c}, H, W] (in_channels = {c}), got an input of shape {dims:?}",
+                c = self.in_channels
+            )
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,367 @@
+//! The pieces of a network: synapses, neurons, pooling, and what flows between them.
+//!
+//! Inside a network time is folded into the batch, time outermost: `[T, B, ...]` is kept as `[T·B, ...]`. Convolution,
+//! normalisation and pooling treat all rows alike; only the neuron needs to know T.
+
+use candle_core::{Tensor, Var};
+use candle_nn::init::{FanInOut, Init, NonLinearity, NormalOrUniform};
+use candle_nn::VarBuilder;
+
+use crate::config::{Dynamics, ModelConfig};
+use crate::ops::{self, Conv2dParams, Learned, Pool2dParams};
+use crate::{Mode, NeuronConfig, NeuronEvent, Pass, Result, Signal, SynapseEvent, SynapseKind};
+
+/// A tensor on its way through the network, and whether its values are spikes.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    /// `[N, C, H, W]` or `[N, F]`, N = T·B, time outermost (N = B where time has not begun).
+    pub xs: Tensor,
+    /// What the values are.
+    pub signal: Signal,
+}
+
+impl Flow {
+    /// Real values.
+    pub fn analog(xs: Tensor) -> Self {
+        Self { xs, signal: Signal::Analog }
+    }
+}
+
+/// A square convolution without groups; the bias is optional.
+#[derive(Debug, Clone)]
+pub struct Conv2d {
+    name: String,
+    weight: Tensor,
+    bias: Option<Tensor>,
+    params: Conv2dParams,
+}
+
+impl Conv2d {
+    /// A `kernel` x `kernel` convolution with `weight` `[c_out, c_in, kernel, kernel]`, started from a normal
+    /// distribution of variance 2 / (c_out · kernel²) (He et al. 2015, fan-out), bias 0.
+    ///
+    /// # Errors
+    /// If the builder has a tensor of that name and another shape.
+    pub fn new(
+        c_in: usize,
+        c_out: usize,
+        kernel: usize,
+        params: Conv2dParams,
+        bias: bool,
+        vb: VarBuilder<'_>,
+    ) -> Result<Self> {
+        let init = Init::Kaiming {
+            dist: NormalOrUniform::Normal,
+            fan: FanInOut::FanOut,
+            non_linearity: NonLinearity::ReLU,
+        };
+        let weight = vb.get_with_hints((c_out, c_in, kernel, kernel), "weight", init)?;
+        let bias = if bias { Some(vb.get_with_hints(c_out, "bias", Init::Const(0.))?) } else { None };
+        Ok(Self { name: vb.prefix(), weight, bias, params })
+    }
+
+    /// `[N, c_in, H, W]` to `[N, c_out, H', W']`.
+    ///
+    /// # Errors
+    /// If the input does not fit; the message names this layer.
+    pub fn forward(&self, flow: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
+        let kind = SynapseKind::Conv2d {
+            c_out: self.weight.dims()[0],
+            kernel: self.weight.dims()[2],
+            stride: self.params.stride,
+            padding: self.params.padding,
+        };
+        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input: &flow.xs, signal: flow.signal })?;
+        let bias = self.bias.as_ref().map(|bias| pass.param(bias));
+        let ys = ops::conv2d(&flow.xs, &pass.param(&self.weight), bias.as_ref(), self.params);
+        Ok(Flow::analog(named(&self.name, ys)?))
+    }
+}
+
+/// Batch norm over every axis but the second (Ioffe and Szegedy 2015), with running statistics of momentum 0.1.
+#[derive(Debug, Clone)]
+pub struct BatchNorm {
+    name: String,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Var,
+    running_var: Var,
+}
+
+impl BatchNorm {
+    const EPS: f64 = 1e-5;
+    const MOMENTUM: f64 = 0.1;
+
+    /// Batch norm of `channels` channels: weight 1, bias 0, running mean 0, running variance 1.
+    ///
+    /// # Errors
+    /// If the builder has a tensor of one of these names and another shape.
+    pub fn new(channels: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self {
+            name: vb.prefix(),
+            weight: vb.get_with_hints(channels, "weight", Init::Const(1.))?,
+            bias: vb.get_with_hints(channels, "bias", Init::Const(0.))?,
+            running_mean: Var::from_tensor(&vb.get_with_hints(channels, "running_mean", Init::Const(0.))?)?,
+            running_var: Var::from_tensor(&vb.get_with_hints(channels, "running_var", Init::Const(1.))?)?,
+        })
+    }
+
+    /// Normalises; a training pass uses the batch's statistics and moves the running ones (with the unbiased variance).
+    ///
+    /// # Errors
+    /// If the channels differ; the message names this layer.
+    pub fn forward(&self, flow: &Flow, pass: &Pass<'_>) -> Result<Flow> {
+        self.forward_repeated(flow, 1, pass)
+    }
+
+    /// As [`BatchNorm::forward`], for an input that stands for `repeats` equal copies of itself (a static image at every
+    /// timestep). Only the unbiased variance of the running statistics can tell the difference.
+    ///
+    /// # Errors
+    /// As [`BatchNorm::forward`].
+    pub fn forward_repeated(&self, flow: &Flow, repeats: usize, pass: &Pass<'_>) -> Result<Flow> {
+        let (weight, bias) = (pass.param(&self.weight), pass.param(&self.bias));
+        let ys = match pass.mode() {
+            Mode::Eval => ops::batch_norm_eval(
+                &flow.xs,
+                &weight,
+                &bias,
+                &self.running_mean.as_detached_tensor(),
+                &self.running_var.as_detached_tensor(),
+                Self::EPS,
+            ),
+            Mode::Train => ops::batch_norm_train(&flow.xs, &weight, &bias, Self::EPS).and_then(|(ys, stats)| {
+                let n = (flow.xs.elem_count() / self.weight.elem_count()) as f64;
+                let repeated = n * repeats as f64;
+                let unbiased = if repeats == 1 { 1. } else { (n - 1.) / n * repeated / (repeated - 1.) };
+                for (running, batch, factor) in
+                    [(&self.running_mean, &stats.mean, 1.), (&self.running_var, &stats.var_unbiased, unbiased)]
+                {
+                    let kept = (running.as_detached_tensor() * (1. - Self::MOMENTUM))?;
+                    running.set(&(kept + (batch * (Self::MOMENTUM * factor))?)?)?;
+                }
+                Ok(ys)
+            }),
+        };
+        Ok(Flow::analog(named(&self.name, ys)?))
+    }
+}
+
+/// A fully connected layer with bias.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    name: String,
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    /// `weight` `[f_out, f_in]` and `bias` `[f_out]`, both started uniformly in ±1/√f_in, as PyTorch does.
+    ///
+    /// # Errors
+    /// If the builder has a tensor of that name and another shape.
+    pub fn new(f_in: usize, f_out: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let bound = 1. / (f_in as f64).sqrt();
+        let init = Init::Uniform { lo: -bound, up: bound };
+        let weight = vb.get_with_hints((f_out, f_in), "weight", init)?;
+        Ok(Self { name: vb.prefix(), weight, bias: vb.get_with_hints(f_out, "bias", init)? })
+    }
+
+    /// `[N, f_in]` to `[N, f_out]`.
+    ///
+    /// # Errors
+    /// If the input does not fit; the message names this layer.
+    pub fn forward(&self, flow: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
+        let kind = SynapseKind::Linear { f_out: self.weight.dims()[0] };
+        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input: &flow.xs, signal: flow.signal })?;
+        let bias = pass.param(&self.bias);
+        let ys = ops::linear(&flow.xs, &pass.param(&self.weight), Some(&bias));
+        Ok(Flow::analog(named(&self.name, ys)?))
+    }
+}
+
+/// A convolution and its batch norm: one synapse.
+#[derive(Debug, Clone)]
+pub struct ConvNorm {
+    conv: Conv2d,
+    norm: BatchNorm,
+}
+
+impl ConvNorm {
+    /// From the two layers.
+    pub fn new(conv: Conv2d, norm: BatchNorm) -> Self {
+        Self { conv, norm }
+    }
+
+    /// Convolves and normalises.
+    ///
+    /// # Errors
+    /// If the input does not fit; the message names the layer.
+    pub fn forward(&self, flow: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
+        self.norm.forward(&self.conv.forward(flow, pass)?, pass)
+    }
+
+    /// As [`ConvNorm::forward`], for an input that stands for `repeats` equal copies of itself.
+    ///
+    /// # Errors
+    /// As [`ConvNorm::forward`].
+    pub fn forward_repeated(&self, flow: &Flow, repeats: usize, pass: &mut Pass<'_>) -> Result<Flow> {
+        self.norm.forward_repeated(&self.conv.forward(flow, pass)?, repeats, pass)
+    }
+}
+
+/// Where a neuron layer sits: the published networks keep a T-GIM for each, under different names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Site {
+    /// Feature maps `[T, B, C, H, W]`: the T-GIM is called `mask`.
+    Maps,
+    /// Tokens or features `[T, B, N, D]`, `[T, B, F]`: the T-GIM is called `mask_linear`.
+    Features,
+}
+
+/// A layer of neurons, or of activations in an ANN.
+///
+/// # Parameters
+/// - `mask` `[T, T, 1, 1, 1, 1]` or `mask_linear` `[T, T, 1, 1, 1]`: logits of Ω; zeros give Ω = 1/T
+/// - `alpha` `[1]`: logit of λ; zero gives λ = 1
+/// - `v_threshold` `[1]`: θ, not trained
+/// - `thresh` `[1]`: the scale of a QCFS activation
+#[derive(Debug, Clone)]
+pub struct Neuron {
+    name: String,
+    timesteps: usize,
+    input_scale: f64,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Spiking { dynamics: Dynamics, tgim_logit: Option<Tensor>, leak_logit: Option<Tensor>, v_threshold: Tensor },
+    Qcfs { quant_levels: u32, scale: Tensor, window: lmht_core::QcfsWindow },
+    Relu,
+}
+
+impl Neuron {
+    /// The layer that `config` describes.
+    ///
+    /// # Errors
+    /// If the configuration is not valid, or the builder has a tensor of one of these names and another shape.
+    pub fn new(config: &ModelConfig, site: Site, vb: VarBuilder<'_>) -> Result<Self> {
+        let t = config.timesteps;
+        let kind = match (&config.neuron, config.neuron.dynamics(t)?) {
+            (neuron, Some(dynamics)) => {
+                let learns_leak = dynamics.leak.is_none();
+                let leak_logit =
+                    if learns_leak { Some(vb.get_with_hints(1, "alpha", Init::Const(0.))?) } else { None };
+                let tgim_logit = if dynamics.config.tgim == lmht_core::Tgim::Identity {
+                    None
+                } else {
+                    debug_assert!(matches!(neuron, NeuronConfig::Lmht { .. }));
+                    Some(match site {
+                        Site::Maps => vb.get_with_hints((t, t, 1, 1, 1, 1), "mask", Init::Const(0.))?,
+                        Site::Features => vb.get_with_hints((t, t, 1, 1, 1), "mask_linear", Init::Const(0.))?,
+                    })
+                };
+                let init = Init::Const(dynamics.config.v_threshold);
+                let v_threshold = vb.get_with_hints(1, "v_threshold", init)?;
+                Kind::Spiking { dynamics, tgim_logit, leak_logit, v_threshold }
+            }
+            (NeuronConfig::Qcfs { quant_levels, scale, window }, None) => Kind::Qcfs {
+                quant_levels: *quant_levels,
+                scale: vb.get_with_hints(1, "thresh", Init::Const(*scale))?,
+                window: *window,
+            },
+            (_, None) => Kind::Relu,
+        };
+        Ok(Self { name: vb.prefix(), timesteps: t, input_scale: 1., kind })
+    }
+
+    /// The same layer with a factor on its current.
+    pub fn with_input_scale(self, input_scale: f64) -> Self {
+        Self { input_scale, ..self }
+    }
+
+    /// Currents `[T·B, ...]` to outputs s·θ of the same shape.
+    ///
+    /// # Errors
+    /// If the input does not hold T timesteps, or the stored threshold is not positive; the message names this layer.
+    pub fn forward(&self, flow: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
+        let scaled;
+        let xs = if self.input_scale == 1. {
+            &flow.xs
+        } else {
+            scaled = (&flow.xs * self.input_scale)?;
+            &scaled
+        };
+        let (ys, signal, levels) = match &self.kind {
+            Kind::Spiking { dynamics, tgim_logit, leak_logit, v_threshold } => {
+                let (neuron, theta) = with_threshold(&self.name, dynamics, v_threshold)?;
+                let t = self.timesteps;
+                let learned = match (tgim_logit, leak_logit) {
+                    (Some(tgim), Some(leak)) => Learned::TgimAndLeak {
+                        tgim_logit: pass.param(tgim).reshape((t, t))?,
+                        leak_logit: pass.param(leak),
+                    },
+                    (None, Some(leak)) => Learned::Leak { leak_logit: pass.param(leak) },
+                    _ => Learned::Nothing { leak: dynamics.leak.unwrap_or(1.) },
+                };
+                let ys = ops::neuron(xs, &neuron, &learned);
+                (ys, Signal::Spikes { v_threshold: theta }, dynamics.config.levels)
+            }
+            Kind::Qcfs { quant_levels, scale, window } => {
+                (ops::qcfs(xs, &pass.param(scale), *quant_levels, *window), Signal::Analog, *quant_levels)
+            }
+            Kind::Relu => (xs.relu(), Signal::Analog, 1),
+        };
+        let ys = named(&self.name, ys)?;
+        pass.show_neuron(&NeuronEvent { name: &self.name, timesteps: self.timesteps, output: &ys, signal, levels })?;
+        Ok(Flow { xs: ys, signal })
+    }
+}
+
+/// The neuron at the stored threshold, which a loaded checkpoint may have set to another value than the configuration's.
+fn with_threshold(name: &str, dynamics: &Dynamics, v_threshold: &Tensor) -> Result<(lmht_core::Neuron, f64)> {
+    let theta = v_threshold.detach().to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?[0];
+    if theta == dynamics.config.v_threshold {
+        return Ok((dynamics.neuron, theta));
+    }
+    let config = lmht_core::NeuronConfig { v_threshold: theta, ..dynamics.config };
+    let neuron = config.check().map_err(|error| crate::Error::Config(format!("{name}: {error}")))?;
+    Ok((neuron, theta))
+}
+
+/// Max-pooling. Of spikes it gives spikes: the largest count in the window.
+///
+/// # Errors
+/// If the window does not fit.
+pub fn max_pool2d(flow: &Flow, params: Pool2dParams) -> Result<Flow> {
+    Ok(Flow { xs: ops::max_pool2d(&flow.xs, params)?, signal: flow.signal })
+}
+
+/// Average pooling. Of spikes it gives real values.
+///
+/// # Errors
+/// If the window does not fit.
+pub fn avg_pool2d(flow: &Flow, params: Pool2dParams) -> Result<Flow> {
+    Ok(Flow { xs: ops::avg_pool2d(&flow.xs, params)?, signal: averaged(flow.signal) })
+}
+
+/// The mean over all positions, `[N, C, H, W]` to `[N, C]`.
+///
+/// # Errors
+/// If the input is not four-dimensional.
+pub fn global_avg_pool(flow: &Flow) -> Result<Flow> {
+    Ok(Flow { xs: ops::global_avg_pool(&flow.xs)?, signal: averaged(flow.signal) })
+}
+
+fn averaged(signal: Signal) -> Signal {
+    match signal {
+        Signal::Spikes { v_threshold } | Signal::Averaged { v_threshold } => Signal::Averaged { v_threshold },
+        Signal::Analog => Signal::Analog,
+    }
+}
+
+/// Puts a layer's name before the message of a failed operation.
+fn named(name: &str, result: candle_core::Result<Tensor>) -> Result<Tensor> {
+    Ok(result.map_err(|error| error.context(name.to_string()))?)
+}

@@ -1,0 +1,302 @@
+//! A spiking neuron layer as one differentiable operation.
+//!
+//! On the CPU, in f32 and f64, the whole of T timesteps, T-GIM, leak and firing is one pass over the currents
+//! ([`lmht_core::Neuron`]); the backward pass recomputes the potentials instead of keeping them. Everywhere else the
+//! same layer is composed of tensor operations, [`neuron_composed`], which is also what the fused form is tested against.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    bail, CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType,
+};
+use lmht_core::{GradientMode, Neuron, NeuronConfig, Real, Tgim};
+
+/// What a layer learns, or does not: the inputs of [`neuron`] beside the currents.
+#[derive(Debug, Clone)]
+pub enum Learned {
+    /// Nothing: no T-GIM, a fixed leak λ.
+    Nothing {
+        /// λ.
+        leak: f64,
+    },
+    /// The leak only.
+    Leak {
+        /// Logit of λ, `[1]`.
+        leak_logit: Tensor,
+    },
+    /// T-GIM and leak.
+    TgimAndLeak {
+        /// Logits of Ω, `[T, T]`, row = receiving timestep.
+        tgim_logit: Tensor,
+        /// Logit of λ, `[1]`.
+        leak_logit: Tensor,
+    },
+}
+
+/// The postsynaptic output s(t)·θ of a neuron layer (Hao et al. 2024, Eqs. 5-7).
+///
+/// m(t) = λ v(t-1) + Σ_j ω_tj x(j), s(t) = #{k in 1..=L : m(t) >= kθ}, v(t) = m(t) - s(t)θ. The gradient is that of
+/// Eqs. 8-9 with [`GradientMode::Detached`], plain backpropagation through time with [`GradientMode::Full`].
+///
+/// # Shapes
+/// - `xs` `[T, ...]` or `[T·B, ...]`, time outermost: the first axis must be a multiple of T
+/// - output: the shape of `xs`, values in {0, θ, …, Lθ}
+///
+/// # Errors
+/// If the first axis does not hold T timesteps, or the learned tensors have another shape, type or device.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use lmht_nn::ops::{neuron, Learned};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Two levels at θ = 1: the first timestep crosses both and carries 0.5, which lifts the second over one.
+/// let config = lmht_core::NeuronConfig { tgim: lmht_core::Tgim::Identity, ..lmht_core::NeuronConfig::lmht(2, 2) };
+/// let xs = Tensor::new(&[[2.5f32], [0.5]], &Device::Cpu)?;
+/// let ys = neuron(&xs, &config.check()?, &Learned::Nothing { leak: 1. })?;
+/// assert_eq!(ys.to_vec2::<f32>()?, [[2.], [1.]]);
+/// # Ok(()) }
+/// ```
+pub fn neuron(xs: &Tensor, neuron: &Neuron, learned: &Learned) -> Result<Tensor> {
+    check(xs, &neuron.config(), learned)?;
+    if !(xs.device().is_cpu() && matches!(xs.dtype(), DType::F32 | DType::F64)) {
+        return neuron_composed(xs, neuron, learned);
+    }
+    let xs = xs.contiguous()?;
+    let op = |fixed_leak| Fused { neuron: *neuron, fixed_leak };
+    match learned {
+        Learned::Nothing { leak } => xs.apply_op1(op(*leak)),
+        Learned::Leak { leak_logit } => xs.apply_op2(&leak_logit.contiguous()?, op(f64::NAN)),
+        Learned::TgimAndLeak { tgim_logit, leak_logit } => {
+            xs.apply_op3(&tgim_logit.contiguous()?, &leak_logit.contiguous()?, op(f64::NAN))
+        }
+    }
+}
+
+fn check(xs: &Tensor, config: &NeuronConfig, learned: &Learned) -> Result<()> {
+    let t = config.timesteps;
+    if xs.rank() == 0 || xs.dims()[0] % t != 0 || xs.elem_count() == 0 {
+        bail!("expected {t} timesteps (from the config), got an input of shape {:?}", xs.dims())
+    }
+    let same = |name: &str, tensor: &Tensor, dims: &[usize]| {
+        if tensor.dims() != dims || tensor.dtype() != xs.dtype() || !tensor.device().same_device(xs.device()) {
+            bail!(
+                "expected {name} of shape {dims:?}, {:?} on {:?} like the input, got {:?}, {:?} on {:?}",
+                xs.dtype(),
+                xs.device().location(),
+                tensor.dims(),
+                tensor.dtype(),
+                tensor.device().location()
+            )
+        }
+        Ok(())
+    };
+    match learned {
+        Learned::TgimAndLeak { tgim_logit, leak_logit } => {
+            same("T-GIM logits", tgim_logit, &[t, t])?;
+            same("a leak logit", leak_logit, &[1])
+        }
+        Learned::Leak { leak_logit } => same("a leak logit", leak_logit, &[1]),
+        Learned::Nothing { .. } => Ok(()),
+    }
+}
+
+/// The layer as tensor operations: right on any device, slow on all of them.
+///
+/// Same contract as [`neuron`].
+///
+/// # Errors
+/// As [`neuron`].
+pub fn neuron_composed(xs: &Tensor, neuron: &Neuron, learned: &Learned) -> Result<Tensor> {
+    let config = neuron.config();
+    check(xs, &config, learned)?;
+    let (t, theta) = (config.timesteps, config.v_threshold);
+    let shape = xs.shape().clone();
+    let flat = xs.reshape((t, shape.elem_count() / t))?;
+    let sigmoid = |logit: &Tensor| logit.neg()?.exp()?.affine(1., 1.)?.recip();
+    let current = match learned {
+        Learned::TgimAndLeak { tgim_logit, .. } => {
+            let mut omega = (sigmoid(tgim_logit)? * (2. / t as f64))?;
+            if config.tgim == Tgim::Causal {
+                omega = omega.mul(&Tensor::tril2(t, xs.dtype(), xs.device())?)?;
+            }
+            omega.matmul(&flat)?
+        }
+        _ => flat,
+    };
+    let leak = match learned {
+        Learned::Nothing { leak } => Tensor::new(&[*leak], xs.device())?.to_dtype(xs.dtype())?,
+        Learned::Leak { leak_logit } | Learned::TgimAndLeak { leak_logit, .. } => (sigmoid(leak_logit)? + 0.5)?,
+    };
+    let mut v = (current.get(0)?.zeros_like()? + config.v_init * theta)?;
+    let mut outputs = Vec::with_capacity(t);
+    for step in 0..t {
+        let carried = if step % config.window == 0 { v.broadcast_mul(&leak)? } else { v };
+        let v_charged = (carried + current.get(step)?)?;
+        let mut spikes = v_charged.zeros_like()?;
+        for level in 1..=config.levels {
+            spikes = (spikes + v_charged.ge(f64::from(level) * theta)?.to_dtype(xs.dtype())?)?;
+        }
+        let low = v_charged.ge(theta / 2.)?.to_dtype(xs.dtype())?;
+        let high = v_charged.le((f64::from(config.levels) + 0.5) * theta)?.to_dtype(xs.dtype())?;
+        // Straight through: exactly 0 is added, and it carries the gradient of the window.
+        let passed = v_charged.mul(&(low * high)?.detach())?;
+        let output = ((spikes * theta)?.detach() + (&passed - passed.detach())?)?;
+        v = (&v_charged - &output)?;
+        if config.gradient == GradientMode::Detached {
+            v = v.detach();
+        }
+        outputs.push(output);
+    }
+    Tensor::stack(&outputs, 0)?.reshape(shape)
+}
+
+/// The fused layer. One type for one, two or three inputs, as Candle has a trait for each number.
+struct Fused {
+    neuron: Neuron,
+    /// λ where it is not learned.
+    fixed_leak: f64,
+}
+
+/// The contiguous values of a CPU tensor.
+pub(super) fn values<'a, R: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [R]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<R>()?[start..end]),
+        None => bail!("the neuron needs contiguous tensors"),
+    }
+}
+
+/// Ω and λ from the layer's other inputs: `[leak]` or `[tgim, leak]` or nothing.
+fn mix<R: Real>(config: &NeuronConfig, fixed_leak: f64, learned: &[&[R]]) -> (Vec<R>, R) {
+    match learned {
+        [] => (Vec::new(), R::from_f64(fixed_leak)),
+        [leak] => (Vec::new(), lmht_core::leak_from_logit(leak[0])),
+        [tgim, leak, ..] => (
+            lmht_core::tgim_from_logits(config.tgim, config.timesteps, tgim),
+            lmht_core::leak_from_logit(leak[0]),
+        ),
+    }
+}
+
+impl Fused {
+    fn forward<R: Real + WithDType>(&self, xs: &[R], learned: &[&[R]]) -> CpuStorage {
+        let (omega, leak) = mix(&self.neuron.config(), self.fixed_leak, learned);
+        let mut out = vec![R::ZERO; xs.len()];
+        self.neuron.forward(&omega, leak, xs, &mut out);
+        R::to_cpu_storage_owned(out)
+    }
+
+    fn cpu(&self, inputs: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
+        fn run<R: Real + WithDType>(op: &Fused, inputs: &[(&CpuStorage, &Layout)]) -> Result<CpuStorage> {
+            let slices = inputs.iter().map(|(s, l)| values::<R>(s, l)).collect::<Result<Vec<_>>>()?;
+            Ok(op.forward(slices[0], &slices[1..]))
+        }
+        let out = match inputs[0].0.dtype() {
+            DType::F32 => run::<f32>(self, inputs)?,
+            DType::F64 => run::<f64>(self, inputs)?,
+            dtype => bail!("the fused neuron takes f32 or f64, got {dtype:?}"),
+        };
+        Ok((out, inputs[0].1.shape().clone()))
+    }
+
+    /// The gradients of all inputs, in their order.
+    fn gradients(&self, inputs: &[&Tensor], grad_out: &Tensor) -> Result<Vec<Tensor>> {
+        match inputs[0].dtype() {
+            DType::F32 => self.backward::<f32>(inputs, grad_out),
+            _ => self.backward::<f64>(inputs, grad_out),
+        }
+    }
+
+    fn backward<R: Real + WithDType>(&self, inputs: &[&Tensor], grad_out: &Tensor) -> Result<Vec<Tensor>> {
+        let config = self.neuron.config();
+        let (t, xs) = (config.timesteps, inputs[0]);
+        let grad_out = grad_out.contiguous()?;
+        let mut grad_xs = vec![R::ZERO; xs.elem_count()];
+        let (logit_gradients, grad_xs) = {
+            let guards: Vec<_> = inputs.iter().copied().chain([&grad_out]).map(|x| x.storage_and_layout()).collect();
+            let mut slices = Vec::with_capacity(guards.len());
+            for (storage, layout) in &guards {
+                let candle_core::Storage::Cpu(storage) = &**storage else { bail!("the fused neuron runs on the CPU") };
+                slices.push(values::<R>(storage, layout)?);
+            }
+            let (learned, grad_out) = (&slices[1..inputs.len()], slices[inputs.len()]);
+            let (omega, leak) = mix(&config, self.fixed_leak, learned);
+            let mut grad_omega = vec![R::ZERO; omega.len()];
+            let grad_leak = self.neuron.backward(&omega, leak, slices[0], grad_out, &mut grad_xs, &mut grad_omega);
+            let gradients = match learned {
+                [] => Vec::new(),
+                [leak] => vec![(vec![lmht_core::leak_logit_gradient(leak[0], grad_leak)], Shape::from(1))],
+                [tgim, leak, ..] => vec![
+                    (lmht_core::tgim_logit_gradient(config.tgim, t, tgim, &grad_omega), Shape::from((t, t))),
+                    (vec![lmht_core::leak_logit_gradient(leak[0], grad_leak)], Shape::from(1)),
+                ],
+            };
+            (gradients, grad_xs)
+        };
+        let mut gradients = vec![Tensor::from_vec(grad_xs, xs.shape(), xs.device())?];
+        for (values, shape) in logit_gradients {
+            gradients.push(Tensor::from_vec(values, shape, xs.device())?);
+        }
+        Ok(gradients)
+    }
+}
+
+const NAME: &str = "spiking-neuron";
+
+impl CustomOp1 for Fused {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.cpu(&[(s1, l1)])
+    }
+    fn bwd(&self, xs: &Tensor, _res: &Tensor, grad_out: &Tensor) -> Result<Option<Tensor>> {
+        Ok(self.gradients(&[xs], grad_out)?.pop())
+    }
+}
+
+impl CustomOp2 for Fused {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.cpu(&[(s1, l1), (s2, l2)])
+    }
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        leak: &Tensor,
+        _res: &Tensor,
+        grad_out: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let mut gradients = self.gradients(&[xs, leak], grad_out)?.into_iter();
+        Ok((gradients.next(), gradients.next()))
+    }
+}
+
+impl CustomOp3 for Fused {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.cpu(&[(s1, l1), (s2, l2), (s3, l3)])
+    }
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        tgim: &Tensor,
+        leak: &Tensor,
+        _res: &Tensor,
+        grad_out: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let mut gradients = self.gradients(&[xs, tgim, leak], grad_out)?.into_iter();
+        Ok((gradients.next(), gradients.next(), gradients.next()))
+    }
+}

@@ -1,0 +1,253 @@
+//! Named parameters in a fixed order, with a starting value that depends on the seed and the name only.
+//!
+//! Candle's `VarMap` keeps its variables in hash order, makes a trainable variable of every running statistic, and fills
+//! them from a generator that takes no seed on the CPU. A run that must give the same bytes twice needs all three the
+//! other way round.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use candle_core::{DType, Device, Shape, Tensor, Var};
+use candle_nn::init::{Init, NormalOrUniform};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::VarBuilder;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{Error, Result};
+
+/// What a named tensor is for: this decides whether an optimizer moves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParamKind {
+    /// Weights, biases and the scales of batch norm: trained.
+    Weight,
+    /// Parameters of a neuron: T-GIM logits, leak logit, QCFS scale. Trained.
+    Neuron,
+    /// Running statistics and firing thresholds: saved with the network, never moved by an optimizer.
+    Buffer,
+}
+
+impl ParamKind {
+    /// The kind that a name stands for; the names are those of the published networks.
+    ///
+    /// ```
+    /// use lmht_nn::ParamKind;
+    /// assert_eq!(ParamKind::of("layer1.0.sn1.mask"), ParamKind::Neuron);
+    /// assert_eq!(ParamKind::of("layer1.0.conv1.1.running_var"), ParamKind::Buffer);
+    /// assert_eq!(ParamKind::of("fc.0.weight"), ParamKind::Weight);
+    /// ```
+    pub fn of(name: &str) -> Self {
+        match name.rsplit('.').next().unwrap_or(name) {
+            "running_mean" | "running_var" | "v_threshold" => Self::Buffer,
+            "mask" | "mask_linear" | "alpha" | "thresh" => Self::Neuron,
+            _ => Self::Weight,
+        }
+    }
+}
+
+/// The parameters and buffers of a network, sorted by name.
+///
+/// Hand [`ParamStore::builder`] to a network's constructor; the store then holds everything that the network asked for.
+/// Cloning is cheap and shares the tensors.
+///
+/// ```
+/// use candle_core::{DType, Device};
+/// use lmht_nn::{ModelConfig, Network, ParamStore};
+///
+/// # fn main() -> lmht_nn::Result<()> {
+/// let params = ParamStore::new(42);
+/// let config = ModelConfig { width: 8, ..ModelConfig::resnet18(10) };
+/// let _network = Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
+/// assert_eq!(params.trainable()[0].0, "bn1.bias");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ParamStore {
+    seed: u64,
+    vars: Arc<Mutex<BTreeMap<String, Var>>>,
+}
+
+impl ParamStore {
+    /// An empty store. Every tensor asked of it starts from `seed` and its own name: the order of construction, other
+    /// tensors and the device make no difference.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, vars: Arc::default() }
+    }
+
+    /// A Candle variable builder over this store.
+    pub fn builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
+    }
+
+    /// What an optimizer moves: parameters without buffers, sorted by name.
+    pub fn trainable(&self) -> Vec<(String, Var)> {
+        self.all().into_iter().filter(|(name, _)| ParamKind::of(name) != ParamKind::Buffer).collect()
+    }
+
+    /// Every parameter and buffer, sorted by name.
+    pub fn all(&self) -> Vec<(String, Var)> {
+        self.lock().iter().map(|(name, var)| (name.clone(), var.clone())).collect()
+    }
+
+    /// The number of trained values.
+    pub fn n_params(&self) -> usize {
+        self.trainable().iter().map(|(_, var)| var.elem_count()).sum()
+    }
+
+    /// Sets every tensor of the store from `tensors`.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] lists all tensors that are missing, superfluous or of another shape; nothing is changed then.
+    /// `origin` (a file name) opens the message.
+    pub fn load(&self, origin: &str, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        let vars = self.lock();
+        let mut differences = String::new();
+        for (name, var) in vars.iter() {
+            match tensors.get(name) {
+                None => differences += &format!("  missing: {name} {:?}\n", var.dims()),
+                Some(tensor) if tensor.dims() != var.dims() => {
+                    differences += &format!("  {name}: expected shape {:?}, got {:?}\n", var.dims(), tensor.dims());
+                }
+                Some(_) => {}
+            }
+        }
+        let mut extra: Vec<_> = tensors.keys().filter(|name| !vars.contains_key(*name)).collect();
+        extra.sort();
+        for name in extra {
+            differences += &format!("  not part of this network: {name} {:?}\n", tensors[name].dims());
+        }
+        if !differences.is_empty() {
+            return Err(Error::Mismatch { origin: origin.to_string(), differences });
+        }
+        for (name, var) in vars.iter() {
+            let tensor = tensors[name].to_device(var.device())?.to_dtype(var.dtype())?.contiguous()?;
+            // `set` refuses a source that shares the variable's own storage; `copy` makes that impossible.
+            var.set(&tensor.copy()?)?;
+        }
+        Ok(())
+    }
+
+    /// Sets every tensor of the store from a safetensors file; see [`ParamStore::load`].
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file cannot be read or is not safetensors, [`Error::Mismatch`] if it belongs to another network.
+    pub fn load_file(&self, path: &Path) -> Result<()> {
+        self.load(&path.display().to_string(), &read_safetensors(path)?)
+    }
+
+    /// The tensors as the bytes of a safetensors file: the same values give the same bytes.
+    ///
+    /// # Errors
+    /// Only if a tensor cannot be copied to the CPU.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>> {
+        to_safetensors(self.all().into_iter().map(|(name, var)| (name, var.as_tensor().clone())))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Var>> {
+        // A panic while the lock is held cannot leave the map half changed: insertion is the only change.
+        self.vars.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl SimpleBackend for ParamStore {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let mut vars = self.lock();
+        if let Some(var) = vars.get(name) {
+            if var.shape() != &shape {
+                candle_core::bail!("{name}: asked for with shape {shape:?}, but it exists with shape {:?}", var.shape())
+            }
+            return Ok(var.as_tensor().clone());
+        }
+        let values = initial_values(&shape, name, init, self.seed);
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
+        let var = Var::from_tensor(&tensor)?;
+        vars.insert(name.to_string(), var.clone());
+        Ok(var.as_tensor().clone())
+    }
+
+    fn get_unchecked(&self, name: &str, _dtype: DType, _device: &Device) -> candle_core::Result<Tensor> {
+        match self.lock().get(name) {
+            Some(var) => Ok(var.as_tensor().clone()),
+            None => candle_core::bail!("{name}: not in the store, and its shape is not known here"),
+        }
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.lock().contains_key(name)
+    }
+}
+
+/// Reads all tensors of a safetensors file onto the CPU.
+pub(crate) fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
+    let bytes = std::fs::read(path).map_err(|error| Error::file(path, error))?;
+    candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+        .map_err(|error| Error::file(path, format!("expected a safetensors file: {error}")))
+}
+
+/// Serializes named tensors. No metadata: safetensors writes it in hash order, and the same values must give the same bytes.
+pub(crate) fn to_safetensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<Vec<u8>> {
+    let mut on_cpu = Vec::new();
+    for (name, tensor) in tensors {
+        on_cpu.push((name, tensor.to_device(&Device::Cpu)?.contiguous()?));
+    }
+    safetensors::serialize(on_cpu, None).map_err(|error| Error::Candle(candle_core::Error::wrap(error)))
+}
+
+/// Draws the starting values in float64 from a generator keyed by seed and name.
+fn initial_values(shape: &Shape, name: &str, init: Init, seed: u64) -> Vec<f64> {
+    let n = shape.elem_count();
+    let mut rng = ChaCha8Rng::from_seed(key(seed, name));
+    let mut uniform = |lo: f64, up: f64| -> Vec<f64> { (0..n).map(|_| lo + (up - lo) * unit(&mut rng)).collect() };
+    match init {
+        Init::Const(value) => vec![value; n],
+        Init::Uniform { lo, up } => uniform(lo, up),
+        Init::Randn { mean, stdev } => normal(n, mean, stdev, &mut rng),
+        Init::Kaiming { dist, fan, non_linearity } => {
+            let std = non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt();
+            match dist {
+                NormalOrUniform::Uniform => uniform(-3f64.sqrt() * std, 3f64.sqrt() * std),
+                NormalOrUniform::Normal => normal(n, 0., std, &mut rng),
+            }
+        }
+    }
+}
+
+/// A generator key from seed and name: the seed in the first eight bytes, 64-bit FNV-1a hashes of the name in the rest.
+fn key(seed: u64, name: &str) -> [u8; 32] {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for chunk in key[8..].chunks_exact_mut(8) {
+        for byte in name.bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        chunk.copy_from_slice(&hash.to_le_bytes());
+    }
+    key
+}
+
+/// A number in [0, 1) with 53 random bits.
+fn unit(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// Normal values by the Box-Muller transform: two uniform numbers give two normal ones.
+fn normal(n: usize, mean: f64, stdev: f64, rng: &mut ChaCha8Rng) -> Vec<f64> {
+    let mut values = Vec::with_capacity(n + 1);
+    while values.len() < n {
+        let radius = (-2. * (1. - unit(rng)).ln()).sqrt();
+        let angle = 2. * std::f64::consts::PI * unit(rng);
+        values.push(mean + stdev * radius * angle.cos());
+        values.push(mean + stdev * radius * angle.sin());
+    }
+    values.truncate(n);
+    values
+}

@@ -1,0 +1,153 @@
+//! One forward pass: its mode, and an observer that is shown what flows through the network.
+
+use candle_core::Tensor;
+
+use crate::Result;
+
+/// Whether batch norm uses the statistics of the batch or the running ones, and whether gradients are recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Batch statistics, running statistics are updated, gradients are recorded.
+    Train,
+    /// Running statistics, nothing is changed and nothing is recorded for a backward pass.
+    Eval,
+}
+
+/// What kind of values a synapse receives: this decides what one of its operations costs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Signal {
+    /// Whole multiples of a firing threshold: an accumulate for each spike.
+    Spikes {
+        /// The amplitude θ of one spike.
+        v_threshold: f64,
+    },
+    /// Averages of spikes, as average pooling leaves them: real values, so a multiply-accumulate for each.
+    Averaged {
+        /// The amplitude θ of the spikes that were averaged.
+        v_threshold: f64,
+    },
+    /// Real values (an image, a residual stream, an activation of an ANN): a multiply-accumulate for each.
+    Analog,
+}
+
+/// The connections of a synapse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SynapseKind {
+    /// A square convolution without groups.
+    Conv2d {
+        /// Output channels.
+        c_out: usize,
+        /// Side of the kernel.
+        kernel: usize,
+        /// Stride in both directions.
+        stride: usize,
+        /// Zero padding on every side; padding has no synapse.
+        padding: usize,
+    },
+    /// A fully connected layer.
+    Linear {
+        /// Output features.
+        f_out: usize,
+    },
+}
+
+/// What an [`Observer`] is shown of a synapse.
+#[derive(Debug)]
+pub struct SynapseEvent<'a> {
+    /// The path of its weight, without the last part: `layer1.0.conv1.0`.
+    pub name: &'a str,
+    /// Its connections.
+    pub kind: SynapseKind,
+    /// What it receives, `[N, C, H, W]` or `[N, F]`, where N counts images, or images times timesteps (time first).
+    pub input: &'a Tensor,
+    /// Spikes or analog values.
+    pub signal: Signal,
+}
+
+/// What an [`Observer`] is shown of a neuron layer.
+#[derive(Debug)]
+pub struct NeuronEvent<'a> {
+    /// Its path: `layer1.0.sn1`.
+    pub name: &'a str,
+    /// T.
+    pub timesteps: usize,
+    /// What it sends, s(t)·θ, `[T·B, ...]`, time outermost.
+    pub output: &'a Tensor,
+    /// θ for spikes; analog for activations that are no spikes.
+    pub signal: Signal,
+    /// The largest number of spikes a timestep can have.
+    pub levels: u32,
+}
+
+/// Something that watches a forward pass: counts operations, draws histograms, compares spikes.
+///
+/// Watching changes no value of the pass. Both methods do nothing unless overridden.
+pub trait Observer {
+    /// Called before a synapse computes.
+    ///
+    /// # Errors
+    /// An error ends the pass.
+    fn synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
+        let _ = event;
+        Ok(())
+    }
+
+    /// Called after a neuron layer has fired.
+    ///
+    /// # Errors
+    /// An error ends the pass.
+    fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
+        let _ = event;
+        Ok(())
+    }
+}
+
+/// The context of one forward pass.
+///
+/// ```
+/// use lmht_nn::{Mode, Pass};
+/// assert_eq!(Pass::eval().mode(), Mode::Eval);
+/// ```
+pub struct Pass<'a> {
+    mode: Mode,
+    observer: Option<&'a mut dyn Observer>,
+}
+
+impl<'a> Pass<'a> {
+    /// A pass that trains: batch statistics, gradients.
+    pub fn train() -> Self {
+        Self { mode: Mode::Train, observer: None }
+    }
+
+    /// A pass that evaluates: running statistics, no gradients.
+    pub fn eval() -> Self {
+        Self { mode: Mode::Eval, observer: None }
+    }
+
+    /// The same pass, watched.
+    pub fn observed_by(self, observer: &'a mut dyn Observer) -> Self {
+        Self { observer: Some(observer), ..self }
+    }
+
+    /// Whether this pass trains or evaluates.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// A parameter as this pass uses it: tracked while training, cut from the graph while evaluating, so that an
+    /// evaluation keeps no activations.
+    pub(crate) fn param(&self, tensor: &Tensor) -> Tensor {
+        match self.mode {
+            Mode::Train => tensor.clone(),
+            Mode::Eval => tensor.detach(),
+        }
+    }
+
+    pub(crate) fn show_synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
+        self.observer.as_mut().map_or(Ok(()), |observer| observer.synapse(event))
+    }
+
+    pub(crate) fn show_neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
+        self.observer.as_mut().map_or(Ok(()), |observer| observer.neuron(event))
+    }
+}

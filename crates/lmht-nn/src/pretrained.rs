@@ -1,0 +1,69 @@
+//! Model folders: `config.json`, `model.safetensors` and a model card, as the Hub holds them.
+
+use std::path::Path;
+
+use candle_core::{DType, Device};
+
+use crate::atomic::FolderWriter;
+use crate::{Error, ModelConfig, Network, ParamStore, Result};
+
+/// What a model card tells beside the configuration.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ModelCard {
+    /// The command that made the weights.
+    pub command: String,
+    /// The data set and split, in words.
+    pub data: String,
+    /// Test accuracy after the last epoch, 0..1.
+    pub top1: Option<f64>,
+    /// The whole configuration of the run.
+    pub config: String,
+}
+
+impl ModelCard {
+    fn text(&self, config: &ModelConfig) -> String {
+        let title = config.backbone.title();
+        let top1 = self.top1.map_or_else(|| "not measured".into(), |top1| format!("{:.2} %", 100. * top1));
+        format!(
+            "---\nlibrary_name: lmht\ntags:\n- spiking-neural-network\n- lm-ht\n---\n\n# {title}, L = {levels}, T = {t}\n\n\
+             | | |\n|---|---|\n| test accuracy after the last epoch | {top1} |\n| data | {data} |\n| command | `{command}` |\n\n\
+             `config.json` rebuilds the network; `model.safetensors` has its tensors under the published names.\n\n\
+             ## Configuration of the run\n\n```json\n{run}```\n",
+            levels = config.neuron.levels(),
+            t = config.timesteps,
+            data = self.data,
+            command = self.command,
+            run = self.config,
+        )
+    }
+}
+
+/// Writes a model folder, whole or not at all; an existing one is replaced.
+///
+/// # Errors
+/// If the folder cannot be written; an existing one is intact then.
+pub fn save_pretrained(path: &Path, config: &ModelConfig, params: &ParamStore, card: &ModelCard) -> Result<()> {
+    let weights = params.to_safetensors()?;
+    let mut folder = FolderWriter::new(path)?;
+    folder.write("config.json", config.to_json().as_bytes())?;
+    folder.write("model.safetensors", &weights)?;
+    folder.write("README.md", card.text(config).as_bytes())?;
+    folder.commit()?;
+    Ok(())
+}
+
+/// Builds the network of a model folder.
+///
+/// # Errors
+/// If a file is missing or is not what its name says, or the tensors do not fit the configuration.
+pub fn from_pretrained(path: &Path, dtype: DType, device: &Device) -> Result<(Network, ParamStore)> {
+    let config_path = path.join("config.json");
+    let json = std::fs::read_to_string(&config_path).map_err(|error| {
+        Error::file(&config_path, format!("{error}; expected a model folder with config.json and model.safetensors"))
+    })?;
+    let config = ModelConfig::from_json(&json).map_err(|error| Error::file(&config_path, error))?;
+    let params = ParamStore::new(0);
+    let network = Network::new(&config, params.builder(dtype, device))?;
+    params.load_file(&path.join("model.safetensors"))?;
+    Ok((network, params))
+}

@@ -1,0 +1,60 @@
+//! Accuracy over a whole data set, after every timestep.
+
+use candle_core::DType;
+use serde::{Deserialize, Serialize};
+
+use super::{BatchSource, Progress};
+use crate::{loss, Network, Observer, Pass, Result};
+
+/// What a network reaches on a data set; every image counts once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Number of images.
+    pub n_images: usize,
+    /// Mean cross-entropy of the readout.
+    pub loss: f64,
+    /// Share of images whose readout is right, 0..1.
+    pub top1: f64,
+    /// The same after each timestep: entry t is the readout over timesteps 1..=t + 1.
+    pub top1_by_timestep: Vec<f64>,
+}
+
+/// Evaluates `network` on all of `data`, watched by `observer` if one is given.
+///
+/// # Errors
+/// If the data cannot be read, does not fit the network, or is empty.
+pub fn evaluate(
+    network: &Network,
+    data: &dyn BatchSource,
+    progress: Progress,
+    mut observer: Option<&mut dyn Observer>,
+) -> Result<Evaluation> {
+    let bar = progress.bar("evaluating", data.n_batches(), 0);
+    let mut n_images = 0;
+    let mut loss_sum = 0.;
+    let mut correct = vec![0; network.config().timesteps];
+    for batch in data.batches(0, 0)? {
+        let (images, labels) = batch?;
+        let mut pass = Pass::eval();
+        if let Some(observer) = observer.as_deref_mut() {
+            pass = pass.observed_by(observer);
+        }
+        let logits = network.forward(&images, &mut pass)?;
+        let b = labels.dim(0)?;
+        let loss = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?;
+        loss_sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * b as f64;
+        for (total, hits) in correct.iter_mut().zip(loss::cumulative_top1(&logits, &labels)?) {
+            *total += hits;
+        }
+        n_images += b;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if n_images == 0 {
+        return Err(candle_core::Error::Msg("expected images to evaluate on, got none".into()).into());
+    }
+    let share = |hits: usize| hits as f64 / n_images as f64;
+    let top1_by_timestep: Vec<_> = correct.into_iter().map(share).collect();
+    let top1 = *top1_by_timestep.last().expect("a network has at least one timestep");
+    Ok(Evaluation { n_images, loss: loss_sum / n_images as f64, top1, top1_by_timestep })
+}

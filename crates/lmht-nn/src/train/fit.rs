@@ -1,0 +1,237 @@
+//! The training loop.
+
+use std::time::Instant;
+
+use candle_core::DType;
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::{Partial, State};
+use super::{evaluate, BatchSource, Evaluation, Progress, RunRecord};
+use crate::optim::OptimizerConfig;
+use crate::schedule::{Position, ScheduleConfig};
+use crate::{loss, Error, Network, ParamStore, Pass, Result};
+
+/// How a network is trained; with the network's own configuration and the data it decides every bit of the result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Passes over the training data.
+    pub epochs: usize,
+    /// Images in a step.
+    pub batch_size: usize,
+    /// Start of every random number: initial weights, order of the images, augmentation.
+    pub seed: u64,
+    /// The update rule and its base learning rate.
+    pub optimizer: OptimizerConfig,
+    /// How the learning rate changes with time.
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+    /// Weight of the uniform distribution in the targets, 0..1.
+    #[serde(default)]
+    pub label_smoothing: f64,
+    /// Write a checkpoint after this many steps, beside the one after each epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every_steps: Option<usize>,
+}
+
+impl TrainConfig {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// Names the first field that cannot be, its value and what is allowed.
+    pub fn check(&self) -> Result<()> {
+        for (name, value) in [
+            ("epochs", self.epochs),
+            ("batch_size", self.batch_size),
+            ("checkpoint_every_steps", self.checkpoint_every_steps.unwrap_or(1)),
+        ] {
+            if value == 0 {
+                return Err(Error::Config(format!("{name} is 0; expected at least 1")));
+            }
+        }
+        if !(0. ..1.).contains(&self.label_smoothing) {
+            let value = self.label_smoothing;
+            return Err(Error::Config(format!("label_smoothing is {value}; expected at least 0 and below 1")));
+        }
+        self.optimizer.validate()?;
+        self.schedule.validate(self.optimizer.lr(), self.epochs)?;
+        Ok(())
+    }
+}
+
+/// One epoch: what the record's `metrics.jsonl` holds, one line each. No times, so that equal runs have equal files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochMetrics {
+    /// 1 for the first epoch.
+    pub epoch: usize,
+    /// Learning rate of the epoch's first step.
+    pub lr: f64,
+    /// Mean training loss.
+    pub train_loss: f64,
+    /// Share of training images that were right when they were seen, 0..1.
+    pub train_top1: f64,
+    /// The whole test set after the epoch.
+    pub test: Evaluation,
+}
+
+/// The result of a run: the record's `metrics.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Number of epochs trained.
+    pub epochs: usize,
+    /// Test accuracy after the last epoch, 0..1: the headline.
+    pub top1: f64,
+    /// The best test accuracy of any epoch, 0..1. Chosen on the test set, so an optimistic figure.
+    pub best_top1: f64,
+    /// The epoch of [`Metrics::best_top1`].
+    pub best_epoch: usize,
+    /// Test accuracy of the last epoch after each timestep, 0..1.
+    pub top1_by_timestep: Vec<f64>,
+    /// Number of trained values.
+    pub n_params: usize,
+}
+
+/// Trains `network`, whose tensors `params` holds, and evaluates it on `test` after every epoch.
+///
+/// The loss is the cross-entropy of the logits' mean over time. With a `record`, the run continues where its last
+/// checkpoint left it, and a run that was killed ends with the same bytes as one that was not; without one, nothing is
+/// written.
+///
+/// # Errors
+/// [`Error::NonFinite`] as soon as the loss is not finite; otherwise if the configuration, the data or the record do not
+/// fit, or the disk cannot be written: earlier checkpoints are intact then, and the message says how to go on.
+pub fn fit(
+    network: &Network,
+    params: &ParamStore,
+    config: &TrainConfig,
+    train: &dyn BatchSource,
+    test: &dyn BatchSource,
+    mut record: Option<&mut RunRecord>,
+    progress: Progress,
+) -> Result<Metrics> {
+    config.check()?;
+    let n_steps = train.n_batches();
+    if n_steps == 0 {
+        return Err(Error::Config(format!(
+            "the training data has no whole batch of batch_size = {}; use a smaller one",
+            config.batch_size
+        )));
+    }
+    let mut optimizer = config.optimizer.build(params.trainable())?;
+    let mut state = match record.as_deref() {
+        Some(record) => record.restore(params, optimizer.as_mut())?.unwrap_or_default(),
+        None => State::default(),
+    };
+    if let Some(record) = record.as_deref_mut() {
+        record.write_history(&state.history)?;
+    }
+    while state.epoch < config.epochs {
+        let epoch = state.epoch;
+        let started = Instant::now();
+        let first = state.step;
+        let bar = progress.bar(&format!("epoch {}/{}", epoch + 1, config.epochs), n_steps, first);
+        let first_lr = learning_rate(config, epoch, 0, n_steps)?;
+        for batch in train.batches(epoch, first)? {
+            let (images, labels) = batch?;
+            let lr = learning_rate(config, epoch, state.step, n_steps)?;
+            optimizer.set_lr(lr)?;
+            let logits = network.forward(&images, &mut Pass::train())?;
+            let readout = loss::readout(&logits)?;
+            let loss = loss::cross_entropy(&readout, &labels, config.label_smoothing)?;
+            let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            if !value.is_finite() {
+                return Err(Error::NonFinite(non_finite(params, epoch, state.step, lr, value, record.is_some())?));
+            }
+            optimizer.step(&loss.backward()?)?;
+            let b = labels.dim(0)?;
+            state.partial.add(value, loss::top1(&readout.detach(), &labels)?, b);
+            state.step += 1;
+            bar.set_message(state.partial.message(started, (state.step - first) * config.batch_size));
+            bar.inc(1);
+            if let (Some(record), Some(every)) = (record.as_deref_mut(), config.checkpoint_every_steps) {
+                if state.step % every == 0 && state.step < n_steps {
+                    record.checkpoint(&state, params, optimizer.as_ref())?;
+                }
+            }
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let images = (state.step - first) * config.batch_size;
+        bar.finish_and_clear();
+
+        let test = evaluate(network, test, progress, None)?;
+        let metrics = EpochMetrics {
+            epoch: epoch + 1,
+            lr: first_lr,
+            train_loss: state.partial.loss(),
+            train_top1: state.partial.top1(),
+            test,
+        };
+        progress.line(&format!(
+            "epoch {}/{}  loss {:.4}  train {:.2} %  test {:.2} %  {:.0} images/s",
+            metrics.epoch,
+            config.epochs,
+            metrics.train_loss,
+            100. * metrics.train_top1,
+            100. * metrics.test.top1,
+            images as f64 / seconds,
+        ));
+        state.history.push(metrics);
+        (state.epoch, state.step, state.partial) = (epoch + 1, 0, Partial::default());
+        if let Some(record) = record.as_deref_mut() {
+            record.checkpoint(&state, params, optimizer.as_ref())?;
+            record.write_history(&state.history)?;
+            record.log_epoch(&state.history[epoch], seconds, images)?;
+        }
+    }
+    let metrics = summarize(&state, params)?;
+    if let Some(record) = record {
+        record.finish(&metrics, network.config(), params)?;
+    }
+    Ok(metrics)
+}
+
+fn learning_rate(config: &TrainConfig, epoch: usize, step: usize, steps_per_epoch: usize) -> Result<f64> {
+    let position = Position { epoch, step, steps_per_epoch, epochs: config.epochs };
+    Ok(config.schedule.lr(config.optimizer.lr(), &position)?)
+}
+
+fn summarize(state: &State, params: &ParamStore) -> Result<Metrics> {
+    // `check` has made sure of at least one epoch.
+    let Some(last) = state.history.last() else { return Err(Error::Config("no epoch was trained".into())) };
+    // The first of equal ones: `max_by` would give the last.
+    let best = state.history.iter().rev().max_by(|a, b| a.test.top1.total_cmp(&b.test.top1)).unwrap_or(last);
+    Ok(Metrics {
+        epochs: state.epoch,
+        top1: last.test.top1,
+        best_top1: best.test.top1,
+        best_epoch: best.epoch,
+        top1_by_timestep: last.test.top1_by_timestep.clone(),
+        n_params: params.n_params(),
+    })
+}
+
+/// The message for a loss that is not finite: where, at which rate, which tensor went first, what to do.
+fn non_finite(
+    params: &ParamStore,
+    epoch: usize,
+    step: usize,
+    lr: f64,
+    loss: f64,
+    has_checkpoints: bool,
+) -> Result<String> {
+    let mut culprit = String::from("all parameters are finite, so the last update overshot or an image holds a bad value");
+    for (name, var) in params.all() {
+        let sum = var.as_tensor().detach().to_dtype(DType::F64)?.abs()?.sum_all()?.to_scalar::<f64>()?;
+        if !sum.is_finite() {
+            culprit = format!("{name} is not finite");
+            break;
+        }
+    }
+    let kept = if has_checkpoints { " The last checkpoint is intact." } else { "" };
+    Ok(format!(
+        "the loss became {loss} in epoch {}, step {} at a learning rate of {lr}: {culprit}.{kept} Train with a smaller \
+         lr or a warm-up, or look at the data.",
+        epoch + 1,
+        step + 1
+    ))
+}
