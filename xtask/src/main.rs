@@ -1,2 +1,44 @@
-//! Placeholder while the workspace is laid out.
-fn main() {}
+//! Commands of the workspace. Each is thin: what a user of the crates would want is in the crates.
+
+mod ci;
+mod data;
+mod eval;
+mod experiment;
+mod provenance;
+mod reproduce;
+mod train;
+
+use clap::{Parser, Subcommand};
+
+/// Commands of the LM-HT workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    ReproduceTables(reproduce::Args),
+    Train(train::Args),
+    Eval(eval::Args),
+    Ci(ci::Args),
+}
+
+fn main() -> std::process::ExitCode {
+    let result = match Cli::parse().command {
+        Command::ReproduceTables(args) => reproduce::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Ci(args) => ci::run(&args),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            // The chain from what was attempted to why it failed, one line.
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! `cargo xtask ci`: every check of the repository.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+/// Run every check: format, lints, docs, tests, doc tests, and the smoke preset of reproduce-tables.
+///
+/// Tests and commands share the release profile, so that the dependencies are compiled once.
+#[derive(clap::Args)]
+pub struct Args {}
+
+/// The checks in the order in which they fail fastest.
+const STEPS: [(&str, &[&str], &[(&str, &str)]); 7] = [
+    ("format", &["fmt", "--all", "--check"], &[]),
+    ("lints", &["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[]),
+    ("documentation", &["doc", "--release", "--workspace", "--no-deps", "--locked"], &[("RUSTDOCFLAGS", "-D warnings")]),
+    ("tests", &["nextest", "run", "--cargo-profile", "release", "--workspace", "--locked"], &[]),
+    ("doc tests", &["test", "--release", "--workspace", "--doc", "--locked"], &[]),
+    ("benchmarks compile and run", &["test", "--release", "--package", "lmht-benches", "--benches", "--locked"], &[]),
+    (
+        "smoke",
+        &["run", "--release", "--package", "xtask", "--locked", "--", "reproduce-tables", "--preset", "smoke", "--retrain", "--out", "target/smoke"],
+        &[],
+    ),
+];
+
+/// Runs the command.
+pub fn run(_: &Args) -> Result<()> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_string());
+    let nextest = Command::new(&cargo).args(["nextest", "--version"]).output();
+    ensure!(
+        nextest.is_ok_and(|output| output.status.success()),
+        "cargo-nextest is not installed; install it with `cargo install --locked cargo-nextest` and try again"
+    );
+    for (name, arguments, environment) in STEPS {
+        println!("== {name}: cargo {}", arguments.join(" "));
+        let started = Instant::now();
+        let status = Command::new(&cargo)
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .status()
+            .with_context(|| format!("{name}: cannot start cargo"))?;
+        ensure!(status.success(), "{name} failed; repeat it with `cargo {}`", arguments.join(" "));
+        println!("== {name}: passed in {:.0} s", started.elapsed().as_secs_f64());
+    }
+    println!("== every check passed");
+    Ok(())
+}

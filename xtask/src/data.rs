@@ -1,0 +1,117 @@
+//! From parquet to the batches that training asks for.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use candle_core::Device;
+use indicatif::{ProgressBar, ProgressStyle};
+use lmht_datasets::{ImageDataset, Loader, LoaderConfig, Normalize, ParquetOptions, Split, sample_path};
+use lmht_nn::ModelConfig;
+use lmht_nn::train::{BatchSource, Batches};
+
+use crate::experiment::{DataConfig, Experiment};
+
+/// A loader as a source of batches.
+pub struct Source(pub Loader);
+
+impl BatchSource for Source {
+    fn n_batches(&self) -> usize {
+        self.0.n_batches()
+    }
+
+    fn batches(&self, epoch: usize, first: usize) -> lmht_nn::Result<Batches<'_>> {
+        let batches = self.0.epoch_from(epoch as u64, first).map_err(foreign)?;
+        Ok(Box::new(batches.map(|batch| batch.map(|batch| (batch.images, batch.labels)).map_err(foreign))))
+    }
+}
+
+/// A data set's error on its way through the training loop.
+fn foreign(error: lmht_datasets::Error) -> lmht_nn::Error {
+    lmht_nn::Error::Candle(candle_core::Error::wrap(error))
+}
+
+/// Training and test batches of an experiment.
+pub fn open(experiment: &Experiment) -> Result<(Source, Source)> {
+    let (train, test, normalize) = read_both(&experiment.data, &experiment.model)?;
+    let config = LoaderConfig {
+        augment: experiment.data.augment,
+        ..LoaderConfig::train(experiment.train.batch_size, experiment.train.seed)
+    };
+    let train = Loader::new(Arc::new(train), &config, &normalize, &Device::Cpu)?;
+    Ok((Source(train), test_source(test, &normalize)?))
+}
+
+/// The test batches alone, for a network that is trained already.
+pub fn open_test(data: &DataConfig, model: &ModelConfig) -> Result<Source> {
+    let (_, test, normalize) = read_both(data, model)?;
+    test_source(test, &normalize)
+}
+
+/// Both splits, and how their pixels are normalized: the training split decides that, and the classes.
+fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(ImageDataset, ImageDataset, Normalize)> {
+    let train = read(data, Split::Train, &data.parquet)?;
+    let (channels, h, w) = train.shape();
+    check_fit(data, model, &train)?;
+    let mut options = data.parquet.clone();
+    options.n_classes = Some(train.n_classes());
+    options.channels = Some(channels);
+    if options.resize.is_none() {
+        options.size = Some((h, w));
+    }
+    // A smaller training set is a choice; the accuracy is that of the whole test set.
+    options.max_per_class = None;
+    let test = read(data, Split::Test, &options)?;
+    let normalize = data.normalize.clone().unwrap_or_else(|| train.channel_stats());
+    Ok((train, test, normalize))
+}
+
+/// Every test image once.
+fn test_source(test: ImageDataset, normalize: &Normalize) -> Result<Source> {
+    Ok(Source(Loader::new(Arc::new(test), &LoaderConfig::eval(TEST_BATCH), normalize, &Device::Cpu)?))
+}
+
+/// Images in an evaluation batch: large enough to keep the cores busy, small enough for any memory.
+const TEST_BATCH: usize = 100;
+
+/// The network and the data must agree on channels and classes; said here, where both have a name.
+fn check_fit(data: &DataConfig, model: &ModelConfig, train: &ImageDataset) -> Result<()> {
+    let (channels, ..) = train.shape();
+    let path = data.path.display();
+    anyhow::ensure!(
+        channels == model.in_channels,
+        "{path}: the images have {channels} channel(s), but model.in_channels is {}",
+        model.in_channels
+    );
+    anyhow::ensure!(
+        train.n_classes() == model.n_classes,
+        "{path}: the labels have {} classes, but model.n_classes is {}",
+        train.n_classes(),
+        model.n_classes
+    );
+    Ok(())
+}
+
+fn read(data: &DataConfig, split: Split, options: &ParquetOptions) -> Result<ImageDataset> {
+    let sample = sample_path();
+    let path: &Path = if data.path == Path::new("sample") { &sample } else { &data.path };
+    let bar = ProgressBar::new(0);
+    bar.set_style(ProgressStyle::with_template("reading {msg} {wide_bar} {pos}/{len} {eta} left")?);
+    bar.set_message(split.name());
+    let dataset = ImageDataset::from_parquet_with(path, split, options, &|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    Ok(dataset)
+}
+
+/// In words, for run records and model cards.
+pub fn describe(data: &DataConfig, train: &Source, test: &Source) -> String {
+    let name = if data.path == Path::new("sample") {
+        "Fashion-MNIST sample (datasets/sample)".to_string()
+    } else {
+        data.path.display().to_string()
+    };
+    format!("{name}: {} training images, accuracy on all {} test images", train.0.data().len(), test.0.data().len())
+}

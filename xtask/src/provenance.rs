@@ -1,0 +1,41 @@
+//! Where a figure comes from: command, commit, machine.
+
+use std::process::Command;
+
+use lmht_nn::train::RunInfo;
+
+/// What `run.json` says of this process.
+pub fn run_info(data: String) -> RunInfo {
+    RunInfo { command: command(), commit: commit(), machine: machine(), data }
+}
+
+/// The command line as a user types it.
+fn command() -> String {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    format!("cargo xtask {}", arguments.join(" "))
+}
+
+/// The commit of the working tree, marked if it was changed since.
+pub fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
+    };
+    match (git(&["rev-parse", "--short=12", "HEAD"]), git(&["status", "--porcelain", "--untracked-files=no"])) {
+        (Some(commit), Some(changes)) if changes.is_empty() => commit,
+        (Some(commit), _) => format!("{commit}-dirty"),
+        _ => "unknown".to_string(),
+    }
+}
+
+/// Processor and threads.
+pub fn machine() -> String {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map(|rest| rest.trim_start_matches([' ', '\t', ':']).trim().to_string())
+        .unwrap_or_else(|| std::env::consts::ARCH.to_string());
+    format!("{model}, {threads} threads, {}", std::env::consts::OS)
+}

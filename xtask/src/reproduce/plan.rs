@@ -1,0 +1,151 @@
+//! Which rows are reproduced, and by which stand-in.
+
+use anyhow::{Context, Result};
+use lmht_datasets::{Augment, ParquetOptions};
+use lmht_nn::optim::{OptimizerConfig, SgdConfig};
+use lmht_nn::schedule::{ScheduleConfig, UpdateEvery};
+use lmht_nn::train::TrainConfig;
+use lmht_nn::{ModelConfig, NeuronConfig, Stem};
+use serde::Serialize;
+
+use super::paper::{self, PaperRow};
+use crate::experiment::{DataConfig, Experiment};
+
+/// How much is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Preset {
+    /// Small networks on the whole sample: at most 10 minutes on 2 cores.
+    Laptop,
+    /// The same path on a few images: under a minute, for tests of the program. Its accuracies mean nothing.
+    Smoke,
+}
+
+impl Preset {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Laptop => "laptop",
+            Self::Smoke => "smoke",
+        }
+    }
+}
+
+/// A row of a table and the runs that stand in for it.
+pub struct Row {
+    /// Name of the run folders.
+    pub id: String,
+    /// For people.
+    pub title: String,
+    /// What the paper printed.
+    pub paper: PaperRow,
+    /// What is run instead; each seed replaces `train.seed`.
+    pub experiment: Experiment,
+    /// The seeds.
+    pub seeds: Vec<u64>,
+}
+
+/// The rows of a preset, table by table.
+pub fn rows(preset: Preset) -> Result<Vec<Row>> {
+    let published = paper::rows()?;
+    let find = |table: &str, dataset: Option<&str>, arch: &str, levels: u32, timesteps: usize, tgim: Option<bool>| {
+        published
+            .iter()
+            .find(|row| {
+                row.table == table
+                    && dataset.is_none_or(|dataset| row.dataset == dataset)
+                    && (row.arch.as_str(), row.levels, row.timesteps, row.tgim) == (arch, levels, timesteps, tgim)
+            })
+            .cloned()
+            .with_context(|| format!("docs/paper-tables.toml: no row {table}, {arch}, L = {levels}, T = {timesteps}"))
+    };
+    let imagenet_stem = |neuron, timesteps| ModelConfig {
+        stem: Stem::Imagenet,
+        neuron,
+        timesteps,
+        ..ModelConfig::resnet18(10)
+    };
+    let table1 = [
+        ("l1t4", imagenet_stem(NeuronConfig::integrate_and_fire(), 4), (1, 4, false)),
+        ("l2t2-no-tgim", imagenet_stem(NeuronConfig::mht(2), 2), (2, 2, false)),
+        ("l2t2", imagenet_stem(NeuronConfig::lmht(2), 2), (2, 2, true)),
+    ];
+    let mut rows = Vec::new();
+    for (id, model, (levels, timesteps, tgim)) in table1 {
+        rows.push(Row {
+            id: format!("table1-resnet18-{id}"),
+            title: format!("Table 1, ResNet-18, L = {levels}, T = {timesteps}, T-GIM {}", if tgim { "yes" } else { "no" }),
+            paper: find("Table 1", None, "ResNet-18", levels, timesteps, Some(tgim))?,
+            experiment: stand_in(preset, model),
+            seeds: preset.seeds(),
+        });
+    }
+    let table3 = [
+        ("resnet18", ModelConfig::resnet18(10), ("CIFAR-10", "ResNet-18", 2, 2)),
+        ("vgg13", ModelConfig::vgg13(10), ("ImageNet-200", "VGG-13", 2, 2)),
+    ];
+    for (id, model, (dataset, arch, levels, timesteps)) in table3 {
+        rows.push(Row {
+            id: format!("table3-{id}-l{levels}t{timesteps}"),
+            title: format!("Table 3, {arch}, L = {levels}, T = {timesteps}"),
+            paper: find("Table 3", Some(dataset), arch, levels, timesteps, None)?,
+            experiment: stand_in(preset, model),
+            seeds: preset.seeds(),
+        });
+    }
+    Ok(rows)
+}
+
+impl Preset {
+    fn seeds(self) -> Vec<u64> {
+        match self {
+            Self::Laptop => vec![42, 43],
+            Self::Smoke => vec![42],
+        }
+    }
+
+    /// Channels of the first stage; every published network of these rows has 64.
+    fn width(self) -> usize {
+        match self {
+            Self::Laptop => 16,
+            Self::Smoke => 4,
+        }
+    }
+
+    fn epochs(self) -> usize {
+        match self {
+            Self::Laptop => 8,
+            Self::Smoke => 1,
+        }
+    }
+}
+
+/// The same network and recipe at the preset's size, on the sample.
+fn stand_in(preset: Preset, model: ModelConfig) -> Experiment {
+    Experiment {
+        model: ModelConfig { width: preset.width(), in_channels: 1, ..model },
+        train: TrainConfig {
+            epochs: preset.epochs(),
+            batch_size: 64,
+            seed: 42,
+            optimizer: OptimizerConfig::Sgd(SgdConfig {
+                lr: 0.05,
+                momentum: 0.9,
+                nesterov: true,
+                weight_decay: 5e-4,
+            }),
+            // The published schedule is stepped per epoch; a run of a few epochs needs the finer one.
+            schedule: ScheduleConfig { update_every: UpdateEvery::Step, ..ScheduleConfig::default() },
+            label_smoothing: 0.,
+            checkpoint_every_steps: None,
+        },
+        data: DataConfig {
+            parquet: ParquetOptions {
+                max_per_class: (preset == Preset::Smoke).then_some(32),
+                ..ParquetOptions::default()
+            },
+            augment: Augment { crop_padding: 2, flip: true, cutout: 0 },
+            ..DataConfig::default()
+        },
+    }
+}
