@@ -355,12 +355,15 @@ fn one_more_than_the_largest_label(
         largest = largest.max(table.labels()?.into_iter().filter_map(|label| u32::try_from(label).ok()).max());
         Ok::<_, Error>(())
     };
-    match (split, files::find(path, Split::Train)) {
-        (Split::Test, Ok(train)) if path.is_dir() => {
-            train.iter().try_for_each(|file| see(&Table::open(file, options)?))
-        }
-        _ => tables.iter().try_for_each(|(table, _)| see(table)),
-    }?;
+    match split {
+        Split::Test if path.is_dir() => match files::find(path, Split::Train) {
+            Ok(train) => train.iter().try_for_each(|file| see(&Table::open(file, options)?))?,
+            // Without a training split the test split must do; with half of one, the classes would be a guess.
+            Err(Error::NoFiles { .. }) => tables.iter().try_for_each(|(table, _)| see(table))?,
+            Err(error) => return Err(error),
+        },
+        _ => tables.iter().try_for_each(|(table, _)| see(table))?,
+    }
     Ok(largest.map_or(1, |label| label as usize + 1))
 }
 

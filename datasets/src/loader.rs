@@ -79,7 +79,10 @@ pub struct Batch {
 /// // Five images of one channel, two rows, three columns.
 /// let data = Arc::new(ImageDataset::new((0..30).collect(), vec![0, 1, 0, 1, 0], (1, 2, 3), 2)?);
 /// let loader = Loader::new(data, &LoaderConfig::eval(2), &Normalize::unit(1), &Device::Cpu)?;
-/// let sizes: Vec<usize> = loader.epoch(0)?.map(|batch| Ok(batch?.images.dim(0)?)).collect::<Result<_, lmht_datasets::Error>>()?;
+/// let mut sizes = Vec::new();
+/// for batch in loader.epoch(0)? {
+///     sizes.push(batch?.images.dim(0)?);
+/// }
 /// assert_eq!(sizes, [2, 2, 1]);
 /// # Ok::<(), lmht_datasets::Error>(())
 /// ```

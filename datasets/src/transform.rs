@@ -4,8 +4,6 @@
 //! `ToTensor` and `Normalize`, then cutout. So a padded border is black and normalized like any pixel, while a cut-out
 //! square is 0 after normalization, which is the mean colour.
 
-use std::f32;
-
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 

@@ -116,6 +116,13 @@ fn shards_are_read_in_order_and_a_missing_one_is_noticed() {
     fs::remove_file(shard(1)).unwrap();
     let error = read(folder.path()).unwrap_err();
     assert!(matches!(error, Error::MissingShard { expected: 3, missing: 1, .. }), "{error}");
+    // Nor can a test split that needs the classes of the training split do with a part of it.
+    Layout::default().write(folder.path().join("test.parquet"), &[row(gray_png(1, 1, 0), 0)]);
+    let test = || ImageDataset::from_parquet(folder.path(), Split::Test, &ParquetOptions::default());
+    assert!(matches!(test(), Err(Error::MissingShard { .. })));
+    // Without any, the test split speaks for itself.
+    [0, 2].iter().for_each(|i| fs::remove_file(shard(*i)).unwrap());
+    assert_eq!(test().unwrap().n_classes(), 1);
 }
 
 #[test]

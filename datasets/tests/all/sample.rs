@@ -8,7 +8,7 @@ fn load(split: Split) -> ImageDataset {
     ImageDataset::from_parquet(sample_path(), split, &ParquetOptions::default()).unwrap()
 }
 
-/// Rows 3, 12 and 14 of image `index`, which tell rows from columns.
+/// Compares image `index` by the sum of its pixels, and by one row.
 fn check(data: &ImageDataset, index: usize, sum: u32, row_14: [u8; 28]) {
     let image = data.image(index).unwrap();
     assert_eq!(image.iter().map(|value| u32::from(*value)).sum::<u32>(), sum, "image {index}");
