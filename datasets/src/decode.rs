@@ -1,0 +1,92 @@
+//! One encoded image to `u8` pixels.
+
+use std::io::Cursor;
+
+use image::imageops::{self, FilterType};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+
+/// Memory that one decoded image may take; a damaged header can claim anything.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Why an image was refused.
+pub(crate) enum Refusal {
+    /// Its bytes cannot be decoded.
+    Decode(String),
+    /// It has this (height, width).
+    Size((usize, usize)),
+}
+
+/// Pixels in the order of the file, `[H, W, C]`, with C = 1 for gray images and 3 for all others.
+pub(crate) struct Pixels {
+    pub(crate) hwc: Vec<u8>,
+    pub(crate) is_gray: bool,
+}
+
+/// (height, width) of an encoded image, read from its header.
+pub(crate) fn size(encoded: &[u8]) -> Result<(usize, usize), Refusal> {
+    Ok(reader(encoded)?.1)
+}
+
+/// Decodes a PNG or JPEG of exactly `size` = (height, width), or brings it to that size if `resize` allows it.
+pub(crate) fn decode(encoded: &[u8], size: (usize, usize), resize: bool) -> Result<Pixels, Refusal> {
+    let (decoder, found) = reader(encoded)?;
+    if found != size && !resize {
+        return Err(Refusal::Size(found));
+    }
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| Refusal::Decode(e.to_string()))?;
+    if found != size {
+        // The triangle filter with support scaled to the ratio: PIL's BILINEAR, torchvision's antialiased one.
+        let (h, w) = (size.0 as u32, size.1 as u32);
+        image = match image.color().has_color() {
+            true => imageops::resize(&image.into_rgb8(), w, h, FilterType::Triangle).into(),
+            false => imageops::resize(&image.into_luma8(), w, h, FilterType::Triangle).into(),
+        };
+    }
+    let is_gray = !image.color().has_color();
+    let hwc = if is_gray { image.into_luma8().into_raw() } else { image.into_rgb8().into_raw() };
+    Ok(Pixels { hwc, is_gray })
+}
+
+/// The decoder of an image, and (height, width) from its header.
+fn reader(encoded: &[u8]) -> Result<(impl ImageDecoder + '_, (usize, usize)), Refusal> {
+    let error = |e: image::ImageError| Refusal::Decode(e.to_string());
+    let format = image::guess_format(encoded)
+        .ok()
+        .filter(|format| matches!(format, ImageFormat::Png | ImageFormat::Jpeg))
+        .ok_or_else(|| Refusal::Decode(format!("its {} bytes do not start like one", encoded.len())))?;
+    // The JPEG decoder paints what is missing in gray and says nothing; the end marker tells a whole file.
+    if format == ImageFormat::Jpeg && !encoded.windows(2).rev().any(|pair| pair == [0xff, 0xd9]) {
+        return Err(Refusal::Decode(format!("its {} bytes end before the end marker", encoded.len())));
+    }
+    let decoder = ImageReader::with_format(Cursor::new(encoded), format).into_decoder().map_err(error)?;
+    let (w, h) = decoder.dimensions();
+    if w == 0 || h == 0 || decoder.total_bytes() > MAX_BYTES {
+        return Err(Refusal::Decode(format!("its header claims {h}x{w} pixels")));
+    }
+    Ok((decoder, (h as usize, w as usize)))
+}
+
+/// Writes pixels `[H, W, C]` of one or three channels into `chw`, `[channels, H, W]` of one or three.
+///
+/// Gray becomes colour by repetition; colour becomes gray by the weights of ITU-R BT.601 in the integer form of PIL's
+/// `convert("L")`, so that a gray version made here is the one that torchvision makes.
+pub(crate) fn write_chw(pixels: &Pixels, channels: usize, chw: &mut [u8]) {
+    let plane = chw.len() / channels;
+    match (pixels.is_gray, channels) {
+        (true, 1) => chw.copy_from_slice(&pixels.hwc),
+        (true, _) => chw.chunks_exact_mut(plane).for_each(|channel| channel.copy_from_slice(&pixels.hwc)),
+        (false, 1) => {
+            for (gray, rgb) in chw.iter_mut().zip(pixels.hwc.chunks_exact(3)) {
+                let [r, g, b] = [rgb[0], rgb[1], rgb[2]].map(u32::from);
+                *gray = ((r * 19_595 + g * 38_470 + b * 7_471 + 0x8000) >> 16) as u8;
+            }
+        }
+        (false, _) => {
+            for (c, channel) in chw.chunks_exact_mut(plane).enumerate() {
+                for (value, rgb) in channel.iter_mut().zip(pixels.hwc.chunks_exact(3)) {
+                    *value = rgb[c];
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Seeded batches: [`Loader`] knows what an epoch looks like, [`Batches`] delivers it, prepared ahead on a thread of its
+//! own.
+//!
+//! The order of an epoch depends on (seed, epoch) alone, and what happens to an image on (seed, epoch, image) alone. So
+//! a run that stops after any step and resumes there sees the batches that it would have seen, without replaying what
+//! came before, and the number of cores changes nothing.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::ImageDataset;
+use crate::error::{Error, Result};
+use crate::random::{Purpose, keyed, shuffle};
+use crate::transform::{Augment, Normalize};
+
+/// How images become batches.
+///
+/// ```
+/// use lmht_datasets::{Augment, LoaderConfig};
+///
+/// let train = LoaderConfig { augment: Augment::cifar10(), ..LoaderConfig::train(64, 42) };
+/// assert!(train.shuffle && train.drop_last);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoaderConfig {
+    /// B, images in a batch, at least 1.
+    pub batch_size: usize,
+    /// A new random order in every epoch; otherwise that of the files.
+    pub shuffle: bool,
+    /// Leaves out the last batch of an epoch if it is smaller; otherwise it is delivered as it is.
+    pub drop_last: bool,
+    /// Decides order and augmentation, together with the epoch.
+    pub seed: u64,
+    /// Batches prepared ahead by a background thread; 0 prepares each when it is asked for.
+    pub prefetch: usize,
+    /// Random changes to the images.
+    pub augment: Augment,
+}
+
+impl LoaderConfig {
+    /// For training: shuffled by `seed`, only whole batches, two ahead, no augmentation yet.
+    pub fn train(batch_size: usize, seed: u64) -> Self {
+        Self { batch_size, shuffle: true, drop_last: true, seed, prefetch: 2, augment: Augment::default() }
+    }
+
+    /// For evaluation: every image once, in the order of the files, normalized and nothing else, two batches ahead.
+    pub fn eval(batch_size: usize) -> Self {
+        Self { batch_size, shuffle: false, drop_last: false, seed: 0, prefetch: 2, augment: Augment::default() }
+    }
+}
+
+/// Images and labels of one step.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The batch's number in its epoch, from 0.
+    pub step: usize,
+    /// Normalized images, `f32`, `[B, C, H, W]`.
+    pub images: Tensor,
+    /// Classes, `u32`, `[B]`.
+    pub labels: Tensor,
+    /// Which images of the data set these are, `[B]`.
+    pub indices: Vec<usize>,
+}
+
+/// Makes the batches of any epoch of a data set.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use candle_core::Device;
+/// use lmht_datasets::{ImageDataset, Loader, LoaderConfig, Normalize};
+///
+/// // Five images of one channel, two rows, three columns.
+/// let data = Arc::new(ImageDataset::new((0..30).collect(), vec![0, 1, 0, 1, 0], (1, 2, 3), 2)?);
+/// let loader = Loader::new(data, &LoaderConfig::eval(2), &Normalize::unit(1), &Device::Cpu)?;
+/// let mut sizes = Vec::new();
+/// for batch in loader.epoch(0)? {
+///     sizes.push(batch?.images.dim(0)?);
+/// }
+/// assert_eq!(sizes, [2, 2, 1]);
+/// # Ok::<(), lmht_datasets::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Loader {
+    data: Arc<ImageDataset>,
+    config: LoaderConfig,
+    /// The normalized value of each byte, `[C][256]`.
+    table: Arc<Vec<[f32; 256]>>,
+    device: Device,
+}
+
+impl Loader {
+    /// A loader of `data` whose tensors are on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the batch size is 0, if it is more than the images while smaller batches are dropped, if
+    /// `normalize` has another number of channels, a standard deviation that is not above 0, or if the augmentation
+    /// does not fit the size of the images.
+    pub fn new(data: Arc<ImageDataset>, config: &LoaderConfig, normalize: &Normalize, device: &Device) -> Result<Self> {
+        let (c, h, w) = data.shape();
+        if config.batch_size == 0 {
+            return Err(Error::Config("LoaderConfig::batch_size: expected at least 1, found 0".to_owned()));
+        }
+        if config.drop_last && config.batch_size > data.len() {
+            return Err(Error::Config(format!(
+                "LoaderConfig::batch_size: expected at most the {} images of the data set, found {}; no batch would be \
+                 left with drop_last",
+                data.len(),
+                config.batch_size
+            )));
+        }
+        normalize.check(c)?;
+        config.augment.check(h, w)?;
+        Ok(Self { data, config: config.clone(), table: Arc::new(normalize.table()), device: device.clone() })
+    }
+
+    /// The images.
+    pub fn data(&self) -> &ImageDataset {
+        &self.data
+    }
+
+    /// How they become batches.
+    pub fn config(&self) -> &LoaderConfig {
+        &self.config
+    }
+
+    /// Batches, and so training steps, in an epoch.
+    pub fn n_batches(&self) -> usize {
+        match self.config.drop_last {
+            true => self.data.len() / self.config.batch_size,
+            false => self.data.len().div_ceil(self.config.batch_size),
+        }
+    }
+
+    /// The images of `epoch` in their order, `[N]`, batches not yet cut.
+    pub fn order(&self, epoch: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.data.len()).collect();
+        if self.config.shuffle {
+            shuffle(&mut keyed(Purpose::Order, self.config.seed, epoch, 0), &mut order);
+        }
+        order
+    }
+
+    /// The batches of `epoch`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system has no thread to prepare them on.
+    pub fn epoch(&self, epoch: u64) -> Result<Batches> {
+        self.epoch_from(epoch, 0)
+    }
+
+    /// The batches of `epoch` from number `step` on, each as it would be in the whole epoch; none if `step` is the
+    /// number of batches.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `step` is more than that; [`Error::Io`] if the system has no thread to prepare them on.
+    pub fn epoch_from(&self, epoch: u64, step: usize) -> Result<Batches> {
+        let end = self.n_batches();
+        if step > end {
+            return Err(Error::Config(format!("expected to start at a step in 0..={end} of the epoch, found {step}")));
+        }
+        let plan = Plan { loader: self.clone(), order: self.order(epoch), epoch };
+        let ahead = self.config.prefetch.min(end - step);
+        let source = if ahead == 0 {
+            Source::Here(Box::new(plan))
+        } else {
+            // The thread holds one finished batch in its hands while the channel is full.
+            let (sender, receiver) = sync_channel(ahead - 1);
+            let work = move || {
+                for step in step..end {
+                    let batch = plan.batch(step);
+                    let failed = batch.is_err();
+                    // Sending fails when the receiver is gone: nobody wants the rest.
+                    if sender.send(batch).is_err() || failed {
+                        return;
+                    }
+                }
+            };
+            let thread = thread::Builder::new().name("lmht-batches".to_owned()).spawn(work).map_err(|source| {
+                Error::Io { path: "lmht-batches".into(), doing: "start the thread that prepares batches", source }
+            })?;
+            Source::Ahead { receiver: Some(receiver), thread: Some(thread) }
+        };
+        Ok(Batches { next: step, end, source })
+    }
+}
+
+/// What one epoch consists of.
+struct Plan {
+    loader: Loader,
+    order: Vec<usize>,
+    epoch: u64,
+}
+
+impl Plan {
+    /// Makes batch `step` on all cores.
+    fn batch(&self, step: usize) -> Result<Batch> {
+        let Loader { data, config, table, device } = &self.loader;
+        let (c, h, w) = data.shape();
+        let start = step * config.batch_size;
+        let indices = &self.order[start..(start + config.batch_size).min(self.order.len())];
+        let image_len = c * h * w;
+        let mut images = vec![0f32; indices.len() * image_len];
+        // Small images go to a core several at a time: handing out one costs more than a small one takes.
+        let at_once = (1 << 14) / image_len + 1;
+        images.par_chunks_exact_mut(image_len).zip(indices).with_min_len(at_once).for_each(|(out, &index)| {
+            let view = config.augment.draw(h, w, config.seed, self.epoch, index);
+            let image = &data.pixels()[index * image_len..(index + 1) * image_len];
+            view.write(image, h, w, table, out);
+        });
+        let labels: Vec<u32> = indices.iter().map(|index| data.labels()[*index]).collect();
+        let b = indices.len();
+        Ok(Batch {
+            step,
+            images: Tensor::from_vec(images, (b, c, h, w), device)?,
+            labels: Tensor::from_vec(labels, b, device)?,
+            indices: indices.to_vec(),
+        })
+    }
+}
+
+/// Where batches come from.
+enum Source {
+    Here(Box<Plan>),
+    Ahead { receiver: Option<Receiver<Result<Batch>>>, thread: Option<JoinHandle<()>> },
+}
+
+/// The batches of an epoch, in order; after an error there are no more.
+///
+/// Dropping it before the end stops the thread behind it and waits for the batch that is being made, no longer.
+pub struct Batches {
+    next: usize,
+    end: usize,
+    source: Source,
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next == self.end {
+            return None;
+        }
+        let batch = match &mut self.source {
+            Source::Here(plan) => plan.batch(self.next),
+            Source::Ahead { receiver, thread } => match receiver.as_ref().and_then(|batches| batches.recv().ok()) {
+                Some(batch) => batch,
+                // Without a word, which only a panic explains.
+                None => Err(Error::Prefetch {
+                    step: self.next,
+                    reason: match thread.take().map(JoinHandle::join) {
+                        Some(Err(panic)) => panic
+                            .downcast_ref::<String>()
+                            .cloned()
+                            .or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()))
+                            .unwrap_or_else(|| "it panicked".to_owned()),
+                        _ => "it sent nothing".to_owned(),
+                    },
+                }),
+            },
+        };
+        self.next = if batch.is_ok() { self.next + 1 } else { self.end };
+        Some(batch)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        // An error ends the epoch early.
+        (usize::from(self.next < self.end), Some(self.end - self.next))
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        if let Source::Ahead { receiver, thread } = &mut self.source {
+            // First the receiver, or the thread would wait for ever to send into a full channel.
+            drop(receiver.take());
+            if let Some(thread) = thread.take() {
+                // A panic there has been reported by its hook, and nobody waits for its batch any more.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Batches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batches").field("next", &self.next).field("end", &self.end).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_thread_is_an_error_and_the_end() {
+        let (sender, receiver) = sync_channel(0);
+        let thread = thread::spawn(move || {
+            let _sender: std::sync::mpsc::SyncSender<Result<Batch>> = sender;
+            panic!("out of luck");
+        });
+        let source = Source::Ahead { receiver: Some(receiver), thread: Some(thread) };
+        let mut batches = Batches { next: 4, end: 9, source };
+        let error = batches.next().unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Prefetch { step: 4, reason } if reason == "out of luck"), "{error}");
+        assert!(batches.next().is_none());
+    }
+}
