@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 ///
 /// Tests and commands share the release profile, so that the dependencies are compiled once.
 #[derive(clap::Args)]
-pub struct Args {}
+pub(crate) struct Args {}
 
 /// The checks in the order in which they fail fastest.
 const STEPS: [(&str, &[&str], &[(&str, &str)]); 7] = [
@@ -27,7 +27,7 @@ const STEPS: [(&str, &[&str], &[(&str, &str)]); 7] = [
 ];
 
 /// Runs the command.
-pub fn run(_: &Args) -> Result<()> {
+pub(crate) fn run(_: &Args) -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_string());
     let nextest = Command::new(&cargo).args(["nextest", "--version"]).output();
     ensure!(

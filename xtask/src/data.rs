@@ -13,7 +13,7 @@ use lmht_nn::train::{BatchSource, Batches};
 use crate::experiment::{DataConfig, Experiment};
 
 /// A loader as a source of batches.
-pub struct Source(pub Loader);
+pub(crate) struct Source(pub(crate) Loader);
 
 impl BatchSource for Source {
     fn n_batches(&self) -> usize {
@@ -32,7 +32,7 @@ fn foreign(error: lmht_datasets::Error) -> lmht_nn::Error {
 }
 
 /// Training and test batches of an experiment.
-pub fn open(experiment: &Experiment) -> Result<(Source, Source)> {
+pub(crate) fn open(experiment: &Experiment) -> Result<(Source, Source)> {
     let (train, test, normalize) = read_both(&experiment.data, &experiment.model)?;
     let config = LoaderConfig {
         augment: experiment.data.augment,
@@ -43,7 +43,7 @@ pub fn open(experiment: &Experiment) -> Result<(Source, Source)> {
 }
 
 /// The test batches alone, for a network that is trained already.
-pub fn open_test(data: &DataConfig, model: &ModelConfig) -> Result<Source> {
+pub(crate) fn open_test(data: &DataConfig, model: &ModelConfig) -> Result<Source> {
     let (_, test, normalize) = read_both(data, model)?;
     test_source(test, &normalize)
 }
@@ -107,7 +107,7 @@ fn read(data: &DataConfig, split: Split, options: &ParquetOptions) -> Result<Ima
 }
 
 /// In words, for run records and model cards.
-pub fn describe(data: &DataConfig, train: &Source, test: &Source) -> String {
+pub(crate) fn describe(data: &DataConfig, train: &Source, test: &Source) -> String {
     let name = if data.path == Path::new("sample") {
         "Fashion-MNIST sample (datasets/sample)".to_string()
     } else {

@@ -16,7 +16,7 @@ use crate::experiment::{DataConfig, Experiment};
 #[command(after_help = "Examples:
   cargo xtask eval runs/fashion-resnet18-L2T2-seed42
   cargo xtask eval path/to/model --data path/to/parquet --json")]
-pub struct Args {
+pub(crate) struct Args {
     /// A run folder, or a model folder with config.json and model.safetensors.
     model: PathBuf,
     /// A parquet folder [default: the data of the run; for a model folder the repository's sample].
@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let of_run = args.model.join("model");
     let (folder, mut data) = if of_run.join("config.json").exists() {
         let path = args.model.join("config.json");

@@ -11,32 +11,32 @@ use serde::{Deserialize, Serialize};
 /// Everything that decides the result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Experiment {
+pub(crate) struct Experiment {
     /// The network.
-    pub model: ModelConfig,
+    pub(crate) model: ModelConfig,
     /// How it is trained.
-    pub train: TrainConfig,
+    pub(crate) train: TrainConfig,
     /// What it is shown.
-    pub data: DataConfig,
+    pub(crate) data: DataConfig,
 }
 
 /// A parquet folder and what is done to its images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DataConfig {
+pub(crate) struct DataConfig {
     /// A folder or file of parquet, relative to where the command runs; `sample` is the Fashion-MNIST sample of this
     /// repository.
     #[serde(default = "sample")]
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// How the parquet is read.
     #[serde(default)]
-    pub parquet: ParquetOptions,
+    pub(crate) parquet: ParquetOptions,
     /// Random changes to the training images.
     #[serde(default)]
-    pub augment: Augment,
+    pub(crate) augment: Augment,
     /// Mean and standard deviation of each channel; absent: measured on the training images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub normalize: Option<Normalize>,
+    pub(crate) normalize: Option<Normalize>,
 }
 
 fn sample() -> PathBuf {
@@ -58,7 +58,7 @@ const PRESETS: [(&str, &str); 3] = [
 
 impl Experiment {
     /// The experiment in a file, or the preset of that name.
-    pub fn load(name: &str) -> Result<Self> {
+    pub(crate) fn load(name: &str) -> Result<Self> {
         if let Some((_, toml)) = PRESETS.iter().find(|(preset, _)| *preset == name) {
             return Self::parse(toml).with_context(|| format!("preset {name}"));
         }
@@ -78,14 +78,14 @@ impl Experiment {
     }
 
     /// Checks network and training.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.model.check().context("[model]")?;
         self.train.check().context("[train]")?;
         Ok(())
     }
 
     /// The experiment as a file that [`Experiment::load`] reads.
-    pub fn to_toml(&self) -> Result<String> {
+    pub(crate) fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string_pretty(self)?)
     }
 }

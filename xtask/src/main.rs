@@ -4,6 +4,7 @@ mod ci;
 mod data;
 mod eval;
 mod experiment;
+mod golden;
 mod provenance;
 mod reproduce;
 mod train;
@@ -23,6 +24,7 @@ enum Command {
     ReproduceTables(reproduce::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Golden(golden::Args),
     Ci(ci::Args),
 }
 
@@ -31,6 +33,7 @@ fn main() -> std::process::ExitCode {
         Command::ReproduceTables(args) => reproduce::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Golden(args) => golden::run(&args),
         Command::Ci(args) => ci::run(&args),
     };
     match result {

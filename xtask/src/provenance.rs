@@ -5,7 +5,7 @@ use std::process::Command;
 use lmht_nn::train::RunInfo;
 
 /// What `run.json` says of this process.
-pub fn run_info(data: String) -> RunInfo {
+pub(crate) fn run_info(data: String) -> RunInfo {
     RunInfo { command: command(), commit: commit(), machine: machine(), data }
 }
 
@@ -16,7 +16,7 @@ fn command() -> String {
 }
 
 /// The commit of the working tree, marked if it was changed since.
-pub fn commit() -> String {
+pub(crate) fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
@@ -29,7 +29,7 @@ pub fn commit() -> String {
 }
 
 /// Processor and threads.
-pub fn machine() -> String {
+pub(crate) fn machine() -> String {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo

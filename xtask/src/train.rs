@@ -18,7 +18,7 @@ use crate::{data, provenance};
   cargo xtask train fashion-resnet18-L2T2
   cargo xtask train fashion-resnet18-L2T2 --print-config > mine.toml
   cargo xtask train mine.toml --run runs/mine --epochs 30 --data ../cifar10")]
-pub struct Args {
+pub(crate) struct Args {
     /// A TOML file with [model], [train] and [data], or the name of a preset.
     config: String,
     /// The run's folder [default: runs/<name of the configuration>-seed<seed>].
@@ -42,7 +42,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let mut experiment = Experiment::load(&args.config)?;
     if let Some(seed) = args.seed {
         experiment.train.seed = seed;
@@ -76,17 +76,17 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// A trained network and what is needed to look at it again.
-pub struct Trained {
+pub(crate) struct Trained {
     /// The result.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// The network, with the weights of the last epoch.
-    pub network: Network,
+    pub(crate) network: Network,
     /// The test batches.
-    pub test: data::Source,
+    pub(crate) test: data::Source,
 }
 
 /// Trains an experiment into a run folder, or continues the run that is there.
-pub fn train(experiment: &Experiment, folder: &std::path::Path, progress: Progress) -> Result<Trained> {
+pub(crate) fn train(experiment: &Experiment, folder: &std::path::Path, progress: Progress) -> Result<Trained> {
     let (train, test) = data::open(experiment)?;
     let params = ParamStore::new(experiment.train.seed);
     let network = Network::new(&experiment.model, params.builder(DType::F32, &Device::Cpu))?;

@@ -97,6 +97,9 @@ impl ParamStore {
 
     /// Sets every tensor of the store from `tensors`.
     ///
+    /// The published networks keep two T-GIMs in every neuron, `mask` and `mask_linear`, and use one of them; the other is
+    /// passed over.
+    ///
     /// # Errors
     /// [`Error::Mismatch`] lists all tensors that are missing, superfluous or of another shape; nothing is changed then.
     /// `origin` (a file name) opens the message.
@@ -112,7 +115,8 @@ impl ParamStore {
                 Some(_) => {}
             }
         }
-        let mut extra: Vec<_> = tensors.keys().filter(|name| !vars.contains_key(*name)).collect();
+        let is_extra = |name: &&String| !vars.contains_key(*name) && !is_unused_tgim(name, &vars);
+        let mut extra: Vec<_> = tensors.keys().filter(is_extra).collect();
         extra.sort();
         for name in extra {
             differences += &format!("  not part of this network: {name} {:?}\n", tensors[name].dims());
@@ -183,6 +187,16 @@ impl SimpleBackend for ParamStore {
     fn contains_tensor(&self, name: &str) -> bool {
         self.lock().contains_key(name)
     }
+}
+
+/// Whether `name` is the copy of a T-GIM that its neuron does not use.
+fn is_unused_tgim(name: &str, vars: &BTreeMap<String, Var>) -> bool {
+    let other = match name.rsplit_once('.') {
+        Some((neuron, "mask")) => format!("{neuron}.mask_linear"),
+        Some((neuron, "mask_linear")) => format!("{neuron}.mask"),
+        _ => return false,
+    };
+    vars.contains_key(&other)
 }
 
 /// Reads all tensors of a safetensors file onto the CPU.

@@ -25,7 +25,7 @@ use plan::Preset;
   cargo xtask reproduce-tables                    Tables 1 and 3 as stand-ins, at most 10 minutes on 2 cores
   cargo xtask reproduce-tables --preset smoke     the same path in under a minute, accuracies without meaning
   cargo xtask reproduce-tables --retrain          train every row again")]
-pub struct Args {
+pub(crate) struct Args {
     /// How much is trained.
     #[arg(long, value_enum, default_value_t = Preset::Laptop)]
     preset: Preset,
@@ -64,7 +64,7 @@ struct Outcome {
 }
 
 /// Runs the command.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("runs/reproduce-tables").join(args.preset.name()));
     let progress = if args.quiet { Progress::Silent } else { Progress::Shown };
     let rows = plan::rows(args.preset)?;

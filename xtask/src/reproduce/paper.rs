@@ -5,25 +5,25 @@ use serde::{Deserialize, Serialize};
 
 /// A published row.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PaperRow {
+pub(crate) struct PaperRow {
     /// The table as the paper numbers it.
-    pub table: String,
+    pub(crate) table: String,
     /// The data set of the published figure.
-    pub dataset: String,
+    pub(crate) dataset: String,
     /// The network as the paper names it.
-    pub arch: String,
+    pub(crate) arch: String,
     /// L.
-    pub levels: u32,
+    pub(crate) levels: u32,
     /// T.
-    pub timesteps: usize,
+    pub(crate) timesteps: usize,
     /// Whether the T-GIM is there, where the table says so.
-    pub tgim: Option<bool>,
+    pub(crate) tgim: Option<bool>,
     /// Published top-1, %.
-    pub acc: f64,
+    pub(crate) acc: f64,
     /// Published synaptic operations per image, 10^9.
-    pub sops_g: Option<f64>,
+    pub(crate) sops_g: Option<f64>,
     /// Published energy per image, mJ.
-    pub energy_mj: Option<f64>,
+    pub(crate) energy_mj: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -64,7 +64,7 @@ struct Table3Row {
 }
 
 /// The LM-HT rows of Tables 1 and 3.
-pub fn rows() -> Result<Vec<PaperRow>> {
+pub(crate) fn rows() -> Result<Vec<PaperRow>> {
     let tables: Tables = toml::from_str(include_str!("../../../docs/paper-tables.toml"))
         .context("docs/paper-tables.toml: expected the paper's tables")?;
     let mut rows = Vec::new();

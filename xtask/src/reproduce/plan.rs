@@ -14,7 +14,7 @@ use crate::experiment::{DataConfig, Experiment};
 /// How much is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Preset {
+pub(crate) enum Preset {
     /// Small networks on the whole sample: at most 10 minutes on 2 cores.
     Laptop,
     /// The same path on a few images: under a minute, for tests of the program. Its accuracies mean nothing.
@@ -23,7 +23,7 @@ pub enum Preset {
 
 impl Preset {
     /// The name on the command line.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Laptop => "laptop",
             Self::Smoke => "smoke",
@@ -32,21 +32,21 @@ impl Preset {
 }
 
 /// A row of a table and the runs that stand in for it.
-pub struct Row {
+pub(crate) struct Row {
     /// Name of the run folders.
-    pub id: String,
+    pub(crate) id: String,
     /// For people.
-    pub title: String,
+    pub(crate) title: String,
     /// What the paper printed.
-    pub paper: PaperRow,
+    pub(crate) paper: PaperRow,
     /// What is run instead; each seed replaces `train.seed`.
-    pub experiment: Experiment,
+    pub(crate) experiment: Experiment,
     /// The seeds.
-    pub seeds: Vec<u64>,
+    pub(crate) seeds: Vec<u64>,
 }
 
 /// The rows of a preset, table by table.
-pub fn rows(preset: Preset) -> Result<Vec<Row>> {
+pub(crate) fn rows(preset: Preset) -> Result<Vec<Row>> {
     let published = paper::rows()?;
     let find = |table: &str, dataset: Option<&str>, arch: &str, levels: u32, timesteps: usize, tgim: Option<bool>| {
         published

@@ -12,7 +12,7 @@ use crate::provenance;
 
 /// Every row with its runs.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     preset: Preset,
     machine: String,
     commit: String,
@@ -68,7 +68,7 @@ const NOTE: &str = "Ours are stand-ins: the published network at a smaller width
 
 impl Report {
     /// Gathers the rows.
-    pub fn new(preset: Preset, results: &[(Row, Vec<Outcome>)]) -> Self {
+    pub(crate) fn new(preset: Preset, results: &[(Row, Vec<Outcome>)]) -> Self {
         let rows = results
             .iter()
             .map(|(row, outcomes)| {
@@ -92,7 +92,7 @@ impl Report {
     }
 
     /// The tables as Markdown.
-    pub fn markdown(&self) -> String {
+    pub(crate) fn markdown(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
         self.write(&mut text).expect("a string takes all text");

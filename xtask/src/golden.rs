@@ -1,0 +1,347 @@
+//! `cargo xtask golden`: float64 cases, computed elsewhere, against this implementation.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device, Tensor, Var};
+use lmht_bench::CostCounter;
+use lmht_nn::ops::{self, Learned};
+use lmht_nn::optim::{OptimizerConfig, SgdConfig};
+use lmht_nn::{
+    Backbone, GradientMode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, QcfsWindow,
+    Signal, Stem, SynapseEvent, Tgim, loss,
+};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// Run golden cases: compare neurons, activations and whole networks with recorded float64 results.
+///
+/// Prints one line per quantity with its largest relative error (largest difference over largest magnitude) and ends with
+/// status 1 if one is out of tolerance.
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  cargo xtask golden golden/                every case of a folder
+  cargo xtask golden case.safetensors       one case")]
+pub(crate) struct Args {
+    /// Files, or folders of *.safetensors files.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Largest relative error allowed.
+    #[arg(long, default_value_t = 1e-9)]
+    tolerance: f64,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut files = Vec::new();
+    for path in &args.paths {
+        if path.is_dir() {
+            let entries = std::fs::read_dir(path).with_context(|| path.display().to_string())?;
+            for entry in entries {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == "safetensors") {
+                    files.push(path);
+                }
+            }
+        } else {
+            files.push(path.clone());
+        }
+    }
+    files.sort();
+    ensure!(!files.is_empty(), "{}: expected golden cases, found no *.safetensors file", args.paths[0].display());
+    for file in &files {
+        println!("{}", file.display());
+        let checks = run_file(file, args.tolerance).with_context(|| file.display().to_string())?;
+        ensure!(checks > 0, "{}: nothing to compare in this case", file.display());
+    }
+    println!("{} cases within {:e}", files.len(), args.tolerance);
+    Ok(())
+}
+
+/// A case and the comparisons made so far.
+struct Case {
+    metadata: HashMap<String, String>,
+    tensors: HashMap<String, Tensor>,
+    tolerance: f64,
+    n_checks: usize,
+}
+
+/// Runs one case; returns the number of quantities compared.
+fn run_file(path: &Path, tolerance: f64) -> Result<usize> {
+    let bytes = std::fs::read(path)?;
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).context("expected a safetensors file")?;
+    let metadata = header.metadata().clone().context("expected metadata with a `case`")?;
+    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
+    let mut case = Case { metadata, tensors, tolerance, n_checks: 0 };
+    match case.text("case")?.as_str() {
+        "neuron" => neuron(&mut case)?,
+        "qcfs" => qcfs(&mut case)?,
+        "network" => network(&mut case)?,
+        other => bail!("case is {other:?}; expected neuron, qcfs or network"),
+    }
+    Ok(case.n_checks)
+}
+
+impl Case {
+    fn text(&self, key: &str) -> Result<String> {
+        self.metadata.get(key).cloned().with_context(|| format!("the metadata lacks `{key}`"))
+    }
+
+    fn json<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
+        let text = self.text(key)?;
+        serde_json::from_str(&text).with_context(|| format!("metadata `{key}`: {text}"))
+    }
+
+    fn tensor(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).with_context(|| format!("the case lacks the tensor `{name}`"))
+    }
+
+    fn var(&self, name: &str) -> Result<Var> {
+        Ok(Var::from_tensor(self.tensor(name)?)?)
+    }
+
+    /// The tensors whose names start with `prefix`, by the rest of their names, sorted.
+    fn below(&self, prefix: &str) -> BTreeMap<String, Tensor> {
+        let below = |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_string(), tensor.clone()));
+        self.tensors.iter().filter_map(below).collect()
+    }
+
+    /// Compares with the case's tensor of that name.
+    fn compare(&mut self, name: &str, actual: &Tensor) -> Result<()> {
+        let expected = self.tensor(name)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        let actual = actual.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        ensure!(
+            expected.len() == actual.len(),
+            "{name}: expected {} values {:?}, got {}",
+            expected.len(),
+            self.tensor(name)?.dims(),
+            actual.len()
+        );
+        let difference = expected.iter().zip(&actual).map(|(e, a)| (e - a).abs()).fold(0., nan_max);
+        let magnitude = expected.iter().map(|e| e.abs()).fold(0., nan_max);
+        let error = if magnitude > 0. { difference / magnitude } else { difference };
+        // Written so that a value that is no number is out of tolerance.
+        let ok = error <= self.tolerance;
+        println!("  {name:<60} {error:.1e}  {}", if ok { "ok" } else { "OUT OF TOLERANCE" });
+        ensure!(ok, "{name}: relative error {error:e}, tolerance {:e}", self.tolerance);
+        self.n_checks += 1;
+        Ok(())
+    }
+}
+
+/// The larger one, or NaN if one is.
+fn nan_max(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
+
+/// Gradients of Σ y · grad_out.
+fn backward(ys: &Tensor, grad_out: &Tensor) -> Result<candle_core::backprop::GradStore> {
+    Ok((ys * grad_out)?.sum_all()?.backward()?)
+}
+
+fn neuron(case: &mut Case) -> Result<()> {
+    let kind = case.text("kind")?;
+    let base = lmht_core::NeuronConfig {
+        timesteps: case.json("timesteps")?,
+        levels: case.json("levels")?,
+        v_threshold: case.json("v_threshold")?,
+        v_init: case.json("v_init")?,
+        tgim: Tgim::Full,
+        gradient: GradientMode::Detached,
+        window: 1,
+    };
+    let xs = case.var("x")?;
+    let grad_out = case.tensor("grad_out")?.clone();
+    match kind.as_str() {
+        "lmht" => {
+            let (tgim, leak) = (case.var("tgim_logit")?, case.var("leak_logit")?);
+            let learned = Learned::TgimAndLeak {
+                tgim_logit: tgim.as_tensor().clone(),
+                leak_logit: leak.as_tensor().clone(),
+            };
+            let ys = ops::neuron(&xs, &base.check()?, &learned)?;
+            let gradients = backward(&ys, &grad_out)?;
+            case.compare("y", &ys)?;
+            for (name, var) in [("grad_x", &xs), ("grad_tgim_logit", &tgim), ("grad_leak_logit", &leak)] {
+                case.compare(name, gradients.get(var).context("no gradient")?)?;
+            }
+        }
+        "if" | "lif" | "lif_detach" => {
+            let gradient = if case.json("detach")? { GradientMode::Detached } else { GradientMode::Full };
+            let config = lmht_core::NeuronConfig { tgim: Tgim::Identity, gradient, ..base };
+            let ys = ops::neuron(&xs, &config.check()?, &Learned::Nothing { leak: case.json("leak")? })?;
+            let gradients = backward(&ys, &grad_out)?;
+            case.compare("y", &ys)?;
+            case.compare("grad_x", gradients.get(&xs).context("no gradient")?)?;
+        }
+        other => bail!("kind is {other:?}; expected lmht, if, lif or lif_detach"),
+    }
+    Ok(())
+}
+
+fn qcfs(case: &mut Case) -> Result<()> {
+    let (xs, scale) = (case.var("x")?, case.var("scale")?);
+    let ys = ops::qcfs(&xs, &scale, case.json("quant_levels")?, QcfsWindow::default())?;
+    let gradients = backward(&ys, &case.tensor("grad_out")?.clone())?;
+    case.compare("y", &ys)?;
+    case.compare("grad_x", gradients.get(&xs).context("no gradient")?)?;
+    case.compare("grad_scale", gradients.get(&scale).context("no gradient")?)
+}
+
+/// The `config` of a network case.
+#[derive(Deserialize)]
+struct NetworkConfig {
+    arch: String,
+    stem: Stem,
+    width: usize,
+    classes: usize,
+    neuron: String,
+    levels: u32,
+    timesteps: usize,
+    v_threshold: f64,
+    v_init: f64,
+    quant_levels: Option<u32>,
+    scale: Option<f64>,
+    input_scale: Option<f64>,
+}
+
+impl NetworkConfig {
+    fn model(&self, in_channels: usize) -> Result<ModelConfig> {
+        let backbone: Backbone = serde_json::from_value(self.arch.clone().into())
+            .with_context(|| format!("arch {:?}", self.arch))?;
+        let (v_threshold, v_init) = (self.v_threshold, self.v_init);
+        let neuron = match self.neuron.as_str() {
+            "lmht" => NeuronConfig::Lmht {
+                levels: self.levels,
+                tgim: Tgim::Full,
+                v_threshold: Some(v_threshold),
+                v_init,
+                gradient: GradientMode::Detached,
+            },
+            "if" => NeuronConfig::If { v_threshold, v_init, gradient: GradientMode::Full },
+            "qcfs" => NeuronConfig::Qcfs {
+                quant_levels: self.quant_levels.context("the config lacks quant_levels")?,
+                scale: self.scale.context("the config lacks scale")?,
+                window: QcfsWindow::default(),
+            },
+            other => bail!("neuron is {other:?}; expected lmht, if or qcfs"),
+        };
+        Ok(ModelConfig {
+            format_version: lmht_nn::FORMAT_VERSION,
+            backbone,
+            stem: self.stem,
+            width: self.width,
+            in_channels,
+            n_classes: self.classes,
+            timesteps: self.timesteps,
+            neuron,
+            input_scale: self.input_scale.unwrap_or(1.),
+        })
+    }
+}
+
+/// The `optimizer` of a network case.
+#[derive(Deserialize)]
+struct SgdCase {
+    lr: f64,
+    momentum: f64,
+    weight_decay: f64,
+    nesterov: bool,
+    steps: usize,
+}
+
+/// Spike counts of every neuron layer at every timestep, and operations of every synapse.
+#[derive(Default)]
+struct Recorder {
+    spikes: BTreeMap<String, Vec<f64>>,
+    cost: CostCounter,
+}
+
+impl Observer for Recorder {
+    fn synapse(&mut self, event: &SynapseEvent<'_>) -> lmht_nn::Result<()> {
+        self.cost.synapse(event)
+    }
+
+    fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
+        if let Signal::Spikes { v_threshold } = event.signal {
+            let per_step = event.output.elem_count() / event.timesteps;
+            let output = event.output.reshape((event.timesteps, per_step))?;
+            let spikes = (output / v_threshold)?.round()?.sum(1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+            self.spikes.insert(event.name.to_string(), spikes);
+        }
+        Ok(())
+    }
+}
+
+fn network(case: &mut Case) -> Result<()> {
+    let config: NetworkConfig = case.json("config")?;
+    let input = case.tensor("input")?.clone();
+    let labels = case.tensor("labels")?.to_dtype(DType::U32)?;
+    let model = config.model(input.dim(1)?)?;
+    let published: HashMap<String, Tensor> = case.below("param/").into_iter().collect();
+    let build = || -> Result<(Network, ParamStore)> {
+        let params = ParamStore::new(0);
+        let network = Network::new(&model, params.builder(DType::F64, &Device::Cpu))?;
+        params.load("param/", &published)?;
+        Ok((network, params))
+    };
+
+    let (network, _) = build()?;
+    let mut recorder = Recorder::default();
+    let logits = network.forward(&input, &mut Pass::eval().observed_by(&mut recorder))?;
+    case.compare("eval/logits", &logits)?;
+    for name in case.below("eval/spikes/").keys() {
+        let spikes = recorder.spikes.get(name).with_context(|| format!("{name}: no such neuron layer here"))?;
+        case.compare(&format!("eval/spikes/{name}"), &Tensor::new(spikes.as_slice(), &Device::Cpu)?)?;
+    }
+    let report = recorder.cost.report(1);
+    for name in case.below("eval/sops/").keys() {
+        let layer = report.layers.iter().find(|layer| layer.name == *name);
+        let layer = layer.with_context(|| format!("{name}: no such synapse here"))?;
+        case.compare(&format!("eval/sops/{name}"), &Tensor::new(&[layer.paper_sops], &Device::Cpu)?)?;
+    }
+    if !case.below("reparam/").is_empty() {
+        println!("  reparam/…: skipped, conversion is not part of this program yet");
+    }
+
+    let (network, params) = build()?;
+    let logits = network.forward(&input, &mut Pass::train())?;
+    let value = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?;
+    let gradients = value.backward()?;
+    case.compare("train/logits", &logits)?;
+    case.compare("train/loss", &value)?;
+    let vars: HashMap<String, Var> = params.all().into_iter().collect();
+    for name in case.below("train/stats/").keys() {
+        let var = vars.get(name).with_context(|| format!("{name}: no such statistic here"))?;
+        case.compare(&format!("train/stats/{name}"), var)?;
+    }
+    for name in case.below("train/grad/").keys() {
+        let var = vars.get(name).with_context(|| format!("{name}: no such parameter here"))?;
+        let gradient = gradients.get(var).with_context(|| format!("{name}: no gradient"))?;
+        case.compare(&format!("train/grad/{name}"), gradient)?;
+    }
+
+    let after = case.below("sgd2/");
+    if !after.is_empty() {
+        let sgd: SgdCase = case.json("optimizer")?;
+        let (network, params) = build()?;
+        let SgdCase { lr, momentum, weight_decay, nesterov, steps } = sgd;
+        let mut optimizer = OptimizerConfig::Sgd(SgdConfig { lr, momentum, weight_decay, nesterov })
+            .build(params.trainable())?;
+        for _ in 0..steps {
+            let logits = network.forward(&input, &mut Pass::train())?;
+            optimizer.step(&loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?.backward()?)?;
+        }
+        let vars: HashMap<String, Var> = params.all().into_iter().collect();
+        for name in after.keys() {
+            match vars.get(name) {
+                Some(var) => case.compare(&format!("sgd2/{name}"), var)?,
+                // The published networks keep two T-GIMs in every neuron and use one; we keep the one that is used.
+                None if name.ends_with(".mask") || name.ends_with(".mask_linear") => {}
+                None => bail!("sgd2/{name}: no such parameter here"),
+            }
+        }
+    }
+    Ok(())
+}
