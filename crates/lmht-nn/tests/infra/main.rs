@@ -1,6 +1,7 @@
 //! The parts of a training loop that know nothing of neurons: one binary, because linking is slow.
 
 mod loss;
+mod optim;
 
 /// Reproducible numbers in `-1..1` (an LCG with Knuth's constants): tests must not depend on the crates they check.
 fn numbers(seed: u64, n: usize) -> Vec<f64> {
