@@ -3,6 +3,7 @@
 mod loss;
 mod optim;
 mod schedule;
+mod tensorboard;
 
 /// Reproducible numbers in `-1..1` (an LCG with Knuth's constants): tests must not depend on the crates they check.
 fn numbers(seed: u64, n: usize) -> Vec<f64> {
