@@ -1,5 +1,6 @@
 //! The parts of a training loop that know nothing of neurons: one binary, because linking is slow.
 
+mod atomic;
 mod loss;
 mod optim;
 mod schedule;
