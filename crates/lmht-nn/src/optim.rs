@@ -522,7 +522,7 @@ impl Rule for SgdConfig {
         let Some(buffer) = means.first_mut() else {
             return tasks.for_each(|(p, g)| {
                 for (p, &g) in p.iter_mut().zip(g) {
-                    *p = *p - lr * decayed(g, *p);
+                    *p -= lr * decayed(g, *p);
                 }
             });
         };
@@ -531,7 +531,7 @@ impl Rule for SgdConfig {
                 let d = decayed(g, *p);
                 *u = if first { d } else { momentum * *u + d };
                 let direction = if nesterov { d + momentum * *u } else { *u };
-                *p = *p - lr * direction;
+                *p -= lr * direction;
             }
         });
     }
@@ -574,7 +574,7 @@ impl Rule for AdamWConfig {
             .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
             .for_each(|((p, g), (m, v))| {
                 for ((p, &g), (m, v)) in p.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
-                    *m = *m + toward * (g - *m);
+                    *m += toward * (g - *m);
                     *v = beta2 * *v + toward_sq * g * g;
                     *p = keep * *p - step_size * *m / (v.root() / correction + eps);
                 }

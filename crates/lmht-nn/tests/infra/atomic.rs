@@ -213,7 +213,7 @@ fn only_the_dead_are_cleaned() -> AnyResult {
     stay.push(&living);
     stay.sort();
     assert_eq!(names(run.path()), stay);
-    assert_eq!(clean_stale(run.path())?, [PathBuf::new(); 0]);
+    assert!(clean_stale(run.path())?.is_empty());
 
     let missing = run.path().join("missing");
     let error = clean_stale(&missing).unwrap_err().to_string();

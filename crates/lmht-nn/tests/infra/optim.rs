@@ -137,7 +137,7 @@ fn gradient(step: u64, i: usize) -> Vec<f64> {
 
 /// Every third gradient of the second parameter is missing, from the first on.
 fn has_gradient(step: u64, i: usize) -> bool {
-    i != 1 || step % 3 != 0
+    i != 1 || !step.is_multiple_of(3)
 }
 
 fn step_all(optimizer: &mut dyn Optimizer, step: u64) -> AnyResult {
