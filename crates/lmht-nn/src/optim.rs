@@ -517,16 +517,20 @@ impl Rule for SgdConfig {
         let [lr, momentum, weight_decay] = [self.lr, self.momentum, self.weight_decay].map(T::from_f64);
         let (first, nesterov, decays) = (n == 1, self.nesterov, self.weight_decay != 0.);
         // Without decay the parameter must not enter the gradient: 0 times an infinity is not 0.
-        let decayed = |g: T, p: T| if decays { g + weight_decay * p } else { g };
+        let decayed = move |g: T, p: T| if decays { g + weight_decay * p } else { g };
         let tasks = p.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
         let Some(buffer) = means.first_mut() else {
             return tasks.for_each(|(p, g)| {
+                let (lr, decayed) = (lr, decayed);
                 for (p, &g) in p.iter_mut().zip(g) {
                     *p -= lr * decayed(g, *p);
                 }
             });
         };
         tasks.zip(buffer.par_chunks_mut(CHUNK)).for_each(|((p, g), buffer)| {
+            // Copies, which the compiler knows that no store can change: with the captured variables in their place the loop
+            // is not vectorized and takes three times as long.
+            let (lr, momentum, decayed, first, nesterov) = (lr, momentum, decayed, first, nesterov);
             for ((p, &g), u) in p.iter_mut().zip(g).zip(buffer) {
                 let d = decayed(g, *p);
                 *u = if first { d } else { momentum * *u + d };
