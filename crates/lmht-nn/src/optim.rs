@@ -6,7 +6,7 @@
 //! With `g` the gradient, `p` the parameter, `η` the learning rate, `μ` the momentum, `λ` the weight decay:
 //!
 //! ```text
-//! Sgd     d = g + λ p;   u = d at the first update, else μ u + d;   p -= η (nesterov ? d + μ u : u)
+//! Sgd     d = g + λ p;   u = μ u + d, from u = 0;   p -= η (nesterov ? d + μ u : u)
 //! AdamW   p -= η λ p;    m += (1 - β1)(g - m);   v = β2 v + (1 - β2) g²;
 //!         p -= η / (1 - β1^n) · m / (√v / √(1 - β2^n) + ε)                  n counts from 1
 //! ```
@@ -513,9 +513,9 @@ impl Rule for SgdConfig {
         if self.momentum == 0. { &[] } else { &["momentum_buffer"] }
     }
 
-    fn fused<T: Real>(&self, n: u64, p: &mut [T], g: &[T], means: &mut [Vec<T>]) {
+    fn fused<T: Real>(&self, _: u64, p: &mut [T], g: &[T], means: &mut [Vec<T>]) {
         let [lr, momentum, weight_decay] = [self.lr, self.momentum, self.weight_decay].map(T::from_f64);
-        let (first, nesterov, decays) = (n == 1, self.nesterov, self.weight_decay != 0.);
+        let (nesterov, decays) = (self.nesterov, self.weight_decay != 0.);
         // Without decay the parameter must not enter the gradient: 0 times an infinity is not 0.
         let decayed = move |g: T, p: T| if decays { g + weight_decay * p } else { g };
         let tasks = p.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
@@ -530,23 +530,22 @@ impl Rule for SgdConfig {
         tasks.zip(buffer.par_chunks_mut(CHUNK)).for_each(|((p, g), buffer)| {
             // Copies, which the compiler knows that no store can change: with the captured variables in their place the loop
             // is not vectorized and takes three times as long.
-            let (lr, momentum, decayed, first, nesterov) = (lr, momentum, decayed, first, nesterov);
+            let (lr, momentum, decayed, nesterov) = (lr, momentum, decayed, nesterov);
             for ((p, &g), u) in p.iter_mut().zip(g).zip(buffer) {
                 let d = decayed(g, *p);
-                *u = if first { d } else { momentum * *u + d };
+                *u = momentum * *u + d;
                 let direction = if nesterov { d + momentum * *u } else { *u };
                 *p -= lr * direction;
             }
         });
     }
 
-    fn composed(&self, n: u64, p: &Tensor, g: &Tensor, means: &mut [Tensor]) -> candle_core::Result<Tensor> {
+    fn composed(&self, _: u64, p: &Tensor, g: &Tensor, means: &mut [Tensor]) -> candle_core::Result<Tensor> {
         let d = if self.weight_decay != 0. { (g + (p * self.weight_decay)?)? } else { g.clone() };
         let direction = match means.first_mut() {
             None => d,
             Some(buffer) => {
-                // A copy at first: the gradient's storage is not ours to keep.
-                *buffer = if n == 1 { d.copy()? } else { ((&*buffer * self.momentum)? + &d)? };
+                *buffer = ((&*buffer * self.momentum)? + &d)?;
                 if self.nesterov { (d + (&*buffer * self.momentum)?)? } else { buffer.clone() }
             }
         };
