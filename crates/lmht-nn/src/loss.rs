@@ -1,0 +1,301 @@
+//! What a network is trained on and scored by: readout, cross-entropy, top-1.
+//!
+//! A spiking network answers at every timestep. Its answer is the **readout**, the mean over the `T` timesteps of the
+//! logits (Hao et al. 2024, section 4.4; the published code averages the last linear layer's output), and its loss is the
+//! cross-entropy of that mean, not the mean of the cross-entropies of the timesteps.
+//!
+//! Everything here is composed of differentiable tensor operations, so it runs on every device. Logits of 16 bits are
+//! raised to `f32` first: a sum of exponentials in `f16` overflows, one in `bf16` has three digits.
+//!
+//! ```
+//! # fn main() -> candle_core::Result<()> {
+//! use candle_core::{Device, Tensor};
+//! use lmht_nn::loss::{cross_entropy, readout, top1};
+//!
+//! // Two timesteps, one image, two classes: the readout is [1, 0].
+//! let logits = Tensor::new(&[[[2f64, 0.]], [[0., 0.]]], &Device::Cpu)?;
+//! let labels = Tensor::new(&[0u32], &Device::Cpu)?;
+//! let mean = readout(&logits)?;
+//! assert_eq!(mean.to_vec2::<f64>()?, [[1., 0.]]);
+//! assert_eq!(top1(&mean, &labels)?, 1);
+//!
+//! // -ln( e / (e + 1) )
+//! let loss = cross_entropy(&mean, &labels, 0.)?.to_scalar::<f64>()?;
+//! assert!((loss - 0.313_261_687_518_222_8).abs() < 1e-15);
+//! # Ok(())
+//! # }
+//! ```
+
+use candle_core::{D, DType, Result, Tensor, bail};
+
+/// Averages the logits over the timesteps: what the network answers.
+///
+/// # Shapes
+/// - `logits` `[T, B, K]`: the last linear layer at each timestep, `T >= 1`
+/// - returns `[B, K]`
+///
+/// # Errors
+/// If `logits` is not of rank 3 or has no timestep.
+///
+/// ```
+/// # fn main() -> candle_core::Result<()> {
+/// use candle_core::{Device, Tensor};
+/// let logits = Tensor::new(&[[[1f32, 5.]], [[3., 7.]]], &Device::Cpu)?;
+/// assert_eq!(lmht_nn::loss::readout(&logits)?.to_vec2::<f32>()?, [[2., 6.]]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn readout(logits: &Tensor) -> Result<Tensor> {
+    check_timestep_logits("readout", logits)?;
+    logits.mean(0)
+}
+
+/// The readout as it stood after each timestep: entry `t` is the mean over the timesteps `0..=t` (counted from zero).
+///
+/// Shows how soon the network knows its answer. The last entry is [`readout`], bit for bit.
+///
+/// # Shapes
+/// - `logits` `[T, B, K]`, `T >= 1`
+/// - returns `[T, B, K]`
+///
+/// # Errors
+/// If `logits` is not of rank 3 or has no timestep.
+///
+/// ```
+/// # fn main() -> candle_core::Result<()> {
+/// use candle_core::{Device, Tensor};
+/// let logits = Tensor::new(&[[[1f32, 5.]], [[3., 7.]]], &Device::Cpu)?;
+/// let cumulative = lmht_nn::loss::cumulative_readout(&logits)?;
+/// assert_eq!(cumulative.to_vec3::<f32>()?, [[[1., 5.]], [[2., 6.]]]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn cumulative_readout(logits: &Tensor) -> Result<Tensor> {
+    let timesteps = check_timestep_logits("cumulative_readout", logits)?;
+    // Each prefix is averaged anew, in the order of `readout`, so that the last entry cannot differ from it by rounding.
+    let readouts = (1..=timesteps).map(|t| readout(&logits.narrow(0, 0, t)?)).collect::<Result<Vec<_>>>()?;
+    Tensor::stack(&readouts, 0)
+}
+
+/// Counts the correct answers of the readout after each timestep: entry `t` is [`top1`] of the mean over `0..=t`.
+///
+/// # Shapes
+/// - `logits` `[T, B, K]`, `T >= 1`
+/// - `labels` `[B]`, `u32`, each below `K`
+/// - returns `T` counts, each in `0..=B`; divide by the number of images for the fraction
+///
+/// # Errors
+/// As [`readout`] and [`top1`].
+///
+/// ```
+/// # fn main() -> candle_core::Result<()> {
+/// use candle_core::{Device, Tensor};
+/// // Wrong after the first timestep, right once the second is in.
+/// let logits = Tensor::new(&[[[1f32, 0.]], [[0., 3.]]], &Device::Cpu)?;
+/// let labels = Tensor::new(&[1u32], &Device::Cpu)?;
+/// assert_eq!(lmht_nn::loss::cumulative_top1(&logits, &labels)?, [0, 1]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn cumulative_top1(logits: &Tensor, labels: &Tensor) -> Result<Vec<usize>> {
+    let timesteps = check_timestep_logits("cumulative_top1", logits)?;
+    (1..=timesteps).map(|t| top1(&readout(&logits.narrow(0, 0, t)?)?, labels)).collect()
+}
+
+/// Cross-entropy with the labels, mean over the batch, with optional label smoothing.
+///
+/// With `q` the target distribution, `1 - ε + ε/K` at the label and `ε/K` elsewhere (Szegedy et al. 2016, section 7;
+/// as `torch.nn.CrossEntropyLoss`):
+///
+/// ```text
+/// loss = -1/B Σ_b Σ_k q_bk log softmax(logits)_bk        dloss/dlogits = (softmax(logits) - q) / B
+/// ```
+///
+/// Logits of any finite size are safe: the row's maximum is subtracted before the exponential.
+///
+/// # Shapes
+/// - `logits` `[B, K]`
+/// - `labels` `[B]`, `u32`, each below `K`
+/// - returns a scalar, in nats; `f64` for `f64` logits, else `f32`
+///
+/// # Errors
+/// If shapes or types differ from these, the batch is empty, a label is not below `K`, or `label_smoothing` (ε) is not in
+/// `0..=1`. Looking at the labels copies them from the device, `4 B` bytes.
+///
+/// ```
+/// # fn main() -> candle_core::Result<()> {
+/// use candle_core::{Device, Tensor};
+/// use lmht_nn::loss::cross_entropy;
+/// // Equal logits: every class has 1/4, so the loss is ln 4, smoothed or not.
+/// let logits = Tensor::zeros((2, 4), candle_core::DType::F64, &Device::Cpu)?;
+/// let labels = Tensor::new(&[3u32, 0], &Device::Cpu)?;
+/// for label_smoothing in [0., 0.1] {
+///     let loss = cross_entropy(&logits, &labels, label_smoothing)?.to_scalar::<f64>()?;
+///     assert!((loss - 4f64.ln()).abs() < 1e-15);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub fn cross_entropy(logits: &Tensor, labels: &Tensor, label_smoothing: f64) -> Result<Tensor> {
+    let (b, n_classes) = check_logits("cross_entropy", logits)?;
+    check_labels("cross_entropy", labels, b, n_classes)?;
+    if !(0. ..=1.).contains(&label_smoothing) {
+        bail!("cross_entropy: expected label_smoothing in 0..=1, got {label_smoothing}; 0 switches it off");
+    }
+    let log_p = log_softmax(logits)?;
+    let nll = log_p.gather(&labels.contiguous()?.unsqueeze(1)?, 1)?.sum_all()?.affine(-1. / b as f64, 0.)?;
+    if label_smoothing == 0. {
+        return Ok(nll);
+    }
+    // (1 - ε) of the hard loss and ε of the loss against the uniform distribution.
+    let uniform = log_p.sum_all()?.affine(-label_smoothing / (b * n_classes) as f64, 0.)?;
+    nll.affine(1. - label_smoothing, 0.)? + uniform
+}
+
+/// Cross-entropy with target distributions, mean over the batch: for Mixup, CutMix and distillation.
+///
+/// ```text
+/// loss = -1/B Σ_b Σ_k q_bk log softmax(logits)_bk        dloss/dlogits = (softmax(logits) - q) / B
+/// ```
+///
+/// The gradient holds for rows of `targets` that sum to 1, which is not checked (as in PyTorch, a row counts by its sum).
+/// The targets are constants: no gradient reaches them.
+///
+/// # Shapes
+/// - `logits` `[B, K]`
+/// - `targets` `[B, K]`, any float type
+/// - returns a scalar, in nats; `f64` for `f64` logits, else `f32`
+///
+/// # Errors
+/// If the shapes differ from each other, are not of rank 2 or empty, or a type is no float.
+///
+/// ```
+/// # fn main() -> candle_core::Result<()> {
+/// use candle_core::{Device, Tensor};
+/// use lmht_nn::loss::{cross_entropy, soft_cross_entropy};
+/// let logits = Tensor::new(&[[0.5f64, -1., 2.]], &Device::Cpu)?;
+/// let one_hot = Tensor::new(&[[0f64, 1., 0.]], &Device::Cpu)?;
+/// let label = Tensor::new(&[1u32], &Device::Cpu)?;
+/// let soft = soft_cross_entropy(&logits, &one_hot)?.to_scalar::<f64>()?;
+/// let hard = cross_entropy(&logits, &label, 0.)?.to_scalar::<f64>()?;
+/// assert!((soft - hard).abs() < 1e-15);
+/// # Ok(())
+/// # }
+/// ```
+pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let (b, _) = check_logits("soft_cross_entropy", logits)?;
+    if targets.dims() != logits.dims() || !targets.dtype().is_float() {
+        bail!(
+            "soft_cross_entropy: expected float targets of the logits' shape {:?}, got {:?} of type {:?}; \
+             labels (one number per image) go to cross_entropy",
+            logits.dims(),
+            targets.dims(),
+            targets.dtype()
+        );
+    }
+    let log_p = log_softmax(logits)?;
+    let targets = targets.detach().to_dtype(log_p.dtype())?;
+    (log_p * targets)?.sum_all()?.affine(-1. / b as f64, 0.)
+}
+
+/// Counts the images whose largest logit is at the label.
+///
+/// Of equal largest logits the first counts, as `argmax` in PyTorch on the CPU. An image with a NaN among its logits is
+/// wrong, whatever its label: a network that has diverged must not score by chance.
+///
+/// # Shapes
+/// - `logits` `[B, K]`
+/// - `labels` `[B]`, `u32`, each below `K`
+/// - returns a count in `0..=B`; divide by the number of images for `top1` as a fraction
+///
+/// # Errors
+/// If shapes or types differ from these, the batch is empty, or a label is not below `K`.
+///
+/// ```
+/// # fn main() -> candle_core::Result<()> {
+/// use candle_core::{Device, Tensor};
+/// // Row 0: the maximum is class 1. Row 1: classes 0 and 2 tie, the first of them counts.
+/// let logits = Tensor::new(&[[0f32, 2., 1.], [5., 0., 5.]], &Device::Cpu)?;
+/// let labels = Tensor::new(&[1u32, 2], &Device::Cpu)?;
+/// assert_eq!(lmht_nn::loss::top1(&logits, &labels)?, 1);
+/// # Ok(())
+/// # }
+/// ```
+pub fn top1(logits: &Tensor, labels: &Tensor) -> Result<usize> {
+    let (b, n_classes) = check_logits("top1", logits)?;
+    let labels = check_labels("top1", labels, b, n_classes)?;
+    // f64 holds every narrower float exactly, so ties stay ties.
+    let rows = logits.detach().to_dtype(DType::F64)?.to_vec2::<f64>()?;
+    Ok(rows.iter().zip(labels).filter(|(row, label)| first_maximum(row) == Some(*label as usize)).count())
+}
+
+/// Index of the first largest number, or `None` if one is NaN.
+fn first_maximum(row: &[f64]) -> Option<usize> {
+    let mut best = 0;
+    for (k, x) in row.iter().enumerate() {
+        if x.is_nan() {
+            return None;
+        }
+        if *x > row[best] {
+            best = k;
+        }
+    }
+    Some(best)
+}
+
+/// `logits - log Σ exp(logits)` per row, through the row's maximum.
+///
+/// Candle's own `softmax_last_dim` has no gradient. Its `log_softmax` has one, but sends it through the maximum too, where
+/// it should cancel and leaves rounding noise; here the maximum is a constant, which changes neither value nor gradient.
+fn log_softmax(logits: &Tensor) -> Result<Tensor> {
+    let logits = match logits.dtype() {
+        DType::F64 | DType::F32 => logits.clone(),
+        _ => logits.to_dtype(DType::F32)?,
+    };
+    let max = logits.detach().max_keepdim(D::Minus1)?;
+    let shifted = logits.broadcast_sub(&max)?;
+    let log_sum = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
+    shifted.broadcast_sub(&log_sum)
+}
+
+/// Checks `[T, B, K]` and returns `T`.
+fn check_timestep_logits(what: &str, logits: &Tensor) -> Result<usize> {
+    match *logits.dims() {
+        [timesteps, _, _] if timesteps > 0 => Ok(timesteps),
+        ref dims => bail!("{what}: expected logits of shape [T, B, K] with T >= 1, got {dims:?}"),
+    }
+}
+
+/// Checks non-empty float `[B, K]` and returns the two sizes.
+fn check_logits(what: &str, logits: &Tensor) -> Result<(usize, usize)> {
+    if !logits.dtype().is_float() {
+        bail!("{what}: expected float logits, got {:?}", logits.dtype());
+    }
+    match *logits.dims() {
+        [b, n_classes] if b > 0 && n_classes > 0 => Ok((b, n_classes)),
+        ref dims => bail!(
+            "{what}: expected logits of shape [B, K] with B, K >= 1, got {dims:?}; readout() averages [T, B, K] over time"
+        ),
+    }
+}
+
+/// Checks `u32` labels `[B]` below `n_classes` and returns them. A label out of range would index past the logits, which
+/// the devices answer differently: one reports it, another reads whatever is there.
+fn check_labels(what: &str, labels: &Tensor, b: usize, n_classes: usize) -> Result<Vec<u32>> {
+    if labels.dtype() != DType::U32 || labels.dims() != [b] {
+        bail!(
+            "{what}: expected u32 labels of shape [{b}], one for each row of the logits, got {:?} of type {:?}",
+            labels.dims(),
+            labels.dtype()
+        );
+    }
+    let values = labels.to_vec1::<u32>()?;
+    if let Some(i) = values.iter().position(|&label| label as usize >= n_classes) {
+        bail!(
+            "{what}: expected labels below {n_classes}, the number of logits, got {} for image {i} of the batch; \
+             does n_classes of the network match the data set?",
+            values[i]
+        );
+    }
+    Ok(values)
+}

@@ -1,0 +1,367 @@
+//! Whole or not at all, also when the system says no in the middle.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use lmht_nn::atomic::{Error, FolderWriter, clean_stale, write_file};
+
+type AnyResult = Result<(), Box<dyn std::error::Error>>;
+
+/// Names in a folder, hidden ones too, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
+    names.sort();
+    names
+}
+
+/// A folder with an earlier checkpoint, which every failure must leave as it is.
+fn run_with_checkpoint() -> io::Result<(tempfile::TempDir, PathBuf)> {
+    let run = tempfile::tempdir()?;
+    let earlier = run.path().join("epoch-0001");
+    fs::create_dir(&earlier)?;
+    fs::write(earlier.join("model.safetensors"), b"earlier")?;
+    let next = run.path().join("epoch-0002");
+    Ok((run, next))
+}
+
+#[track_caller]
+fn assert_only_the_earlier(run: &Path) {
+    assert_eq!(names(run), ["epoch-0001"]);
+    assert_eq!(names(&run.join("epoch-0001")), ["model.safetensors"]);
+    assert_eq!(fs::read(run.join("epoch-0001/model.safetensors")).expect("the earlier weights"), b"earlier");
+}
+
+#[test]
+fn a_committed_folder_has_its_content_and_nothing_else() -> AnyResult {
+    let (run, next) = run_with_checkpoint()?;
+    let large: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+    let mut writer = FolderWriter::new(&next)?;
+    writer.write("model.safetensors", &large)?;
+    writer.write("empty", b"")?;
+    writer.write_with("lines", |file| (0..3).try_for_each(|i| writeln!(file, "{i}")))?;
+    assert!(!next.exists(), "not before the commit");
+    let temporary = format!(".epoch-0002.tmp-{}", std::process::id());
+    assert_eq!(names(run.path()), [temporary.as_str(), "epoch-0001"]);
+    assert_eq!(writer.commit()?, next);
+    assert_eq!(names(run.path()), ["epoch-0001", "epoch-0002"]);
+    assert_eq!(names(&next), ["empty", "lines", "model.safetensors"]);
+    assert_eq!(fs::read(next.join("model.safetensors"))?, large);
+    assert_eq!(fs::read(next.join("empty"))?, b"");
+    assert_eq!(fs::read(next.join("lines"))?, b"0\n1\n2\n");
+    Ok(())
+}
+
+#[test]
+fn dropping_without_commit_leaves_nothing() -> AnyResult {
+    let (run, next) = run_with_checkpoint()?;
+    let mut writer = FolderWriter::new(&next)?;
+    writer.write("model.safetensors", b"half")?;
+    drop(writer);
+    assert_only_the_earlier(run.path());
+
+    // The same when the thread that writes dies.
+    let path = next.clone();
+    let died = std::thread::spawn(move || {
+        let mut writer = FolderWriter::new(path).expect("a writer");
+        writer.write("model.safetensors", b"half").expect("a file");
+        std::panic::resume_unwind(Box::new("as if training had panicked"));
+    });
+    assert!(died.join().is_err());
+    assert_only_the_earlier(run.path());
+    // And the name is free again.
+    FolderWriter::new(&next)?.commit()?;
+    assert!(next.is_dir());
+    Ok(())
+}
+
+#[test]
+fn an_error_in_the_middle_forbids_the_commit() -> AnyResult {
+    let (run, next) = run_with_checkpoint()?;
+    let mut writer = FolderWriter::new(&next)?;
+    writer.write("a", b"whole")?;
+    let error = writer
+        .write_with("b", |file| {
+            file.write_all(b"half")?;
+            Err(io::ErrorKind::StorageFull.into())
+        })
+        .unwrap_err();
+    let message = error.to_string();
+    assert!(message.starts_with(&format!("{}: cannot write the file: ", next.join("b").display())), "{message}");
+    assert!(message.contains("free some space and resume"), "{message}");
+    // Even if the caller goes on as if nothing had been.
+    writer.write("c", b"whole")?;
+    assert!(matches!(writer.commit(), Err(Error::Incomplete { path }) if path == next));
+    assert_only_the_earlier(run.path());
+    Ok(())
+}
+
+#[test]
+fn names_within_the_folder_are_plain_and_unique() -> AnyResult {
+    let (run, next) = run_with_checkpoint()?;
+    for name in ["", ".", "..", "../epoch-0001/model.safetensors", "/tmp/x", "a/b", "a/", "./a"] {
+        let mut writer = FolderWriter::new(&next)?;
+        let error = writer.write(name, b"x").expect_err(name);
+        assert!(matches!(&error, Error::InvalidName { .. }), "{name}: {error}");
+        assert!(writer.commit().is_err(), "{name}");
+    }
+    let mut writer = FolderWriter::new(&next)?;
+    writer.write("a", b"first")?;
+    assert!(matches!(writer.write("a", b"second"), Err(Error::Exists { path }) if path == next.join("a")));
+    drop(writer);
+    assert_only_the_earlier(run.path());
+    for path in ["", "/", ".."] {
+        assert!(matches!(FolderWriter::new(path), Err(Error::InvalidName { .. })), "{path:?}");
+        assert!(write_file(Path::new(path), b"x").is_err(), "{path:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_exists_is_not_replaced() -> AnyResult {
+    let (run, next) = run_with_checkpoint()?;
+    let earlier = run.path().join("epoch-0001");
+    let error = FolderWriter::new(&earlier).unwrap_err();
+    assert!(error.to_string().contains("choose another name"), "{error}");
+    // An empty folder, which a rename would replace silently, that comes while the writer is at work.
+    let mut writer = FolderWriter::new(&next)?;
+    writer.write("a", b"x")?;
+    fs::create_dir(&next)?;
+    assert!(matches!(writer.commit(), Err(Error::Exists { path }) if path == next));
+    assert_eq!(names(&next), [""; 0]);
+    fs::remove_dir(&next)?;
+    // A link to nowhere takes the name, too.
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(run.path().join("nowhere"), &next)?;
+        assert!(matches!(FolderWriter::new(&next), Err(Error::Exists { .. })));
+        fs::remove_file(&next)?;
+    }
+    assert_only_the_earlier(run.path());
+    Ok(())
+}
+
+#[test]
+fn one_writer_per_folder() -> AnyResult {
+    let (run, next) = run_with_checkpoint()?;
+    let first = FolderWriter::new(&next)?;
+    assert!(matches!(FolderWriter::new(&next), Err(Error::Busy { .. })));
+    // The same folder by another name.
+    let detour = run.path().join("epoch-0001/../epoch-0002");
+    assert!(matches!(FolderWriter::new(detour), Err(Error::Busy { .. })));
+    let other = FolderWriter::new(run.path().join("epoch-0003"))?;
+    other.commit()?;
+    first.commit()?;
+    assert_eq!(names(run.path()), ["epoch-0001", "epoch-0002", "epoch-0003"]);
+    Ok(())
+}
+
+#[test]
+fn a_leftover_of_an_earlier_process_with_our_number_is_no_obstacle() -> AnyResult {
+    // In a container each run may be process 1.
+    let (run, next) = run_with_checkpoint()?;
+    let leftover = run.path().join(format!(".epoch-0002.tmp-{}", std::process::id()));
+    fs::create_dir(&leftover)?;
+    fs::write(leftover.join("torn"), b"torn")?;
+    let mut writer = FolderWriter::new(&next)?;
+    writer.write("a", b"x")?;
+    writer.commit()?;
+    assert_eq!(names(&next), ["a"]);
+    assert!(!leftover.exists());
+    Ok(())
+}
+
+#[test]
+fn only_the_dead_are_cleaned() -> AnyResult {
+    let (run, next) = run_with_checkpoint()?;
+    // A process that has ended and been waited for has given its number back.
+    let mut child = std::process::Command::new(std::env::current_exe()?)
+        .arg("--list")
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    let dead = child.id();
+    child.wait()?;
+    let folder = run.path().join(format!(".epoch-0007.tmp-{dead}"));
+    fs::create_dir(&folder)?;
+    fs::write(folder.join("model.safetensors"), b"torn")?;
+    let file = run.path().join(format!(".metrics.json.tmp-{dead}-12"));
+    fs::write(&file, b"torn")?;
+    let ours = run.path().join(format!(".epoch-0008.tmp-{}", std::process::id()));
+    fs::create_dir(&ours)?;
+    // To stay: a writer at work, a living process (our parent), names that only resemble ours.
+    let mut writer = FolderWriter::new(&next)?;
+    writer.write("a", b"x")?;
+    #[cfg(unix)]
+    let parent = std::os::unix::process::parent_id();
+    #[cfg(not(unix))]
+    let parent = std::process::id();
+    let living = format!(".epoch-0009.tmp-{parent}");
+    #[cfg(unix)]
+    fs::create_dir(run.path().join(&living))?;
+    let alike = [".epoch.tmp-", ".epoch.tmp-12x", "epoch.tmp-4294967295", ".gitignore"];
+    alike.iter().try_for_each(|name| fs::write(run.path().join(name), b"stays"))?;
+
+    let mut expected = vec![folder, file, ours];
+    expected.sort();
+    assert_eq!(clean_stale(run.path())?, expected);
+    writer.commit()?;
+    let mut stay: Vec<&str> = vec!["epoch-0001", "epoch-0002"];
+    stay.extend(alike);
+    #[cfg(unix)]
+    stay.push(&living);
+    stay.sort();
+    assert_eq!(names(run.path()), stay);
+    assert!(clean_stale(run.path())?.is_empty());
+
+    let missing = run.path().join("missing");
+    let error = clean_stale(&missing).unwrap_err().to_string();
+    assert!(error.contains(&missing.display().to_string()), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_file_is_made_and_replaced() -> AnyResult {
+    let (run, _) = run_with_checkpoint()?;
+    let path = run.path().join("metrics.json");
+    write_file(&path, b"first, and longer")?;
+    assert_eq!(fs::read(&path)?, b"first, and longer");
+    write_file(&path, b"second")?;
+    assert_eq!(fs::read(&path)?, b"second");
+    assert_eq!(names(run.path()), ["epoch-0001", "metrics.json"]);
+    Ok(())
+}
+
+#[test]
+fn a_reader_never_sees_half_a_file() -> AnyResult {
+    let (run, _) = run_with_checkpoint()?;
+    let path = run.path().join("state");
+    write_file(&path, &[0; 50_000])?;
+    std::thread::scope(|scope| {
+        for writer in 1..4u8 {
+            let path = &path;
+            scope.spawn(move || (0..10).for_each(|_| write_file(path, &[writer; 50_000]).expect("a file")));
+        }
+        for _ in 0..200 {
+            let seen = fs::read(&path).expect("the file is always there");
+            assert_eq!(seen.len(), 50_000);
+            assert!(seen.iter().all(|byte| *byte == seen[0]));
+        }
+    });
+    assert_eq!(names(run.path()), ["epoch-0001", "state"]);
+    Ok(())
+}
+
+#[test]
+fn paths_that_cannot_be_written_say_why() -> AnyResult {
+    let (run, _) = run_with_checkpoint()?;
+    let file = run.path().join("epoch-0001/model.safetensors");
+    for (parent, kind, advice) in [
+        (file.clone(), io::ErrorKind::NotADirectory, "a part of the path is a file"),
+        (run.path().join("missing"), io::ErrorKind::NotFound, "does the folder that should hold it exist?"),
+    ] {
+        let path = parent.join("new");
+        for error in [FolderWriter::new(&path).unwrap_err(), write_file(&path, b"x").unwrap_err()] {
+            let Error::Io { source, path: named, .. } = &error else { panic!("{error}") };
+            assert_eq!((source.kind(), named), (kind, &path));
+            assert!(error.to_string().contains(advice), "{error}");
+        }
+    }
+    // A file in place of the folder, a folder in place of the file.
+    assert!(matches!(FolderWriter::new(&file), Err(Error::Exists { .. })));
+    let error = write_file(&run.path().join("epoch-0001"), b"x").unwrap_err();
+    assert!(error.to_string().contains("a folder is in its place"), "{error}");
+    assert_only_the_earlier(run.path());
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn a_read_only_parent_says_so() -> AnyResult {
+    use std::os::unix::fs::PermissionsExt;
+    let (run, next) = run_with_checkpoint()?;
+    fs::set_permissions(run.path(), fs::Permissions::from_mode(0o555))?;
+    // The administrator may write everywhere; then only the second part of this test says something.
+    let enforced = fs::create_dir(run.path().join("probe")).is_err();
+    let attempts = [FolderWriter::new(&next).err(), write_file(&run.path().join("file"), b"x").err()];
+    fs::set_permissions(run.path(), fs::Permissions::from_mode(0o755))?;
+    if enforced {
+        for error in attempts {
+            let error = error.expect("the folder is read-only").to_string();
+            assert!(error.contains("make the folder writable, or choose another"), "{error}");
+        }
+        assert_only_the_earlier(run.path());
+    }
+    // In sysfs nobody can make a file or a folder.
+    #[cfg(target_os = "linux")]
+    for error in [
+        FolderWriter::new("/sys/lmht-epoch-0001").expect_err("sysfs has no new folders"),
+        write_file(Path::new("/sys/lmht-file"), b"x").expect_err("sysfs has no new files"),
+    ] {
+        let Error::Io { source, .. } = &error else { panic!("{error}") };
+        use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
+        assert!(matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem | NotFound), "{error}");
+        assert!(error.to_string().starts_with("/sys/lmht-"), "{error}");
+    }
+    Ok(())
+}
+
+/// In the child of the test below: the folder to write to.
+const CHILD: &str = "LMHT_TEST_FILE_LIMIT_FOLDER";
+
+/// Writes beyond a limit fail in the middle of a file, as on a full disk. The limit is a property of the process, so the
+/// test runs itself once more under `ulimit -f`, with the signal ignored that would kill the process instead.
+#[cfg(unix)]
+#[test]
+fn a_write_that_fails_in_the_middle_leaves_the_earlier_checkpoint() -> AnyResult {
+    if let Some(folder) = std::env::var_os(CHILD) {
+        return write_beyond_the_limit(Path::new(&folder));
+    }
+    let (run, _) = run_with_checkpoint()?;
+    write_file(&run.path().join("metrics.json"), b"earlier")?;
+    // 64 blocks are 32 KiB or 64 KiB, depending on the shell; the child writes 16 KiB, then 1 MiB.
+    let child = std::process::Command::new("sh")
+        .arg("-c")
+        .arg("trap '' XFSZ; ulimit -f 64 || exit 99; exec \"$0\" \"$1\" --exact --nocapture --test-threads=1")
+        .arg(std::env::current_exe()?)
+        .arg("atomic::a_write_that_fails_in_the_middle_leaves_the_earlier_checkpoint")
+        .env(CHILD, run.path())
+        .output()?;
+    let output = format!("{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    assert!(child.status.success(), "{:?}: {output}", child.status);
+    // It has run, and its errors were those of the limit.
+    assert!(output.contains("1 passed"), "{output}");
+    assert_eq!(output.matches("FileTooLarge").count(), 2, "{output}");
+
+    assert_eq!(names(run.path()), ["epoch-0001", "epoch-0002", "metrics.json"]);
+    assert_eq!(fs::read(run.path().join("epoch-0001/model.safetensors"))?, b"earlier");
+    assert_eq!(names(&run.path().join("epoch-0002")), ["small"]);
+    assert_eq!(fs::read(run.path().join("metrics.json"))?, b"earlier");
+    Ok(())
+}
+
+#[cfg(unix)]
+fn write_beyond_the_limit(run: &Path) -> AnyResult {
+    let large = vec![7u8; 1 << 20];
+    let next = run.join("epoch-0002");
+    let mut writer = FolderWriter::new(&next)?;
+    writer.write("small", &[7; 16 << 10])?;
+    let model = writer.write("model.safetensors", &large).expect_err("beyond the limit");
+    drop(writer);
+    assert_eq!(names(run), ["epoch-0001", "metrics.json"]);
+    let metrics = write_file(&run.join("metrics.json"), &large).expect_err("beyond the limit");
+    for (error, path) in [(model, next.join("model.safetensors")), (metrics, run.join("metrics.json"))] {
+        let Error::Io { source, path: named, .. } = &error else { panic!("{error}") };
+        println!("{:?}: {error}", source.kind());
+        assert_eq!(*named, path);
+        let message = error.to_string();
+        assert!(message.contains("raise the limit on file sizes"), "{message}");
+        assert!(message.contains("what was saved earlier is intact"), "{message}");
+    }
+    // The process goes on: a smaller checkpoint fits.
+    let mut writer = FolderWriter::new(&next)?;
+    writer.write("small", &[7; 16 << 10])?;
+    writer.commit()?;
+    Ok(())
+}
