@@ -3,19 +3,18 @@
 //! The results equal those of [`reference`](crate::reference) to the bit: the same operations in the same order, without
 //! fused multiply-add. What differs is how the units are walked.
 //!
-//! - Blocks of [`BLOCK`] units stay in the first-level cache while all their timesteps are computed; the forward pass
-//!   reads each current once and writes each output once, and the backward pass recomputes m(t) from the currents, so
-//!   nothing has to be kept between the two.
-//! - In a block, [`LANES`] units go together, as arrays that the compiler turns into vector registers. The instruction
-//!   set is chosen at run time.
-//! - Runs of blocks are spread over rayon's threads. Each block keeps its own sums, which are added in the order of
-//!   [`sum`](crate::sum), so the number of threads changes nothing.
-//!
-//! The number of timesteps is a compile-time constant for T = 1, 2 and 4; other T take the same code with loops.
+//! - The units are cut into the blocks of [`sum`](crate::sum). All timesteps of a block are computed while it stays in the
+//!   first-level cache, so memory is passed once: the forward pass reads each current and writes each output, and the
+//!   backward pass recomputes m(t) from the currents instead of keeping anything between the two.
+//! - In a block, each step is a plain loop over units, which the compiler turns into vector instructions. The
+//!   instruction set is chosen at run time.
+//! - Runs of blocks are spread over rayon's threads. Each block keeps its own sums, which are added in order, so the
+//!   number of threads changes nothing.
 
-// One index runs over several arrays at once; iterators over one of them would hide that.
+// One index runs over several arrays at once; an iterator over one of them would hide that.
 #![allow(clippy::needless_range_loop)]
 
+use std::hint::select_unpredictable;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -23,14 +22,17 @@ use rayon::prelude::*;
 
 use crate::fire::surrogate_window;
 use crate::reference::leak_at;
-use crate::sum::{BLOCK, LANES, add_blocks, add_lanes};
+use crate::sum::{BLOCK, LANES, add_block, add_blocks, add_lanes};
 use crate::{GradientMode, Neuron, Real, SpikeCount, Tgim};
 
 /// Below this many values one thread finishes before a second one has started.
 const WORTH_A_THREAD: usize = 1 << 15;
 
-/// The same quantity of neighbouring units.
-type Lanes<R> = [R; LANES];
+/// One quantity of all units of a block.
+type Tile<R> = [R; BLOCK];
+
+/// How many terms or thresholds one loop takes at a time.
+const AT_ONCE: usize = 4;
 
 impl Neuron {
     /// The outputs s(t)·θ of a layer (Eqs. 5-7):
@@ -155,21 +157,7 @@ impl Neuron {
             rest = tail;
             BackwardTask { plan: &plan, xs, grad_out, units, grad_xs, sums, stride }
         });
-        let detached = self.gradient() == GradientMode::Detached;
-        run(tasks.collect(), |task: BackwardTask<'_, R>| match (self.tgim(), plan.timesteps, detached) {
-            (Tgim::Full, 1, true) => simd(Backward::<R, 1, FULL, true>(task)),
-            (Tgim::Full, 2, true) => simd(Backward::<R, 2, FULL, true>(task)),
-            (Tgim::Full, 4, true) => simd(Backward::<R, 4, FULL, true>(task)),
-            (Tgim::Full, _, true) => simd(Backward::<R, 0, FULL, true>(task)),
-            (Tgim::Full, _, false) => simd(Backward::<R, 0, FULL, false>(task)),
-            (Tgim::Causal, _, true) => simd(Backward::<R, 0, CAUSAL, true>(task)),
-            (Tgim::Causal, _, false) => simd(Backward::<R, 0, CAUSAL, false>(task)),
-            (Tgim::Identity, 1, false) => simd(Backward::<R, 1, IDENTITY, false>(task)),
-            (Tgim::Identity, 2, false) => simd(Backward::<R, 2, IDENTITY, false>(task)),
-            (Tgim::Identity, 4, false) => simd(Backward::<R, 4, IDENTITY, false>(task)),
-            (Tgim::Identity, _, false) => simd(Backward::<R, 0, IDENTITY, false>(task)),
-            (Tgim::Identity, _, true) => simd(Backward::<R, 0, IDENTITY, true>(task)),
-        });
+        run(tasks.collect(), |task: BackwardTask<'_, R>| simd(task));
 
         for (entry, grad) in grad_omega.iter_mut().enumerate() {
             let held = match self.tgim() {
@@ -185,42 +173,7 @@ impl Neuron {
     fn run_forward<R: Real, E: Emit<R>>(&self, omega: &[R], leak: R, xs: &[R], out: &mut [E::Out], n: usize, emit: E) {
         let plan = Plan::new(self, omega, leak, n);
         let tasks = split(out, n, plan.timesteps).map(|(units, out)| ForwardTask { plan: &plan, xs, units, out, emit });
-        run(tasks.collect(), |task: ForwardTask<'_, R, E>| match (self.tgim(), plan.timesteps) {
-            (Tgim::Full, 1) => simd(Forward::<R, E, 1, FULL>(task)),
-            (Tgim::Full, 2) => simd(Forward::<R, E, 2, FULL>(task)),
-            (Tgim::Full, 4) => simd(Forward::<R, E, 4, FULL>(task)),
-            (Tgim::Full, _) => simd(Forward::<R, E, 0, FULL>(task)),
-            (Tgim::Causal, _) => simd(Forward::<R, E, 0, CAUSAL>(task)),
-            (Tgim::Identity, 1) => simd(Forward::<R, E, 1, IDENTITY>(task)),
-            (Tgim::Identity, 2) => simd(Forward::<R, E, 2, IDENTITY>(task)),
-            (Tgim::Identity, 4) => simd(Forward::<R, E, 4, IDENTITY>(task)),
-            (Tgim::Identity, _) => simd(Forward::<R, E, 0, IDENTITY>(task)),
-        });
-    }
-}
-
-/// [`Tgim`] as a constant parameter.
-const FULL: u8 = 0;
-const CAUSAL: u8 = 1;
-const IDENTITY: u8 = 2;
-
-/// The timesteps that timestep `t` receives from.
-#[inline(always)]
-fn senders<const MIX: u8>(t: usize, timesteps: usize) -> Range<usize> {
-    match MIX {
-        FULL => 0..timesteps,
-        CAUSAL => 0..t + 1,
-        _ => t..t + 1,
-    }
-}
-
-/// The timesteps that receive from timestep `j`.
-#[inline(always)]
-fn receivers<const MIX: u8>(j: usize, timesteps: usize) -> Range<usize> {
-    match MIX {
-        FULL => 0..timesteps,
-        CAUSAL => j..timesteps,
-        _ => j..j + 1,
+        run(tasks.collect(), |task: ForwardTask<'_, R, E>| simd(task));
     }
 }
 
@@ -234,6 +187,8 @@ struct Plan<'a, R> {
     thresholds: Vec<R>,
     /// Both ends of the surrogate's window.
     surrogate: (R, R),
+    tgim: Tgim,
+    detached: bool,
     omega: &'a [R],
     /// λ at each timestep.
     leaks: Vec<R>,
@@ -251,22 +206,35 @@ impl<'a, R: Real> Plan<'a, R> {
             v_init: R::from_f64(neuron.v_init()) * v_threshold,
             thresholds: (1..=neuron.levels()).map(|k| R::from_count(k) * v_threshold).collect(),
             surrogate: surrogate_window(v_threshold, neuron.levels()),
+            tgim: neuron.tgim(),
+            detached: neuron.gradient() == GradientMode::Detached,
             omega,
             leaks: (0..neuron.timesteps()).map(|t| leak_at(neuron, leak, t)).collect(),
             window: neuron.window(),
         }
     }
 
-    /// Ω as an array, where its size is known.
+    /// The units of block `block` of a run.
     #[inline(always)]
-    fn omega<const T: usize, const MIX: u8>(&self) -> [[R; T]; T] {
-        let mut omega = [[R::ZERO; T]; T];
-        if MIX != IDENTITY {
-            for (row, values) in omega.iter_mut().zip(self.omega.chunks_exact(self.timesteps)) {
-                row.copy_from_slice(values);
-            }
-        }
-        omega
+    fn tile(units: &Range<usize>, block: usize) -> Range<usize> {
+        units.start + block * BLOCK..units.end.min(units.start + (block + 1) * BLOCK)
+    }
+
+    /// The values of some units at timestep `t`.
+    #[inline(always)]
+    fn row(&self, rows: &'a [R], t: usize, tile: &Range<usize>) -> &'a [R] {
+        &rows[t * self.n + tile.start..t * self.n + tile.end]
+    }
+
+    /// I(t) (Eq. 7) of some units.
+    #[inline(always)]
+    fn current(&self, xs: &'a [R], t: usize, tile: &Range<usize>, out: &mut [R]) {
+        let senders = match self.tgim {
+            Tgim::Full => self.timesteps,
+            Tgim::Causal => t + 1,
+            Tgim::Identity => return out.copy_from_slice(self.row(xs, t, tile)),
+        };
+        weighted_sum(out, senders, |j| (self.omega[t * self.timesteps + j], self.row(xs, j, tile)));
     }
 }
 
@@ -335,67 +303,110 @@ impl<R: Real, S: SpikeCount> Emit<R> for Count<S> {
     type Out = S;
     #[inline(always)]
     fn emit(self, spikes: R, _output: R) -> S {
-        S::from_real(spikes)
+        S::from_count(spikes.to_count())
+    }
+}
+
+/// `out[i] = Σ_k weight_k · row_k[i]`, k ascending, for at least one k.
+#[inline(always)]
+fn weighted_sum<'a, R: Real>(out: &mut [R], count: usize, term: impl Fn(usize) -> (R, &'a [R])) {
+    let mut first = 0;
+    while first < count {
+        match count - first {
+            1 => add_weighted::<R, 1>(out, first == 0, [term(first)]),
+            2 => add_weighted::<R, 2>(out, first == 0, [term(first), term(first + 1)]),
+            3 => add_weighted::<R, 3>(out, first == 0, [term(first), term(first + 1), term(first + 2)]),
+            _ => add_weighted::<R, AT_ONCE>(
+                out,
+                first == 0,
+                [term(first), term(first + 1), term(first + 2), term(first + 3)],
+            ),
+        }
+        first += AT_ONCE;
+    }
+}
+
+/// `K` terms of a sum, begun afresh or added to what is there.
+#[inline(always)]
+fn add_weighted<R: Real, const K: usize>(out: &mut [R], fresh: bool, terms: [(R, &[R]); K]) {
+    let len = out.len();
+    let weights = terms.map(|term| term.0);
+    let rows = terms.map(|term| &term.1[..len]);
+    for i in 0..len {
+        let first = weights[0] * rows[0][i];
+        let mut sum = if fresh { first } else { out[i] + first };
+        for k in 1..K {
+            sum += weights[k] * rows[k][i];
+        }
+        out[i] = sum;
+    }
+}
+
+/// Eq. 5 on a tile: m(t) takes the place of the current.
+#[inline(always)]
+fn charge<R: Real>(leak: R, v: &[R], current: &mut [R]) {
+    let v = &v[..current.len()];
+    for i in 0..current.len() {
+        current[i] = leak * v[i] + current[i];
+    }
+}
+
+/// s(t) of Eq. 6 on a tile.
+///
+/// Counts are whole numbers and add without rounding, so the thresholds may be taken in groups.
+#[inline(always)]
+fn fire<R: Real>(thresholds: &[R], m: &[R], spikes: &mut [R]) {
+    for (group, thresholds) in thresholds.chunks(AT_ONCE).enumerate() {
+        match *thresholds {
+            [a] => add_reached(group == 0, [a], m, spikes),
+            [a, b] => add_reached(group == 0, [a, b], m, spikes),
+            [a, b, c] => add_reached(group == 0, [a, b, c], m, spikes),
+            [a, b, c, d] => add_reached(group == 0, [a, b, c, d], m, spikes),
+            _ => {}
+        }
+    }
+}
+
+/// How many of `K` thresholds m has reached, begun afresh or added to what is there.
+#[inline(always)]
+fn add_reached<R: Real, const K: usize>(fresh: bool, thresholds: [R; K], m: &[R], spikes: &mut [R]) {
+    let m = &m[..spikes.len()];
+    if fresh {
+        for i in 0..spikes.len() {
+            spikes[i] = reached(m[i], &thresholds);
+        }
+    } else {
+        for i in 0..spikes.len() {
+            spikes[i] += reached(m[i], &thresholds);
+        }
     }
 }
 
 #[inline(always)]
-fn load<R: Real>(row: &[R], at: usize, valid: usize) -> Lanes<R> {
-    let mut lanes = [R::ZERO; LANES];
-    let row = &row[at..at + valid];
-    for l in 0..LANES {
-        if l < valid {
-            lanes[l] = row[l];
-        }
-    }
-    lanes
-}
-
-#[inline(always)]
-fn store<V: Copy>(row: &mut [V], at: usize, valid: usize, lanes: [V; LANES]) {
-    let row = &mut row[at..at + valid];
-    for l in 0..LANES {
-        if l < valid {
-            row[l] = lanes[l];
-        }
-    }
-}
-
-/// I(t) (Eq. 7).
-#[inline(always)]
-fn current<R: Real, const T: usize, const MIX: u8>(
-    plan: &Plan<'_, R>,
-    omega: &[[R; T]; T],
-    x: &[Lanes<R>],
-    t: usize,
-) -> Lanes<R> {
-    if MIX == IDENTITY {
-        return x[t];
-    }
-    let mut sum = [R::ZERO; LANES];
-    for j in senders::<MIX>(t, x.len()) {
-        let weight = if T > 0 { omega[t][j] } else { plan.omega[t * x.len() + j] };
-        for l in 0..LANES {
-            let product = weight * x[j][l];
-            sum[l] = if j == 0 { product } else { sum[l] + product };
-        }
-    }
-    sum
-}
-
-/// s(t) of Eq. 6, as a number.
-#[inline(always)]
-fn count<R: Real>(plan: &Plan<'_, R>, m: &Lanes<R>) -> Lanes<R> {
-    let mut spikes = [R::ZERO; LANES];
-    for &threshold in &plan.thresholds {
-        for l in 0..LANES {
-            spikes[l] += if m[l] >= threshold { R::ONE } else { R::ZERO };
-        }
+fn reached<R: Real, const K: usize>(m: R, thresholds: &[R; K]) -> R {
+    let mut spikes = R::ZERO;
+    for k in 0..K {
+        spikes += if m >= thresholds[k] { R::ONE } else { R::ZERO };
     }
     spikes
 }
 
-/// The forward pass over a run of units.
+/// Whether m is in the surrogate's window, without a branch.
+#[inline(always)]
+fn inside<R: Real>((lowest, highest): (R, R), m: R) -> bool {
+    (lowest <= m) & (m <= highest)
+}
+
+/// v(t) of Eq. 6 on a tile.
+#[inline(always)]
+fn reset<R: Real>(v_threshold: R, m: &[R], spikes: &[R], v: &mut [R]) {
+    let (m, spikes) = (&m[..v.len()], &spikes[..v.len()]);
+    for i in 0..v.len() {
+        v[i] = m[i] - spikes[i] * v_threshold;
+    }
+}
+
+/// The forward pass over a run of units, to be compiled for an instruction set.
 struct ForwardTask<'a, R, E: Emit<R>> {
     plan: &'a Plan<'a, R>,
     xs: &'a [R],
@@ -404,230 +415,175 @@ struct ForwardTask<'a, R, E: Emit<R>> {
     emit: E,
 }
 
-/// The forward pass, to be compiled for an instruction set; `T` = 0 means that T is known at run time only.
-struct Forward<'a, R, E: Emit<R>, const T: usize, const MIX: u8>(ForwardTask<'a, R, E>);
-
-impl<R: Real, E: Emit<R>, const T: usize, const MIX: u8> pulp::NullaryFnOnce for Forward<'_, R, E, T, MIX> {
+impl<R: Real, E: Emit<R>> pulp::NullaryFnOnce for ForwardTask<'_, R, E> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
-        let mut task = self.0;
-        let omega = task.plan.omega::<T, MIX>();
-        let mut scratch = vec![[R::ZERO; LANES]; if T > 0 { 0 } else { task.plan.timesteps }];
-        let len = task.units.len();
-        let mut at = 0;
-        while at + LANES <= len {
-            forward_lanes::<R, E, T, MIX>(&mut task, &omega, &mut scratch, at, LANES);
-            at += LANES;
-        }
-        if at < len {
-            forward_lanes::<R, E, T, MIX>(&mut task, &omega, &mut scratch, at, len - at);
+    fn call(mut self) {
+        let plan = self.plan;
+        let [mut v, mut current, mut spikes] = [[R::ZERO; BLOCK]; 3];
+        for block in 0..self.units.len().div_ceil(BLOCK) {
+            let tile = Plan::<R>::tile(&self.units, block);
+            let (v, current) = (&mut v[..tile.len()], &mut current[..tile.len()]);
+            let spikes = &mut spikes[..tile.len()];
+            v.fill(plan.v_init);
+            for t in 0..plan.timesteps {
+                plan.current(self.xs, t, &tile, current);
+                let out = &mut self.out[t][block * BLOCK..][..tile.len()];
+                charge(plan.leaks[t], v, current);
+                fire(&plan.thresholds, current, spikes);
+                reset(plan.v_threshold, current, spikes, v);
+                for i in 0..out.len() {
+                    out[i] = self.emit.emit(spikes[i], spikes[i] * plan.v_threshold);
+                }
+            }
         }
     }
 }
 
-/// All timesteps of the `valid <= LANES` units that begin at `at`.
-#[inline(always)]
-fn forward_lanes<R: Real, E: Emit<R>, const T: usize, const MIX: u8>(
-    task: &mut ForwardTask<'_, R, E>,
-    omega: &[[R; T]; T],
-    scratch: &mut [Lanes<R>],
-    at: usize,
-    valid: usize,
-) {
-    let plan = task.plan;
-    let mut fixed = [[R::ZERO; LANES]; T];
-    let x = if T > 0 { &mut fixed[..] } else { scratch };
-    let timesteps = if T > 0 { T } else { plan.timesteps };
-    for t in 0..timesteps {
-        x[t] = load(task.xs, t * plan.n + task.units.start + at, valid);
-    }
-    let mut v = [plan.v_init; LANES];
-    for t in 0..timesteps {
-        let mut m = current::<R, T, MIX>(plan, omega, x, t);
-        for l in 0..LANES {
-            m[l] = plan.leaks[t] * v[l] + m[l];
-        }
-        let spikes = count(plan, &m);
-        let mut output = spikes;
-        for l in 0..LANES {
-            output[l] = spikes[l] * plan.v_threshold;
-            v[l] = m[l] - output[l];
-        }
-        let mut emitted = [task.emit.emit(R::ZERO, R::ZERO); LANES];
-        for l in 0..LANES {
-            emitted[l] = task.emit.emit(spikes[l], output[l]);
-        }
-        store(task.out[t], at, valid, emitted);
-    }
-}
-
-/// The backward pass over a run of whole blocks of units (the last block may be short).
+/// The backward pass over a run of whole blocks of units (the last block may be short), to be compiled for an
+/// instruction set.
 struct BackwardTask<'a, R> {
     plan: &'a Plan<'a, R>,
     xs: &'a [R],
     grad_out: &'a [R],
     units: Range<usize>,
     grad_xs: Vec<&'a mut [R]>,
-    /// `stride` sums for each block.
+    /// `stride` sums for each block: dω row by row, then dλ.
     sums: &'a mut [f64],
     stride: usize,
 }
 
-/// The backward pass, to be compiled for an instruction set; `T` = 0 means that T is known at run time only.
-struct Backward<'a, R, const T: usize, const MIX: u8, const DETACHED: bool>(BackwardTask<'a, R>);
-
-/// Partial sums of a block, where T is a constant: dω and dλ.
-type Sums<R, const T: usize> = ([[Lanes<R>; T]; T], Lanes<R>);
-
-impl<R: Real, const T: usize, const MIX: u8, const DETACHED: bool> pulp::NullaryFnOnce
-    for Backward<'_, R, T, MIX, DETACHED>
-{
+impl<R: Real> pulp::NullaryFnOnce for BackwardTask<'_, R> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
-        let mut task = self.0;
-        let omega = task.plan.omega::<T, MIX>();
-        let timesteps = task.plan.timesteps;
-        // Where T is known at run time only: x, m or g, v; and the partial sums of dω.
-        let mut scratch = vec![[R::ZERO; LANES]; if T > 0 { 0 } else { 3 * timesteps }];
-        let mut entries = vec![[R::ZERO; LANES]; if T > 0 || MIX == IDENTITY { 0 } else { timesteps * timesteps }];
-        let len = task.units.len();
-        for block in 0..len.div_ceil(BLOCK) {
-            let mut sums: Sums<R, T> = ([[[R::ZERO; LANES]; T]; T], [R::ZERO; LANES]);
-            entries.fill([R::ZERO; LANES]);
-            let end = len.min((block + 1) * BLOCK);
-            let mut at = block * BLOCK;
-            while at + LANES <= end {
-                backward_lanes::<R, T, MIX, DETACHED>(
-                    &mut task,
-                    &omega,
-                    &mut scratch,
-                    &mut sums,
-                    &mut entries,
-                    at,
-                    LANES,
-                );
-                at += LANES;
+    fn call(mut self) {
+        let (plan, timesteps) = (self.plan, self.plan.timesteps);
+        // g(1), …, g(T), and zeros for the gradient that nothing sends back to v(T).
+        let mut g_tiles = vec![[R::ZERO; BLOCK]; timesteps + 1];
+        // v(0), …, v(T).
+        let mut v_tiles = vec![[R::ZERO; BLOCK]; timesteps + 1];
+        v_tiles[0].fill(plan.v_init);
+        for block in 0..self.units.len().div_ceil(BLOCK) {
+            let tile = Plan::<R>::tile(&self.units, block);
+            self.gradients_of_m(&tile, &mut g_tiles, &mut v_tiles);
+            for j in 0..timesteps {
+                let grad_xs = &mut self.grad_xs[j][block * BLOCK..][..tile.len()];
+                let first = match plan.tgim {
+                    Tgim::Full => 0,
+                    Tgim::Causal => j,
+                    Tgim::Identity => {
+                        grad_xs.copy_from_slice(&g_tiles[j][..tile.len()]);
+                        continue;
+                    }
+                };
+                weighted_sum(grad_xs, timesteps - first, |k| {
+                    (plan.omega[(first + k) * timesteps + j], &g_tiles[first + k][..])
+                });
             }
-            if at < end {
-                backward_lanes::<R, T, MIX, DETACHED>(
-                    &mut task,
-                    &omega,
-                    &mut scratch,
-                    &mut sums,
-                    &mut entries,
-                    at,
-                    end - at,
-                );
-            }
-            let totals = &mut task.sums[block * task.stride..(block + 1) * task.stride];
-            if MIX != IDENTITY {
-                let fixed = sums.0.as_flattened();
-                for (total, lanes) in totals.iter_mut().zip(if T > 0 { fixed } else { &entries }) {
-                    *total = add_lanes(lanes);
-                }
-            }
-            totals[task.stride - 1] = add_lanes(&sums.1);
+            self.sums_of_block(block, &tile, &g_tiles, &v_tiles);
         }
     }
 }
 
-/// All timesteps of the `valid <= LANES` units that begin at `at`.
-#[inline(always)]
-fn backward_lanes<R: Real, const T: usize, const MIX: u8, const DETACHED: bool>(
-    task: &mut BackwardTask<'_, R>,
-    omega: &[[R; T]; T],
-    scratch: &mut [Lanes<R>],
-    sums: &mut Sums<R, T>,
-    entries: &mut [Lanes<R>],
-    at: usize,
-    valid: usize,
-) {
-    let plan = task.plan;
-    let timesteps = if T > 0 { T } else { plan.timesteps };
-    let mut fixed = [[[R::ZERO; LANES]; T]; 3];
-    let [fixed_x, fixed_g, fixed_v] = &mut fixed;
-    let (scratch_x, scratch) = scratch.split_at_mut(if T > 0 { 0 } else { timesteps });
-    let (scratch_g, scratch_v) = scratch.split_at_mut(if T > 0 { 0 } else { timesteps });
-    let x = if T > 0 { &mut fixed_x[..] } else { scratch_x };
-    let g = if T > 0 { &mut fixed_g[..] } else { scratch_g };
-    let v_before = if T > 0 { &mut fixed_v[..] } else { scratch_v };
-    let (lowest, highest) = plan.surrogate;
-    let start = task.units.start + at;
-
-    // m(t) and v(t-1) once more.
-    for t in 0..timesteps {
-        x[t] = load(task.xs, t * plan.n + start, valid);
-    }
-    let mut v = [plan.v_init; LANES];
-    for t in 0..timesteps {
-        v_before[t] = v;
-        let mut m = current::<R, T, MIX>(plan, omega, x, t);
-        for l in 0..LANES {
-            m[l] = plan.leaks[t] * v[l] + m[l];
-        }
-        let spikes = count(plan, &m);
-        for l in 0..LANES {
-            v[l] = m[l] - spikes[l] * plan.v_threshold;
-        }
-        g[t] = m;
-    }
-
-    // g(t) takes the place of m(t). Lanes beyond `valid` are never stored and never summed.
-    let mut grad_v = [R::ZERO; LANES];
-    for t in (0..timesteps).rev() {
-        let grad_out = load(task.grad_out, t * plan.n + start, valid);
-        for l in 0..LANES {
-            let m = g[t][l];
-            let elsewhere = if DETACHED { R::ZERO } else { grad_v[l] };
-            g[t][l] = if (lowest <= m) & (m <= highest) { grad_out[l] } else { elsewhere };
-            grad_v[l] = plan.leaks[t] * g[t][l];
-        }
-    }
-
-    for j in 0..timesteps {
-        let mut grad_x = [R::ZERO; LANES];
-        for (k, t) in receivers::<MIX>(j, timesteps).enumerate() {
-            for l in 0..LANES {
-                if MIX == IDENTITY {
-                    grad_x[l] = g[t][l];
-                } else {
-                    let weight = if T > 0 { omega[t][j] } else { plan.omega[t * timesteps + j] };
-                    let product = weight * g[t][l];
-                    grad_x[l] = if k == 0 { product } else { grad_x[l] + product };
+impl<R: Real> BackwardTask<'_, R> {
+    /// g(t) = dLoss/dm(t), and v(t), of a tile.
+    #[inline(always)]
+    fn gradients_of_m(&self, tile: &Range<usize>, g_tiles: &mut [Tile<R>], v_tiles: &mut [Tile<R>]) {
+        let (plan, len) = (self.plan, tile.len());
+        let window = plan.surrogate;
+        let mut spikes = [R::ZERO; BLOCK];
+        let spikes = &mut spikes[..len];
+        for t in 0..plan.timesteps {
+            let m = &mut g_tiles[t][..len];
+            plan.current(self.xs, t, tile, m);
+            let (v_before, v_after) = v_tiles.split_at_mut(t + 1);
+            charge(plan.leaks[t], &v_before[t], m);
+            fire(&plan.thresholds, m, spikes);
+            reset(plan.v_threshold, m, spikes, &mut v_after[0][..len]);
+            if plan.detached {
+                let grad_out = &plan.row(self.grad_out, t, tile)[..len];
+                for i in 0..len {
+                    m[i] = select_unpredictable(inside(window, m[i]), grad_out[i], R::ZERO);
                 }
             }
         }
-        store(task.grad_xs[j], at, valid, grad_x);
+        if plan.detached {
+            return;
+        }
+        // g(t) takes the place of m(t), last timestep first.
+        for t in (0..plan.timesteps).rev() {
+            let (g, later) = g_tiles.split_at_mut(t + 1);
+            let (g, g_next) = (&mut g[t][..len], &later[0][..len]);
+            let grad_out = &plan.row(self.grad_out, t, tile)[..len];
+            let leak = plan.leaks.get(t + 1).copied().unwrap_or(R::ONE);
+            for i in 0..len {
+                g[i] = select_unpredictable(inside(window, g[i]), grad_out[i], leak * g_next[i]);
+            }
+        }
     }
 
-    if MIX != IDENTITY {
-        for t in 0..timesteps {
-            for j in senders::<MIX>(t, timesteps) {
-                let sum = if T > 0 { &mut sums.0[t][j] } else { &mut entries[t * timesteps + j] };
-                for l in 0..LANES {
-                    if l < valid {
-                        sum[l] += g[t][l] * x[j][l];
+    /// dω and dλ of one block, in the order of [`sum`](crate::sum).
+    #[inline(always)]
+    fn sums_of_block(&mut self, block: usize, tile: &Range<usize>, g_tiles: &[Tile<R>], v_tiles: &[Tile<R>]) {
+        let (plan, timesteps, len) = (self.plan, self.plan.timesteps, tile.len());
+        let sums = &mut self.sums[block * self.stride..][..self.stride];
+        if plan.tgim != Tgim::Identity {
+            for j in 0..timesteps {
+                let x = plan.row(self.xs, j, tile);
+                let mut t = if plan.tgim == Tgim::Causal { j } else { 0 };
+                while t < timesteps {
+                    let g = |k: usize| &g_tiles[t + k][..len];
+                    let mut put = |k: usize, sum: f64| sums[(t + k) * timesteps + j] = sum;
+                    if t + 1 < timesteps {
+                        dots(x, [g(0), g(1)], &mut put);
+                    } else {
+                        dots(x, [g(0)], &mut put);
                     }
+                    t += 2;
                 }
             }
         }
+
+        let mut grad_leak = [R::ZERO; BLOCK];
+        let grad_leak = &mut grad_leak[..len];
+        for t in (0..timesteps).step_by(plan.window) {
+            let (g, v_before) = (&g_tiles[t][..len], &v_tiles[t][..len]);
+            if t == 0 {
+                for i in 0..len {
+                    grad_leak[i] = g[i] * v_before[i];
+                }
+            } else {
+                for i in 0..len {
+                    grad_leak[i] += g[i] * v_before[i];
+                }
+            }
+        }
+        sums[self.stride - 1] = add_block(grad_leak);
     }
-    let mut grad_leak = [R::ZERO; LANES];
-    for t in 0..timesteps {
-        if t.is_multiple_of(plan.window) {
+}
+
+/// Σ_i row_k[i] · x[i] for `K` rows, each over its own lanes.
+#[inline(always)]
+fn dots<R: Real, const K: usize>(x: &[R], rows: [&[R]; K], put: &mut impl FnMut(usize, f64)) {
+    let mut lanes = [[R::ZERO; LANES]; K];
+    let rows = rows.map(|row| row[..x.len()].as_chunks::<LANES>());
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for at in 0..whole.len() {
+        for k in 0..K {
+            let row = &rows[k].0[at];
             for l in 0..LANES {
-                let product = g[t][l] * v_before[t][l];
-                grad_leak[l] = if t == 0 { product } else { grad_leak[l] + product };
+                lanes[k][l] += row[l] * whole[at][l];
             }
         }
     }
-    for l in 0..LANES {
-        if l < valid {
-            sums.1[l] += grad_leak[l];
+    for l in 0..rest.len() {
+        for k in 0..K {
+            lanes[k][l] += rows[k].1[l] * rest[l];
         }
+    }
+    for k in 0..K {
+        put(k, add_lanes(&lanes[k]));
     }
 }

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use crate::config::MAX_LEVELS;
 use crate::kernel::{run, simd, split};
-use crate::sum::{BLOCK, LANES, add_blocks, add_lanes};
+use crate::sum::{BLOCK, add_block, add_blocks};
 use crate::{ConfigError, Real};
 
 /// Where the gradient dLoss/dx of QCFS passes: the published implementations differ in what they clip.
@@ -205,24 +205,14 @@ impl<R: Real> Backward<'_, R> {
     fn pass(self, after_floor: bool) {
         let (scale, levels) = (self.scale, self.levels);
         let blocks = self.xs.chunks(BLOCK).zip(self.grad_out.chunks(BLOCK)).zip(self.grad_xs.chunks_mut(BLOCK));
+        let mut shares = [R::ZERO; BLOCK];
         for (((xs, grad_out), grad_xs), sum) in blocks.zip(self.sums) {
-            let mut lanes = [R::ZERO; LANES];
-            let whole = xs.len() - xs.len() % LANES;
-            for at in (0..whole).step_by(LANES) {
-                let (x, grad) = (&xs[at..at + LANES], &grad_out[at..at + LANES]);
-                let out = &mut grad_xs[at..at + LANES];
-                for l in 0..LANES {
-                    let (grad_x, share) = Self::gradients(after_floor, x[l], grad[l], scale, levels);
-                    out[l] = grad_x;
-                    lanes[l] += share;
-                }
+            let shares = &mut shares[..xs.len()];
+            let (grad_out, grad_xs) = (&grad_out[..xs.len()], &mut grad_xs[..xs.len()]);
+            for i in 0..xs.len() {
+                (grad_xs[i], shares[i]) = Self::gradients(after_floor, xs[i], grad_out[i], scale, levels);
             }
-            for at in whole..xs.len() {
-                let (grad_x, share) = Self::gradients(after_floor, xs[at], grad_out[at], scale, levels);
-                grad_xs[at] = grad_x;
-                lanes[at - whole] += share;
-            }
-            *sum = add_lanes(&lanes);
+            *sum = add_block(shares);
         }
     }
 }

@@ -55,6 +55,13 @@ pub trait Real:
     fn to_f64(self) -> f64;
     /// A count, for example the k of kθ; exact up to 2²⁴.
     fn from_count(count: u32) -> Self;
+    /// The same count as an integer, for whole numbers in `0..=65536`.
+    ///
+    /// ```
+    /// use lmht_core::Real;
+    /// assert_eq!((3.0_f32.to_count(), 65536.0_f64.to_count()), (3, 65536));
+    /// ```
+    fn to_count(self) -> u32;
     /// eˣ.
     fn exp(self) -> Self;
     /// The largest whole number that is not above this one.
@@ -62,7 +69,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($float:ty) => {
+    ($float:ty, $mantissa:literal) => {
         impl Real for $float {
             const ZERO: Self = 0.0;
             const HALF: Self = 0.5;
@@ -81,6 +88,13 @@ macro_rules! real {
                 count as Self
             }
             #[inline(always)]
+            fn to_count(self) -> u32 {
+                // Above 2^mantissa neighbouring floats are 1 apart: the count stands in the last bits. A cast would do
+                // the same, but saturates, which vectors of floats do badly.
+                const ONES: $float = (1_u64 << $mantissa) as $float;
+                (self + ONES).to_bits() as u32 & 0x1_ffff
+            }
+            #[inline(always)]
             fn exp(self) -> Self {
                 <$float>::exp(self)
             }
@@ -91,8 +105,8 @@ macro_rules! real {
         }
     };
 }
-real!(f32);
-real!(f64);
+real!(f32, 23);
+real!(f64, 52);
 
 /// An integer that a spike count s(t) is stored in: `u8`, `u16` or `u32`. Sealed.
 ///
@@ -105,8 +119,8 @@ real!(f64);
 pub trait SpikeCount: sealed::Sealed + Copy + Debug + Eq + Send + Sync + 'static {
     /// The largest number of levels L that fits.
     const LARGEST: u32;
-    /// A whole number in `0..=LARGEST`, exactly.
-    fn from_real<R: Real>(spikes: R) -> Self;
+    /// The same number, for `0..=LARGEST`.
+    fn from_count(count: u32) -> Self;
 }
 
 macro_rules! spike_count {
@@ -115,8 +129,8 @@ macro_rules! spike_count {
             const LARGEST: u32 = <$integer>::MAX as u32;
 
             #[inline(always)]
-            fn from_real<R: Real>(spikes: R) -> Self {
-                spikes.to_f64() as Self
+            fn from_count(count: u32) -> Self {
+                count as Self
             }
         }
     };

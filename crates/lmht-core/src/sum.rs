@@ -58,6 +58,22 @@ pub(crate) fn add_lanes<R: Real>(lanes: &[R; LANES]) -> f64 {
     total
 }
 
+/// Steps 2 and 3 for one block whose terms lie side by side.
+#[inline(always)]
+pub(crate) fn add_block<R: Real>(terms: &[R]) -> f64 {
+    let mut lanes = [R::ZERO; LANES];
+    let (whole, rest) = terms.as_chunks::<LANES>();
+    for terms in whole {
+        for l in 0..LANES {
+            lanes[l] += terms[l];
+        }
+    }
+    for (lane, term) in lanes.iter_mut().zip(rest) {
+        *lane += *term;
+    }
+    add_lanes(&lanes)
+}
+
 /// Steps 3 and 4 over blocks that each hold `stride` sums side by side: the total of the sum at `index`.
 pub(crate) fn add_blocks<R: Real>(blocks: &[f64], stride: usize, index: usize) -> R {
     let mut total = 0.0;

@@ -65,7 +65,7 @@ impl Problem {
     }
 
     fn leak_at(&self, leak: f64, t: usize) -> f64 {
-        if t % self.config.window == 0 { leak } else { 1.0 }
+        if t.is_multiple_of(self.config.window) { leak } else { 1.0 }
     }
 
     fn trajectory(&self) -> Trajectory {
@@ -142,7 +142,7 @@ impl Problem {
                 .map(|(t, j)| if self.mixes(t, j) { units(&|i| g[t * n + i] * self.xs[j * n + i]) } else { 0.0 })
                 .collect(),
             leak: (0..timesteps)
-                .filter(|t| t % self.config.window == 0)
+                .filter(|t| t.is_multiple_of(self.config.window))
                 .map(|t| units(&|i| g[t * n + i] * at.v_before[t * n + i]))
                 .sum(),
         }

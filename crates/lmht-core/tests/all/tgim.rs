@@ -21,9 +21,9 @@ fn tgim_gradient_equals_finite_differences() {
                 logits[e] += h;
                 tgim_from_logits(kind, timesteps, &logits).iter().zip(&c).map(|(w, c)| w * c).sum()
             };
-            for e in 0..logits.len() {
+            for (e, grad) in grad.into_iter().enumerate() {
                 let difference = (loss(e, H) - loss(e, -H)) / (2.0 * H);
-                assert!((grad[e] - difference).abs() < 1e-9, "{kind:?} {e}: {} against {difference}", grad[e]);
+                assert!((grad - difference).abs() < 1e-9, "{kind:?} {e}: {grad} against {difference}");
             }
         }
     }
