@@ -1,1 +1,63 @@
-//! Placeholder while the workspace is laid out.
+//! Neuron mathematics of LM-HT spiking networks (Hao et al., NeurIPS 2024, arXiv 2402.00411), as plain functions over
+//! slices of `f32` or `f64`: no tensors, no devices, no files.
+//!
+//! Use it to put an IF, LIF, M-HT or LM-HT neuron, or the QCFS activation of a quantized network, into a program of
+//! your own, with exact gradients; `lmht-nn` does so for Candle. A configuration is checked once; after that nothing
+//! here can fail.
+//!
+//! ```
+//! use lmht_core::{NeuronConfig, Tgim, leak_from_logit, tgim_from_logits};
+//!
+//! let neuron = NeuronConfig::lmht(2, 2).check()?; // L = 2 levels, T = 2 timesteps, θ = 1
+//! let omega = tgim_from_logits(Tgim::Full, 2, &[0.0_f32; 4]); // Ω = 1/T
+//! let leak = leak_from_logit(0.0); // λ = 1
+//! let xs = [0.5, 2.0, -1.0, /* second timestep: */ 1.5, 3.0, 1.0]; // [T, n], n = 3 units
+//! let mut output = [0.0; 6];
+//! neuron.forward(&omega, leak, &xs, &mut output);
+//! assert_eq!(output, [1.0, 2.0, 0.0, 1.0, 2.0, 0.0]);
+//! # Ok::<(), lmht_core::ConfigError>(())
+//! ```
+//!
+//! # The equations
+//!
+//! T timesteps, L levels, θ threshold, x(j) the current of the synapse at timestep j (bias and batch norm included):
+//!
+//! ```text
+//! I(t) = Σ_j ω_tj x(j)                          Eq. 7; Ω = 1 without T-GIM
+//! m(t) = λ v(t-1) + I(t)                        Eq. 5; v(0) = v_init · θ
+//! s(t) = #{ k in 1..=L : m(t) >= kθ }           Eq. 6; the next synapse receives s(t)·θ
+//! v(t) = m(t) - s(t)θ                           Eq. 6; reset by subtraction
+//! d(sθ)/dm = 1 for θ/2 <= m <= (L + 1/2)θ       Eq. 8; 0 elsewhere
+//! ω_tj = 2σ(tgim_logit)/T,  λ = σ(leak_logit) + 1/2
+//! a = ϑ clip(floor(x Q/ϑ + 1/2)/Q, 0, 1)        Eq. 4, QCFS
+//! ```
+//!
+//! # What is where
+//!
+//! | | |
+//! |---|---|
+//! | [`NeuronConfig`], [`Neuron`], [`Tgim`], [`GradientMode`], [`ConfigError`] | what a neuron is, and its check |
+//! | [`Neuron::forward`], [`Neuron::backward`], [`Neuron::spikes`] | a layer, fast |
+//! | [`reference`] | the same, readable; equal to the bit |
+//! | [`fire`], [`in_surrogate_window`] | one act of firing, and where its gradient passes |
+//! | [`tgim_from_logits`], [`leak_from_logit`] and their gradients | the learnable numbers behind Ω and λ |
+//! | [`qcfs`] | the activation of the quantized ANN |
+//! | [`sum`] | the order of every sum over units |
+//! | [`Real`], [`SpikeCount`] | the number types |
+//!
+//! Slices of a wrong length are a programming error and panic with what was expected; see each function.
+
+mod config;
+mod fire;
+mod kernel;
+pub mod qcfs;
+mod real;
+pub mod reference;
+pub mod sum;
+mod tgim;
+
+pub use config::{ConfigError, GradientMode, MAX_LEVELS, MAX_TIMESTEPS, Neuron, NeuronConfig, Tgim};
+pub use fire::{fire, in_surrogate_window};
+pub use qcfs::QcfsWindow;
+pub use real::{Real, SpikeCount};
+pub use tgim::{leak_from_logit, leak_logit_gradient, tgim_from_logits, tgim_logit_gradient};
