@@ -187,10 +187,9 @@ fn threads_do_not_change_bits() -> Result<()> {
 fn untracked_arguments_get_no_gradient() -> Result<()> {
     let vars = vars(&[3, 4, 2, 5], DType::F64, &Device::Cpu)?;
     let (mean, var) = running(4, DType::F64, &Device::Cpu)?;
-    let ops: [&dyn Fn(&[Tensor]) -> Result<Tensor>; 2] =
-        [&|a| Ok(batch_norm_train(&a[0], &a[1], &a[2], EPS)?.0), &|a| {
-            batch_norm_eval(&a[0], &a[1], &a[2], &mean, &var, EPS)
-        }];
+    let ops: [Op<'_>; 2] = [&|a| Ok(batch_norm_train(&a[0], &a[1], &a[2], EPS)?.0), &|a| {
+        batch_norm_eval(&a[0], &a[1], &a[2], &mean, &var, EPS)
+    }];
     for op in ops {
         for tracked in 0..3 {
             let args: Vec<Tensor> = (0..3)

@@ -105,10 +105,9 @@ fn naive(case: &Case, xs: &[f64], weight: &[f64], bias: &[f64], grads: &[f64]) -
     [ys, dxs, dweight, dbias]
 }
 
-fn check_naive(
-    device: &Device,
-    conv: &dyn Fn(&Tensor, &Tensor, Option<&Tensor>, Conv2dParams) -> Result<Tensor>,
-) -> Result<()> {
+type Conv = fn(&Tensor, &Tensor, Option<&Tensor>, Conv2dParams) -> Result<Tensor>;
+
+fn check_naive(device: &Device, conv: Conv) -> Result<()> {
     for case in CASES {
         let what = case.describe();
         let vars = case.vars(precise(device), device)?;
@@ -132,11 +131,11 @@ fn check_naive(
 }
 
 fn matches_the_definition(device: &Device) -> Result<()> {
-    check_naive(device, &conv2d)
+    check_naive(device, conv2d)
 }
 
 fn composed_matches_the_definition(device: &Device) -> Result<()> {
-    check_naive(device, &composed::conv2d)
+    check_naive(device, composed::conv2d)
 }
 
 test_device!(matches_the_definition, definition_cpu, definition_cuda, definition_metal);

@@ -5,6 +5,8 @@ use crate::test_device;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use lmht_nn::ops::{Pool2dParams, avg_pool2d, composed, global_avg_pool, max_pool2d};
 
+/// From the pixels of a window, `None` outside of the map, to its value and each pixel's share of the gradient.
+type Window = fn(&[Option<f64>]) -> (f64, Vec<f64>);
 type Pool = fn(&Tensor, Pool2dParams) -> Result<Tensor>;
 
 /// `[n, c, h, w]`, kernel, stride, padding.
@@ -26,15 +28,8 @@ fn params((_, kernel, stride, padding): ([usize; 4], usize, usize, usize)) -> Po
     Pool2dParams { kernel, stride, padding }
 }
 
-/// Values and gradient by the definition; `window` maps the pixels of a window, `None` outside of the map, to the value
-/// and the share of the gradient of each pixel.
-fn naive(
-    [n, c, h, w]: [usize; 4],
-    p: Pool2dParams,
-    xs: &[f64],
-    grads: &[f64],
-    window: fn(&[Option<f64>]) -> (f64, Vec<f64>),
-) -> (Vec<f64>, Vec<f64>) {
+/// Values and gradient by the definition.
+fn naive([n, c, h, w]: [usize; 4], p: Pool2dParams, xs: &[f64], grads: &[f64], window: Window) -> (Vec<f64>, Vec<f64>) {
     let size = |size: usize| (size + 2 * p.padding - p.kernel) / p.stride + 1;
     let (mut ys, mut dxs) = (vec![], vec![0.; xs.len()]);
     for map in 0..n * c {
@@ -69,7 +64,7 @@ fn mean(window: &[Option<f64>]) -> (f64, Vec<f64>) {
     (window.iter().flatten().sum::<f64>() / area, vec![1. / area; window.len()])
 }
 
-fn check_naive(device: &Device, pools: &[Pool], window: fn(&[Option<f64>]) -> (f64, Vec<f64>)) -> Result<()> {
+fn check_naive(device: &Device, pools: &[Pool], window: Window) -> Result<()> {
     for pool in pools {
         for &case in CASES {
             // Once with distinct numbers, once with many ties, as spikes have them.

@@ -88,11 +88,11 @@ pub(crate) fn tolerance(device: &Device) -> f64 {
     if device.is_metal() { 1e-4 } else { 1e-11 }
 }
 
+/// An operation as a function of its arguments.
+pub(crate) type Op<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
+
 /// Output and gradients of `f` under the loss `Σ cotangent · f(vars)`, the cotangent drawn from a seed.
-pub(crate) fn output_and_grads(
-    vars: &[&Var],
-    f: &dyn Fn(&[Tensor]) -> Result<Tensor>,
-) -> Result<(Tensor, Vec<Tensor>)> {
+pub(crate) fn output_and_grads(vars: &[&Var], f: Op<'_>) -> Result<(Tensor, Vec<Tensor>)> {
     let args: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let ys = f(&args)?;
     let cotangent = tensor(99, ys.dims(), ys.dtype(), ys.device())?;
@@ -102,11 +102,7 @@ pub(crate) fn output_and_grads(
 }
 
 /// Compares the gradients of `f` with central differences in f64, on the CPU (on some numbers of each argument).
-pub(crate) fn check_finite_differences(
-    what: &str,
-    vars: &[&Var],
-    f: &dyn Fn(&[Tensor]) -> Result<Tensor>,
-) -> Result<()> {
+pub(crate) fn check_finite_differences(what: &str, vars: &[&Var], f: Op<'_>) -> Result<()> {
     const STEP: f64 = 1e-5;
     let (_, grads) = output_and_grads(vars, f)?;
     for (which, (v, grad)) in vars.iter().zip(&grads).enumerate() {
