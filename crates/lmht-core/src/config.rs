@@ -20,9 +20,11 @@ pub const MAX_LEVELS: u32 = 1 << 16;
 /// assert_eq!(tgim_from_logits(Tgim::Causal, 2, &zeros), [0.5, 0.0, 0.5, 0.5]);
 /// assert_eq!(tgim_from_logits(Tgim::Identity, 2, &zeros), [1.0, 0.0, 0.0, 1.0]);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Tgim {
     /// All `[T, T]`, as published: timestep t also receives the currents of later timesteps.
+    #[default]
     Full,
     /// Only j <= t; the entries above the diagonal are 0 and never read, so the neuron can stream.
     Causal,
@@ -38,6 +40,7 @@ pub enum Tgim {
 /// assert_eq!(NeuronConfig::lif(4).gradient, GradientMode::Full);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum GradientMode {
     /// None through v(t-1) and the reset (Eqs. 8-9): time is crossed by Ω alone. The published LM-HT.
     Detached,

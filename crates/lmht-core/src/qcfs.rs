@@ -26,6 +26,7 @@ use crate::{ConfigError, Real};
 /// assert_eq!(grad_xs, [0.0]);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum QcfsWindow {
     /// The floored value is clipped, as Eq. 4 is written and as the authors of LM-HT compute it: -ϑ/2Q <= x < ϑ + ϑ/2Q.
     #[default]
