@@ -97,8 +97,8 @@ impl Resnet20 {
     }
 
     pub(super) fn forward(&self, input: &Input, timesteps: usize, pass: &mut Pass<'_>) -> Result<Flow> {
-        // The published network computes the stem's current once, statistics included, and repeats it.
-        let current = input.through_stem(timesteps, |images, _| self.stem.forward(images, pass))?;
+        // The published network repeats the image, not the current: its running variance counts every timestep.
+        let current = input.through_stem(timesteps, |images, repeats| self.stem.forward_repeated(images, repeats, pass))?;
         let mut xs = self.neuron.forward(&current, pass)?;
         for block in &self.blocks {
             xs = block.forward(&xs, pass)?;
