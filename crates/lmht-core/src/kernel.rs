@@ -1,20 +1,19 @@
 //! The LM-HT neuron in one pass over memory: [`Neuron::forward`], [`Neuron::backward`], [`Neuron::spikes`].
 //!
-//! The results equal those of [`reference`](crate::reference) to the bit: the same operations in the same order, without
+//! The results equal those of [`reference`](mod@crate::reference) to the bit: the same operations in the same order, without
 //! fused multiply-add. What differs is how the units are walked.
 //!
-//! - The units are cut into the blocks of [`sum`](crate::sum). All timesteps of a block are computed while it stays in the
-//!   first-level cache, so memory is passed once: the forward pass reads each current and writes each output, and the
-//!   backward pass recomputes m(t) from the currents instead of keeping anything between the two.
-//! - In a block, each step is a plain loop over units, which the compiler turns into vector instructions. The
-//!   instruction set is chosen at run time.
+//! - Memory is passed once: the forward pass reads each current and writes each output, and the backward pass recomputes
+//!   m(t) from the currents instead of keeping anything between the two.
+//! - Units go through plain loops that the compiler turns into vector instructions; the instruction set is chosen at run
+//!   time. `lanes.rs` carries eight units through all timesteps in registers, where T is small and known when compiled;
+//!   `tiles.rs` carries a block of units through them in the first-level cache, for any T.
 //! - Runs of blocks are spread over rayon's threads. Each block keeps its own sums, which are added in order, so the
 //!   number of threads changes nothing.
 
-// One index runs over several arrays at once; an iterator over one of them would hide that.
-#![allow(clippy::needless_range_loop)]
+mod lanes;
+mod tiles;
 
-use std::hint::select_unpredictable;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -22,17 +21,11 @@ use rayon::prelude::*;
 
 use crate::fire::surrogate_window;
 use crate::reference::leak_at;
-use crate::sum::{BLOCK, LANES, add_block, add_blocks, add_lanes};
+use crate::sum::{BLOCK, add_blocks};
 use crate::{GradientMode, Neuron, Real, SpikeCount, Tgim};
 
 /// Below this many values one thread finishes before a second one has started.
 const WORTH_A_THREAD: usize = 1 << 15;
-
-/// One quantity of all units of a block.
-type Tile<R> = [R; BLOCK];
-
-/// How many terms or thresholds one loop takes at a time.
-const AT_ONCE: usize = 4;
 
 impl Neuron {
     /// The outputs s(t)·θ of a layer (Eqs. 5-7):
@@ -157,7 +150,18 @@ impl Neuron {
             rest = tail;
             BackwardTask { plan: &plan, xs, grad_out, units, grad_xs, sums, stride }
         });
-        run(tasks.collect(), |task: BackwardTask<'_, R>| simd(task));
+        // Eight units in registers overlap the loads of the next units with the work on these: for T = 2 the two passes
+        // take 1.2 to 1.7 times as long as copying the data, tiles 1.7 to 2.7 times. Beyond the cases below the sums of
+        // dω do not fit the registers, and the gain is gone.
+        let detached = self.gradient() == GradientMode::Detached;
+        run(tasks.collect(), |task: BackwardTask<'_, R>| match (self.tgim(), plan.timesteps, detached) {
+            (Tgim::Full, 1, true) => simd(lanes::Backward::<R, 1, true, true>(task)),
+            (Tgim::Full, 2, true) => simd(lanes::Backward::<R, 2, true, true>(task)),
+            (Tgim::Identity, 1, false) => simd(lanes::Backward::<R, 1, false, false>(task)),
+            (Tgim::Identity, 2, false) => simd(lanes::Backward::<R, 2, false, false>(task)),
+            (Tgim::Identity, 4, false) => simd(lanes::Backward::<R, 4, false, false>(task)),
+            _ => simd(tiles::Backward(task)),
+        });
 
         for (entry, grad) in grad_omega.iter_mut().enumerate() {
             let held = match self.tgim() {
@@ -173,7 +177,15 @@ impl Neuron {
     fn run_forward<R: Real, E: Emit<R>>(&self, omega: &[R], leak: R, xs: &[R], out: &mut [E::Out], n: usize, emit: E) {
         let plan = Plan::new(self, omega, leak, n);
         let tasks = split(out, n, plan.timesteps).map(|(units, out)| ForwardTask { plan: &plan, xs, units, out, emit });
-        run(tasks.collect(), |task: ForwardTask<'_, R, E>| simd(task));
+        run(tasks.collect(), |task: ForwardTask<'_, R, E>| match (self.tgim(), plan.timesteps) {
+            (Tgim::Full, 1) => simd(lanes::Forward::<R, E, 1, true>(task)),
+            (Tgim::Full, 2) => simd(lanes::Forward::<R, E, 2, true>(task)),
+            (Tgim::Full, 4) => simd(lanes::Forward::<R, E, 4, true>(task)),
+            (Tgim::Identity, 1) => simd(lanes::Forward::<R, E, 1, false>(task)),
+            (Tgim::Identity, 2) => simd(lanes::Forward::<R, E, 2, false>(task)),
+            (Tgim::Identity, 4) => simd(lanes::Forward::<R, E, 4, false>(task)),
+            _ => simd(tiles::Forward(task)),
+        });
     }
 }
 
@@ -214,27 +226,10 @@ impl<'a, R: Real> Plan<'a, R> {
         }
     }
 
-    /// The units of block `block` of a run.
-    #[inline(always)]
-    fn tile(units: &Range<usize>, block: usize) -> Range<usize> {
-        units.start + block * BLOCK..units.end.min(units.start + (block + 1) * BLOCK)
-    }
-
     /// The values of some units at timestep `t`.
     #[inline(always)]
-    fn row(&self, rows: &'a [R], t: usize, tile: &Range<usize>) -> &'a [R] {
+    fn row<'x>(&self, rows: &'x [R], t: usize, tile: &Range<usize>) -> &'x [R] {
         &rows[t * self.n + tile.start..t * self.n + tile.end]
-    }
-
-    /// I(t) (Eq. 7) of some units.
-    #[inline(always)]
-    fn current(&self, xs: &'a [R], t: usize, tile: &Range<usize>, out: &mut [R]) {
-        let senders = match self.tgim {
-            Tgim::Full => self.timesteps,
-            Tgim::Causal => t + 1,
-            Tgim::Identity => return out.copy_from_slice(self.row(xs, t, tile)),
-        };
-        weighted_sum(out, senders, |j| (self.omega[t * self.timesteps + j], self.row(xs, j, tile)));
     }
 }
 
@@ -307,106 +302,13 @@ impl<R: Real, S: SpikeCount> Emit<R> for Count<S> {
     }
 }
 
-/// `out[i] = Σ_k weight_k · row_k[i]`, k ascending, for at least one k.
-#[inline(always)]
-fn weighted_sum<'a, R: Real>(out: &mut [R], count: usize, term: impl Fn(usize) -> (R, &'a [R])) {
-    let mut first = 0;
-    while first < count {
-        match count - first {
-            1 => add_weighted::<R, 1>(out, first == 0, [term(first)]),
-            2 => add_weighted::<R, 2>(out, first == 0, [term(first), term(first + 1)]),
-            3 => add_weighted::<R, 3>(out, first == 0, [term(first), term(first + 1), term(first + 2)]),
-            _ => add_weighted::<R, AT_ONCE>(
-                out,
-                first == 0,
-                [term(first), term(first + 1), term(first + 2), term(first + 3)],
-            ),
-        }
-        first += AT_ONCE;
-    }
-}
-
-/// `K` terms of a sum, begun afresh or added to what is there.
-#[inline(always)]
-fn add_weighted<R: Real, const K: usize>(out: &mut [R], fresh: bool, terms: [(R, &[R]); K]) {
-    let len = out.len();
-    let weights = terms.map(|term| term.0);
-    let rows = terms.map(|term| &term.1[..len]);
-    for i in 0..len {
-        let first = weights[0] * rows[0][i];
-        let mut sum = if fresh { first } else { out[i] + first };
-        for k in 1..K {
-            sum += weights[k] * rows[k][i];
-        }
-        out[i] = sum;
-    }
-}
-
-/// Eq. 5 on a tile: m(t) takes the place of the current.
-#[inline(always)]
-fn charge<R: Real>(leak: R, v: &[R], current: &mut [R]) {
-    let v = &v[..current.len()];
-    for i in 0..current.len() {
-        current[i] = leak * v[i] + current[i];
-    }
-}
-
-/// s(t) of Eq. 6 on a tile.
-///
-/// Counts are whole numbers and add without rounding, so the thresholds may be taken in groups.
-#[inline(always)]
-fn fire<R: Real>(thresholds: &[R], m: &[R], spikes: &mut [R]) {
-    for (group, thresholds) in thresholds.chunks(AT_ONCE).enumerate() {
-        match *thresholds {
-            [a] => add_reached(group == 0, [a], m, spikes),
-            [a, b] => add_reached(group == 0, [a, b], m, spikes),
-            [a, b, c] => add_reached(group == 0, [a, b, c], m, spikes),
-            [a, b, c, d] => add_reached(group == 0, [a, b, c, d], m, spikes),
-            _ => {}
-        }
-    }
-}
-
-/// How many of `K` thresholds m has reached, begun afresh or added to what is there.
-#[inline(always)]
-fn add_reached<R: Real, const K: usize>(fresh: bool, thresholds: [R; K], m: &[R], spikes: &mut [R]) {
-    let m = &m[..spikes.len()];
-    if fresh {
-        for i in 0..spikes.len() {
-            spikes[i] = reached(m[i], &thresholds);
-        }
-    } else {
-        for i in 0..spikes.len() {
-            spikes[i] += reached(m[i], &thresholds);
-        }
-    }
-}
-
-#[inline(always)]
-fn reached<R: Real, const K: usize>(m: R, thresholds: &[R; K]) -> R {
-    let mut spikes = R::ZERO;
-    for k in 0..K {
-        spikes += if m >= thresholds[k] { R::ONE } else { R::ZERO };
-    }
-    spikes
-}
-
 /// Whether m is in the surrogate's window, without a branch.
 #[inline(always)]
 fn inside<R: Real>((lowest, highest): (R, R), m: R) -> bool {
     (lowest <= m) & (m <= highest)
 }
 
-/// v(t) of Eq. 6 on a tile.
-#[inline(always)]
-fn reset<R: Real>(v_threshold: R, m: &[R], spikes: &[R], v: &mut [R]) {
-    let (m, spikes) = (&m[..v.len()], &spikes[..v.len()]);
-    for i in 0..v.len() {
-        v[i] = m[i] - spikes[i] * v_threshold;
-    }
-}
-
-/// The forward pass over a run of units, to be compiled for an instruction set.
+/// The forward pass over a run of units.
 struct ForwardTask<'a, R, E: Emit<R>> {
     plan: &'a Plan<'a, R>,
     xs: &'a [R],
@@ -415,34 +317,7 @@ struct ForwardTask<'a, R, E: Emit<R>> {
     emit: E,
 }
 
-impl<R: Real, E: Emit<R>> pulp::NullaryFnOnce for ForwardTask<'_, R, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(mut self) {
-        let plan = self.plan;
-        let [mut v, mut current, mut spikes] = [[R::ZERO; BLOCK]; 3];
-        for block in 0..self.units.len().div_ceil(BLOCK) {
-            let tile = Plan::<R>::tile(&self.units, block);
-            let (v, current) = (&mut v[..tile.len()], &mut current[..tile.len()]);
-            let spikes = &mut spikes[..tile.len()];
-            v.fill(plan.v_init);
-            for t in 0..plan.timesteps {
-                plan.current(self.xs, t, &tile, current);
-                let out = &mut self.out[t][block * BLOCK..][..tile.len()];
-                charge(plan.leaks[t], v, current);
-                fire(&plan.thresholds, current, spikes);
-                reset(plan.v_threshold, current, spikes, v);
-                for i in 0..out.len() {
-                    out[i] = self.emit.emit(spikes[i], spikes[i] * plan.v_threshold);
-                }
-            }
-        }
-    }
-}
-
-/// The backward pass over a run of whole blocks of units (the last block may be short), to be compiled for an
-/// instruction set.
+/// The backward pass over a run of whole blocks of units (the last block may be short).
 struct BackwardTask<'a, R> {
     plan: &'a Plan<'a, R>,
     xs: &'a [R],
@@ -452,138 +327,4 @@ struct BackwardTask<'a, R> {
     /// `stride` sums for each block: dω row by row, then dλ.
     sums: &'a mut [f64],
     stride: usize,
-}
-
-impl<R: Real> pulp::NullaryFnOnce for BackwardTask<'_, R> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(mut self) {
-        let (plan, timesteps) = (self.plan, self.plan.timesteps);
-        // g(1), …, g(T), and zeros for the gradient that nothing sends back to v(T).
-        let mut g_tiles = vec![[R::ZERO; BLOCK]; timesteps + 1];
-        // v(0), …, v(T).
-        let mut v_tiles = vec![[R::ZERO; BLOCK]; timesteps + 1];
-        v_tiles[0].fill(plan.v_init);
-        for block in 0..self.units.len().div_ceil(BLOCK) {
-            let tile = Plan::<R>::tile(&self.units, block);
-            self.gradients_of_m(&tile, &mut g_tiles, &mut v_tiles);
-            for j in 0..timesteps {
-                let grad_xs = &mut self.grad_xs[j][block * BLOCK..][..tile.len()];
-                let first = match plan.tgim {
-                    Tgim::Full => 0,
-                    Tgim::Causal => j,
-                    Tgim::Identity => {
-                        grad_xs.copy_from_slice(&g_tiles[j][..tile.len()]);
-                        continue;
-                    }
-                };
-                weighted_sum(grad_xs, timesteps - first, |k| {
-                    (plan.omega[(first + k) * timesteps + j], &g_tiles[first + k][..])
-                });
-            }
-            self.sums_of_block(block, &tile, &g_tiles, &v_tiles);
-        }
-    }
-}
-
-impl<R: Real> BackwardTask<'_, R> {
-    /// g(t) = dLoss/dm(t), and v(t), of a tile.
-    #[inline(always)]
-    fn gradients_of_m(&self, tile: &Range<usize>, g_tiles: &mut [Tile<R>], v_tiles: &mut [Tile<R>]) {
-        let (plan, len) = (self.plan, tile.len());
-        let window = plan.surrogate;
-        let mut spikes = [R::ZERO; BLOCK];
-        let spikes = &mut spikes[..len];
-        for t in 0..plan.timesteps {
-            let m = &mut g_tiles[t][..len];
-            plan.current(self.xs, t, tile, m);
-            let (v_before, v_after) = v_tiles.split_at_mut(t + 1);
-            charge(plan.leaks[t], &v_before[t], m);
-            fire(&plan.thresholds, m, spikes);
-            reset(plan.v_threshold, m, spikes, &mut v_after[0][..len]);
-            if plan.detached {
-                let grad_out = &plan.row(self.grad_out, t, tile)[..len];
-                for i in 0..len {
-                    m[i] = select_unpredictable(inside(window, m[i]), grad_out[i], R::ZERO);
-                }
-            }
-        }
-        if plan.detached {
-            return;
-        }
-        // g(t) takes the place of m(t), last timestep first.
-        for t in (0..plan.timesteps).rev() {
-            let (g, later) = g_tiles.split_at_mut(t + 1);
-            let (g, g_next) = (&mut g[t][..len], &later[0][..len]);
-            let grad_out = &plan.row(self.grad_out, t, tile)[..len];
-            let leak = plan.leaks.get(t + 1).copied().unwrap_or(R::ONE);
-            for i in 0..len {
-                g[i] = select_unpredictable(inside(window, g[i]), grad_out[i], leak * g_next[i]);
-            }
-        }
-    }
-
-    /// dω and dλ of one block, in the order of [`sum`](crate::sum).
-    #[inline(always)]
-    fn sums_of_block(&mut self, block: usize, tile: &Range<usize>, g_tiles: &[Tile<R>], v_tiles: &[Tile<R>]) {
-        let (plan, timesteps, len) = (self.plan, self.plan.timesteps, tile.len());
-        let sums = &mut self.sums[block * self.stride..][..self.stride];
-        if plan.tgim != Tgim::Identity {
-            for j in 0..timesteps {
-                let x = plan.row(self.xs, j, tile);
-                let mut t = if plan.tgim == Tgim::Causal { j } else { 0 };
-                while t < timesteps {
-                    let g = |k: usize| &g_tiles[t + k][..len];
-                    let mut put = |k: usize, sum: f64| sums[(t + k) * timesteps + j] = sum;
-                    if t + 1 < timesteps {
-                        dots(x, [g(0), g(1)], &mut put);
-                    } else {
-                        dots(x, [g(0)], &mut put);
-                    }
-                    t += 2;
-                }
-            }
-        }
-
-        let mut grad_leak = [R::ZERO; BLOCK];
-        let grad_leak = &mut grad_leak[..len];
-        for t in (0..timesteps).step_by(plan.window) {
-            let (g, v_before) = (&g_tiles[t][..len], &v_tiles[t][..len]);
-            if t == 0 {
-                for i in 0..len {
-                    grad_leak[i] = g[i] * v_before[i];
-                }
-            } else {
-                for i in 0..len {
-                    grad_leak[i] += g[i] * v_before[i];
-                }
-            }
-        }
-        sums[self.stride - 1] = add_block(grad_leak);
-    }
-}
-
-/// Σ_i row_k[i] · x[i] for `K` rows, each over its own lanes.
-#[inline(always)]
-fn dots<R: Real, const K: usize>(x: &[R], rows: [&[R]; K], put: &mut impl FnMut(usize, f64)) {
-    let mut lanes = [[R::ZERO; LANES]; K];
-    let rows = rows.map(|row| row[..x.len()].as_chunks::<LANES>());
-    let (whole, rest) = x.as_chunks::<LANES>();
-    for at in 0..whole.len() {
-        for k in 0..K {
-            let row = &rows[k].0[at];
-            for l in 0..LANES {
-                lanes[k][l] += row[l] * whole[at][l];
-            }
-        }
-    }
-    for l in 0..rest.len() {
-        for k in 0..K {
-            lanes[k][l] += rows[k].1[l] * rest[l];
-        }
-    }
-    for k in 0..K {
-        put(k, add_lanes(&lanes[k]));
-    }
 }

@@ -1,0 +1,250 @@
+//! The neuron for a small T that is known when compiled: eight units at a time go through all timesteps in registers.
+
+// One index runs over several arrays at once; an iterator over one of them would hide that.
+#![allow(clippy::needless_range_loop)]
+
+use super::{BackwardTask, Emit, ForwardTask, Plan, inside};
+use crate::Real;
+use crate::sum::{BLOCK, LANES, add_lanes};
+
+/// One quantity of eight neighbouring units.
+type Lanes<R> = [R; LANES];
+
+/// The forward pass, to be compiled for an instruction set. `MIX`: with a full T-GIM, else without.
+pub(super) struct Forward<'a, R, E: Emit<R>, const T: usize, const MIX: bool>(pub(super) ForwardTask<'a, R, E>);
+
+impl<R: Real, E: Emit<R>, const T: usize, const MIX: bool> pulp::NullaryFnOnce for Forward<'_, R, E, T, MIX> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let mut task = self.0;
+        let omega = omega_array::<R, T, MIX>(task.plan);
+        let len = task.units.len();
+        let mut at = 0;
+        while at + LANES <= len {
+            forward_lanes::<R, E, T, MIX>(&mut task, &omega, at, LANES);
+            at += LANES;
+        }
+        if at < len {
+            forward_lanes::<R, E, T, MIX>(&mut task, &omega, at, len - at);
+        }
+    }
+}
+
+/// All timesteps of the `valid <= LANES` units that begin at `at`.
+#[inline(always)]
+fn forward_lanes<R: Real, E: Emit<R>, const T: usize, const MIX: bool>(
+    task: &mut ForwardTask<'_, R, E>,
+    omega: &[[R; T]; T],
+    at: usize,
+    valid: usize,
+) {
+    let plan = task.plan;
+    let mut x = [[R::ZERO; LANES]; T];
+    for t in 0..T {
+        x[t] = load(task.xs, t * plan.n + task.units.start + at, valid);
+    }
+    let mut v = [plan.v_init; LANES];
+    for t in 0..T {
+        let m = charge::<R, T, MIX>(plan, omega, &x, &v, t);
+        let spikes = fire(plan, &m);
+        let mut out = [task.emit.emit(R::ZERO, R::ZERO); LANES];
+        for l in 0..LANES {
+            let output = spikes[l] * plan.v_threshold;
+            v[l] = m[l] - output;
+            out[l] = task.emit.emit(spikes[l], output);
+        }
+        store(task.out[t], at, valid, out);
+    }
+}
+
+/// The backward pass, to be compiled for an instruction set. `MIX`: with a full T-GIM, else without.
+pub(super) struct Backward<'a, R, const T: usize, const MIX: bool, const DETACHED: bool>(
+    pub(super) BackwardTask<'a, R>,
+);
+
+/// The partial sums of a block: dω and dλ.
+struct Sums<R, const T: usize> {
+    omega: [[Lanes<R>; T]; T],
+    leak: Lanes<R>,
+}
+
+impl<R: Real, const T: usize, const MIX: bool, const DETACHED: bool> pulp::NullaryFnOnce
+    for Backward<'_, R, T, MIX, DETACHED>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let mut task = self.0;
+        let omega = omega_array::<R, T, MIX>(task.plan);
+        let len = task.units.len();
+        for block in 0..len.div_ceil(BLOCK) {
+            let mut sums = Sums { omega: [[[R::ZERO; LANES]; T]; T], leak: [R::ZERO; LANES] };
+            let end = len.min((block + 1) * BLOCK);
+            let mut at = block * BLOCK;
+            while at + LANES <= end {
+                backward_lanes::<R, T, MIX, DETACHED>(&mut task, &omega, &mut sums, at, LANES);
+                at += LANES;
+            }
+            if at < end {
+                backward_lanes::<R, T, MIX, DETACHED>(&mut task, &omega, &mut sums, at, end - at);
+            }
+            let totals = &mut task.sums[block * task.stride..][..task.stride];
+            if MIX {
+                for (total, lanes) in totals.iter_mut().zip(sums.omega.as_flattened()) {
+                    *total = add_lanes(lanes);
+                }
+            }
+            totals[task.stride - 1] = add_lanes(&sums.leak);
+        }
+    }
+}
+
+/// All timesteps of the `valid <= LANES` units that begin at `at`. Lanes beyond are neither stored nor summed.
+#[inline(always)]
+fn backward_lanes<R: Real, const T: usize, const MIX: bool, const DETACHED: bool>(
+    task: &mut BackwardTask<'_, R>,
+    omega: &[[R; T]; T],
+    sums: &mut Sums<R, T>,
+    at: usize,
+    valid: usize,
+) {
+    let plan = task.plan;
+    let start = task.units.start + at;
+
+    // m(t) and v(t-1) once more.
+    let [mut x, mut m, mut v_before] = [[[R::ZERO; LANES]; T]; 3];
+    for t in 0..T {
+        x[t] = load(task.xs, t * plan.n + start, valid);
+    }
+    let mut v = [plan.v_init; LANES];
+    for t in 0..T {
+        v_before[t] = v;
+        m[t] = charge::<R, T, MIX>(plan, omega, &x, &v, t);
+        let spikes = fire(plan, &m[t]);
+        for l in 0..LANES {
+            v[l] = m[t][l] - spikes[l] * plan.v_threshold;
+        }
+    }
+
+    // g(t) = dLoss/dm(t), last timestep first.
+    let mut g = [[R::ZERO; LANES]; T];
+    let mut grad_v = [R::ZERO; LANES];
+    for t in (0..T).rev() {
+        let grad_out = load(task.grad_out, t * plan.n + start, valid);
+        for l in 0..LANES {
+            let elsewhere = if DETACHED { R::ZERO } else { grad_v[l] };
+            g[t][l] = if inside(plan.surrogate, m[t][l]) { grad_out[l] } else { elsewhere };
+            grad_v[l] = plan.leaks[t] * g[t][l];
+        }
+    }
+
+    for j in 0..T {
+        let mut grad_x = g[j];
+        if MIX {
+            for t in 0..T {
+                for l in 0..LANES {
+                    let product = omega[t][j] * g[t][l];
+                    grad_x[l] = if t == 0 { product } else { grad_x[l] + product };
+                }
+            }
+        }
+        store(task.grad_xs[j], at, valid, grad_x);
+    }
+
+    if MIX {
+        for t in 0..T {
+            for j in 0..T {
+                for l in 0..LANES {
+                    if l < valid {
+                        sums.omega[t][j][l] += g[t][l] * x[j][l];
+                    }
+                }
+            }
+        }
+    }
+    let mut grad_leak = [R::ZERO; LANES];
+    for t in 0..T {
+        if t.is_multiple_of(plan.window) {
+            for l in 0..LANES {
+                let product = g[t][l] * v_before[t][l];
+                grad_leak[l] = if t == 0 { product } else { grad_leak[l] + product };
+            }
+        }
+    }
+    for l in 0..LANES {
+        if l < valid {
+            sums.leak[l] += grad_leak[l];
+        }
+    }
+}
+
+/// Ω as an array, so that it stays in registers.
+#[inline(always)]
+fn omega_array<R: Real, const T: usize, const MIX: bool>(plan: &Plan<'_, R>) -> [[R; T]; T] {
+    let mut omega = [[R::ZERO; T]; T];
+    if MIX {
+        omega.as_flattened_mut().copy_from_slice(plan.omega);
+    }
+    omega
+}
+
+#[inline(always)]
+fn load<R: Real>(row: &[R], at: usize, valid: usize) -> Lanes<R> {
+    let mut lanes = [R::ZERO; LANES];
+    let row = &row[at..at + valid];
+    for l in 0..LANES {
+        if l < valid {
+            lanes[l] = row[l];
+        }
+    }
+    lanes
+}
+
+#[inline(always)]
+fn store<V: Copy>(row: &mut [V], at: usize, valid: usize, lanes: [V; LANES]) {
+    let row = &mut row[at..at + valid];
+    for l in 0..LANES {
+        if l < valid {
+            row[l] = lanes[l];
+        }
+    }
+}
+
+/// m(t) (Eqs. 5 and 7).
+#[inline(always)]
+fn charge<R: Real, const T: usize, const MIX: bool>(
+    plan: &Plan<'_, R>,
+    omega: &[[R; T]; T],
+    x: &[Lanes<R>; T],
+    v: &Lanes<R>,
+    t: usize,
+) -> Lanes<R> {
+    let mut m = x[t];
+    if MIX {
+        for j in 0..T {
+            for l in 0..LANES {
+                let product = omega[t][j] * x[j][l];
+                m[l] = if j == 0 { product } else { m[l] + product };
+            }
+        }
+    }
+    for l in 0..LANES {
+        m[l] = plan.leaks[t] * v[l] + m[l];
+    }
+    m
+}
+
+/// s(t) (Eq. 6), as numbers.
+#[inline(always)]
+fn fire<R: Real>(plan: &Plan<'_, R>, m: &Lanes<R>) -> Lanes<R> {
+    let mut spikes = [R::ZERO; LANES];
+    for &threshold in &plan.thresholds {
+        for l in 0..LANES {
+            spikes[l] += if m[l] >= threshold { R::ONE } else { R::ZERO };
+        }
+    }
+    spikes
+}
