@@ -15,13 +15,30 @@ pub(crate) struct Args {}
 const STEPS: [(&str, &[&str], &[(&str, &str)]); 7] = [
     ("format", &["fmt", "--all", "--check"], &[]),
     ("lints", &["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[]),
-    ("documentation", &["doc", "--release", "--workspace", "--no-deps", "--locked"], &[("RUSTDOCFLAGS", "-D warnings")]),
+    (
+        "documentation",
+        &["doc", "--release", "--workspace", "--no-deps", "--locked"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    ),
     ("tests", &["nextest", "run", "--cargo-profile", "release", "--workspace", "--locked"], &[]),
     ("doc tests", &["test", "--release", "--workspace", "--doc", "--locked"], &[]),
     ("benchmarks compile and run", &["test", "--release", "--package", "lmht-benches", "--benches", "--locked"], &[]),
     (
         "smoke",
-        &["run", "--release", "--package", "xtask", "--locked", "--", "reproduce-tables", "--preset", "smoke", "--retrain", "--out", "target/smoke"],
+        &[
+            "run",
+            "--release",
+            "--package",
+            "xtask",
+            "--locked",
+            "--",
+            "reproduce-tables",
+            "--preset",
+            "smoke",
+            "--retrain",
+            "--out",
+            "target/smoke",
+        ],
         &[],
     ),
 ];

@@ -66,4 +66,3 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     Ok(())
 }
-

@@ -174,10 +174,8 @@ fn neuron(case: &mut Case) -> Result<()> {
     match kind.as_str() {
         "lmht" => {
             let (tgim, leak) = (case.var("tgim_logit")?, case.var("leak_logit")?);
-            let learned = Learned::TgimAndLeak {
-                tgim_logit: tgim.as_tensor().clone(),
-                leak_logit: leak.as_tensor().clone(),
-            };
+            let learned =
+                Learned::TgimAndLeak { tgim_logit: tgim.as_tensor().clone(), leak_logit: leak.as_tensor().clone() };
             let ys = ops::neuron(&xs, &base.check()?, &learned)?;
             let gradients = backward(&ys, &grad_out)?;
             case.compare("y", &ys)?;
@@ -226,8 +224,8 @@ struct NetworkConfig {
 
 impl NetworkConfig {
     fn model(&self, in_channels: usize) -> Result<ModelConfig> {
-        let backbone: Backbone = serde_json::from_value(self.arch.clone().into())
-            .with_context(|| format!("arch {:?}", self.arch))?;
+        let backbone: Backbone =
+            serde_json::from_value(self.arch.clone().into()).with_context(|| format!("arch {:?}", self.arch))?;
         let (v_threshold, v_init) = (self.v_threshold, self.v_init);
         let neuron = match self.neuron.as_str() {
             "lmht" => NeuronConfig::Lmht {
@@ -347,8 +345,8 @@ fn network(case: &mut Case) -> Result<()> {
         let sgd: SgdCase = case.json("optimizer")?;
         let (network, params) = build()?;
         let SgdCase { lr, momentum, weight_decay, nesterov, steps } = sgd;
-        let mut optimizer = OptimizerConfig::Sgd(SgdConfig { lr, momentum, weight_decay, nesterov })
-            .build(params.trainable())?;
+        let mut optimizer =
+            OptimizerConfig::Sgd(SgdConfig { lr, momentum, weight_decay, nesterov }).build(params.trainable())?;
         for _ in 0..steps {
             let logits = network.forward(&input, &mut Pass::train())?;
             optimizer.step(&loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?.backward()?)?;

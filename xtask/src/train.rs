@@ -1,10 +1,12 @@
 //! `cargo xtask train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
-use lmht_nn::train::{Metrics, Progress, RunRecord, fit};
+use lmht_bench::{CostCounter, CostReport};
+use lmht_nn::atomic::write_file;
+use lmht_nn::train::{Metrics, Progress, RunRecord, evaluate, fit};
 use lmht_nn::{Network, ParamStore};
 
 use crate::experiment::Experiment;
@@ -59,34 +61,26 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let folder = args.run.clone().unwrap_or_else(|| {
-        let name = std::path::Path::new(&args.config).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = Path::new(&args.config).file_stem().unwrap_or_default().to_string_lossy().into_owned();
         PathBuf::from("runs").join(format!("{name}-seed{}", experiment.train.seed))
     });
     let progress = if args.quiet { Progress::Silent } else { Progress::Shown };
-    let metrics = train(&experiment, &folder, progress)?.metrics;
+    let (metrics, cost) = train(&experiment, &folder, progress)?;
     println!(
-        "top-1 {:.2} % after {} epochs (best {:.2} % after epoch {}); record in {}",
+        "top-1 {:.2} % after {} epochs (best {:.2} % after epoch {}); {:.3} M SOPs and {:.3} M MACs an image; record in {}",
         100. * metrics.top1,
         metrics.epochs,
         100. * metrics.best_top1,
         metrics.best_epoch,
+        cost.sops() / 1e6,
+        cost.macs() / 1e6,
         folder.display()
     );
     Ok(())
 }
 
-/// A trained network and what is needed to look at it again.
-pub(crate) struct Trained {
-    /// The result.
-    pub(crate) metrics: Metrics,
-    /// The network, with the weights of the last epoch.
-    pub(crate) network: Network,
-    /// The test batches.
-    pub(crate) test: data::Source,
-}
-
-/// Trains an experiment into a run folder, or continues the run that is there.
-pub(crate) fn train(experiment: &Experiment, folder: &std::path::Path, progress: Progress) -> Result<Trained> {
+/// Trains an experiment into a run folder, or continues the run that is there, and counts what a test image costs.
+fn train(experiment: &Experiment, folder: &Path, progress: Progress) -> Result<(Metrics, CostReport)> {
     let (train, test) = data::open(experiment)?;
     let params = ParamStore::new(experiment.train.seed);
     let network = Network::new(&experiment.model, params.builder(DType::F32, &Device::Cpu))?;
@@ -94,5 +88,9 @@ pub(crate) fn train(experiment: &Experiment, folder: &std::path::Path, progress:
     let mut record = RunRecord::open(folder, experiment, info)?;
     let metrics = fit(&network, &params, &experiment.train, &train, &test, Some(&mut record), progress)
         .with_context(|| format!("run {}", folder.display()))?;
-    Ok(Trained { metrics, network, test })
+    let mut counter = CostCounter::new();
+    let evaluation = evaluate(&network, &test, progress, Some(&mut counter))?;
+    let cost = counter.report(evaluation.n_images);
+    write_file(&folder.join("cost.json"), (serde_json::to_string_pretty(&cost)? + "\n").as_bytes())?;
+    Ok((metrics, cost))
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use lmht_nn::{Observer, Result, Signal, SynapseEvent, SynapseKind};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// An [`Observer`] that counts the operations of every synapse it is shown, over any number of passes.
 #[derive(Debug, Default, Clone)]
@@ -44,7 +44,7 @@ impl CostCounter {
 }
 
 /// Operations per image of a whole network.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CostReport {
     /// Number of images the figures are a mean of.
     pub n_images: usize,
@@ -53,7 +53,7 @@ pub struct CostReport {
 }
 
 /// Operations per image of one synapse; over all timesteps.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerCost {
     /// The path of the synapse's weight.
     pub name: String,

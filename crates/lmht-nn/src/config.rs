@@ -179,9 +179,8 @@ impl NeuronConfig {
 
     /// The neuron's mathematics for `timesteps`, checked; `None` for activations that do not spike.
     pub(crate) fn dynamics(&self, timesteps: usize) -> Result<Option<Dynamics>> {
-        let threshold = |given: &Option<f64>, levels: u32| {
-            given.unwrap_or(if levels > 1 { 2. / f64::from(levels) } else { 1. })
-        };
+        let threshold =
+            |given: &Option<f64>, levels: u32| given.unwrap_or(if levels > 1 { 2. / f64::from(levels) } else { 1. });
         let (levels, tgim, leak, v_threshold, v_init, gradient) = match self {
             Self::Lmht { levels, tgim, v_threshold, v_init, gradient } => {
                 (*levels, *tgim, None, threshold(v_threshold, *levels), *v_init, *gradient)

@@ -15,7 +15,9 @@ pub enum Error {
     Candle(#[from] candle_core::Error),
 
     /// Named tensors do not fit the network. Every difference is listed, so that one look is enough.
-    #[error("{origin}: the tensors do not fit this network\n{differences}load it with the configuration it was saved with")]
+    #[error(
+        "{origin}: the tensors do not fit this network\n{differences}load it with the configuration it was saved with"
+    )]
     Mismatch {
         /// Where the tensors came from, usually a file.
         origin: String,

@@ -4,8 +4,8 @@
 //! normalisation and pooling treat all rows alike; only the neuron needs to know T.
 
 use candle_core::{Tensor, Var};
-use candle_nn::init::{FanInOut, Init, NonLinearity, NormalOrUniform};
 use candle_nn::VarBuilder;
+use candle_nn::init::{FanInOut, Init, NonLinearity, NormalOrUniform};
 
 use crate::config::{Dynamics, ModelConfig};
 use crate::ops::{self, Conv2dParams, Learned, Pool2dParams};
@@ -50,11 +50,8 @@ impl Conv2d {
         bias: bool,
         vb: VarBuilder<'_>,
     ) -> Result<Self> {
-        let init = Init::Kaiming {
-            dist: NormalOrUniform::Normal,
-            fan: FanInOut::FanOut,
-            non_linearity: NonLinearity::ReLU,
-        };
+        let init =
+            Init::Kaiming { dist: NormalOrUniform::Normal, fan: FanInOut::FanOut, non_linearity: NonLinearity::ReLU };
         let weight = vb.get_with_hints((c_out, c_in, kernel, kernel), "weight", init)?;
         let bias = if bias { Some(vb.get_with_hints(c_out, "bias", Init::Const(0.))?) } else { None };
         Ok(Self { name: vb.prefix(), weight, bias, params })
@@ -251,8 +248,7 @@ impl Neuron {
         let kind = match (&config.neuron, config.neuron.dynamics(t)?) {
             (neuron, Some(dynamics)) => {
                 let learns_leak = dynamics.leak.is_none();
-                let leak_logit =
-                    if learns_leak { Some(vb.get_with_hints(1, "alpha", Init::Const(0.))?) } else { None };
+                let leak_logit = if learns_leak { Some(vb.get_with_hints(1, "alpha", Init::Const(0.))?) } else { None };
                 let tgim_logit = if dynamics.config.tgim == lmht_core::Tgim::Identity {
                     None
                 } else {

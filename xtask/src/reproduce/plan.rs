@@ -59,12 +59,8 @@ pub(crate) fn rows(preset: Preset) -> Result<Vec<Row>> {
             .cloned()
             .with_context(|| format!("docs/paper-tables.toml: no row {table}, {arch}, L = {levels}, T = {timesteps}"))
     };
-    let imagenet_stem = |neuron, timesteps| ModelConfig {
-        stem: Stem::Imagenet,
-        neuron,
-        timesteps,
-        ..ModelConfig::resnet18(10)
-    };
+    let imagenet_stem =
+        |neuron, timesteps| ModelConfig { stem: Stem::Imagenet, neuron, timesteps, ..ModelConfig::resnet18(10) };
     let table1 = [
         ("l1t4", imagenet_stem(NeuronConfig::integrate_and_fire(), 4), (1, 4, false)),
         ("l2t2-no-tgim", imagenet_stem(NeuronConfig::mht(2), 2), (2, 2, false)),
@@ -74,7 +70,10 @@ pub(crate) fn rows(preset: Preset) -> Result<Vec<Row>> {
     for (id, model, (levels, timesteps, tgim)) in table1 {
         rows.push(Row {
             id: format!("table1-resnet18-{id}"),
-            title: format!("Table 1, ResNet-18, L = {levels}, T = {timesteps}, T-GIM {}", if tgim { "yes" } else { "no" }),
+            title: format!(
+                "Table 1, ResNet-18, L = {levels}, T = {timesteps}, T-GIM {}",
+                if tgim { "yes" } else { "no" }
+            ),
             paper: find("Table 1", None, "ResNet-18", levels, timesteps, Some(tgim))?,
             experiment: stand_in(preset, model),
             seeds: preset.seeds(),
@@ -128,12 +127,7 @@ fn stand_in(preset: Preset, model: ModelConfig) -> Experiment {
             epochs: preset.epochs(),
             batch_size: 64,
             seed: 42,
-            optimizer: OptimizerConfig::Sgd(SgdConfig {
-                lr: 0.05,
-                momentum: 0.9,
-                nesterov: true,
-                weight_decay: 5e-4,
-            }),
+            optimizer: OptimizerConfig::Sgd(SgdConfig { lr: 0.05, momentum: 0.9, nesterov: true, weight_decay: 5e-4 }),
             // The published schedule is stepped per epoch; a run of a few epochs needs the finer one.
             schedule: ScheduleConfig { update_every: UpdateEvery::Step, ..ScheduleConfig::default() },
             label_smoothing: 0.,

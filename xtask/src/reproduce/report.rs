@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::Outcome;
 use super::paper::PaperRow;
 use super::plan::{Preset, Row};
+use super::runs::Outcome;
 use crate::experiment::Experiment;
 use crate::provenance;
 

@@ -11,7 +11,7 @@ use candle_nn::VarBuilder;
 
 use crate::config::{Backbone, ModelConfig};
 use crate::layers::Flow;
-use crate::{ops, Pass, Result};
+use crate::{Pass, Result, ops};
 
 /// A body with its neurons: images in, logits at every timestep out.
 ///
@@ -124,4 +124,3 @@ fn join(main: &Flow, shortcut: &Flow) -> Result<Flow> {
     }
     Ok(Flow::analog((&main.xs + &shortcut.xs)?))
 }
-

@@ -5,9 +5,9 @@
 
 use candle_nn::VarBuilder;
 
-use super::{join, Input};
+use super::{Input, join};
 use crate::config::{ModelConfig, Stem};
-use crate::layers::{global_avg_pool, max_pool2d, BatchNorm, Conv2d, ConvNorm, Flow, Linear, Neuron, Site};
+use crate::layers::{BatchNorm, Conv2d, ConvNorm, Flow, Linear, Neuron, Site, global_avg_pool, max_pool2d};
 use crate::ops::{Conv2dParams, Pool2dParams};
 use crate::{Pass, Result};
 

@@ -5,9 +5,9 @@
 
 use candle_nn::VarBuilder;
 
-use super::{join, Input};
+use super::{Input, join};
 use crate::config::ModelConfig;
-use crate::layers::{global_avg_pool, BatchNorm, Conv2d, ConvNorm, Flow, Linear, Neuron, Site};
+use crate::layers::{BatchNorm, Conv2d, ConvNorm, Flow, Linear, Neuron, Site, global_avg_pool};
 use crate::ops::Conv2dParams;
 use crate::{Pass, Result};
 
@@ -98,7 +98,8 @@ impl Resnet20 {
 
     pub(super) fn forward(&self, input: &Input, timesteps: usize, pass: &mut Pass<'_>) -> Result<Flow> {
         // The published network repeats the image, not the current: its running variance counts every timestep.
-        let current = input.through_stem(timesteps, |images, repeats| self.stem.forward_repeated(images, repeats, pass))?;
+        let current =
+            input.through_stem(timesteps, |images, repeats| self.stem.forward_repeated(images, repeats, pass))?;
         let mut xs = self.neuron.forward(&current, pass)?;
         for block in &self.blocks {
             xs = block.forward(&xs, pass)?;

@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 
 use super::Input;
 use crate::config::ModelConfig;
-use crate::layers::{avg_pool2d, global_avg_pool, BatchNorm, Conv2d, ConvNorm, Flow, Linear, Neuron, Site};
+use crate::layers::{BatchNorm, Conv2d, ConvNorm, Flow, Linear, Neuron, Site, avg_pool2d, global_avg_pool};
 use crate::ops::{Conv2dParams, Pool2dParams};
 use crate::{Pass, Result};
 

@@ -5,9 +5,7 @@
 //! same layer is composed of tensor operations, [`neuron_composed`], which is also what the fused form is tested against.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{
-    bail, CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType,
-};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType, bail};
 use lmht_core::{GradientMode, Neuron, NeuronConfig, Real, Tgim};
 
 /// What a layer learns, or does not: the inputs of [`neuron`] beside the currents.
@@ -170,10 +168,9 @@ fn mix<R: Real>(config: &NeuronConfig, fixed_leak: f64, learned: &[&[R]]) -> (Ve
     match learned {
         [] => (Vec::new(), R::from_f64(fixed_leak)),
         [leak] => (Vec::new(), lmht_core::leak_from_logit(leak[0])),
-        [tgim, leak, ..] => (
-            lmht_core::tgim_from_logits(config.tgim, config.timesteps, tgim),
-            lmht_core::leak_from_logit(leak[0]),
-        ),
+        [tgim, leak, ..] => {
+            (lmht_core::tgim_from_logits(config.tgim, config.timesteps, tgim), lmht_core::leak_from_logit(leak[0]))
+        }
     }
 }
 

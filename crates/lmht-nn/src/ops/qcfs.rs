@@ -1,8 +1,8 @@
 //! The quantized clip-floor-shift activation as a differentiable operation.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{bail, CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType};
-use lmht_core::{qcfs as mathematics, QcfsWindow, Real};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, bail};
+use lmht_core::{QcfsWindow, Real, qcfs as mathematics};
 
 use super::neuron::values;
 

@@ -4,7 +4,7 @@ use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
 use super::{BatchSource, Progress};
-use crate::{loss, Network, Observer, Pass, Result};
+use crate::{Network, Observer, Pass, Result, loss};
 
 /// What a network reaches on a data set; every image counts once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

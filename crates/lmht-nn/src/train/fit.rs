@@ -6,10 +6,10 @@ use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Partial, State};
-use super::{evaluate, BatchSource, Evaluation, Progress, RunRecord};
+use super::{BatchSource, Evaluation, Progress, RunRecord, evaluate};
 use crate::optim::OptimizerConfig;
 use crate::schedule::{Position, ScheduleConfig};
-use crate::{loss, Error, Network, ParamStore, Pass, Result};
+use crate::{Error, Network, ParamStore, Pass, Result, loss};
 
 /// How a network is trained; with the network's own configuration and the data it decides every bit of the result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -219,7 +219,8 @@ fn non_finite(
     loss: f64,
     has_checkpoints: bool,
 ) -> Result<String> {
-    let mut culprit = String::from("all parameters are finite, so the last update overshot or an image holds a bad value");
+    let mut culprit =
+        String::from("all parameters are finite, so the last update overshot or an image holds a bad value");
     for (name, var) in params.all() {
         let sum = var.as_tensor().detach().to_dtype(DType::F64)?.abs()?.sum_all()?.to_scalar::<f64>()?;
         if !sum.is_finite() {

@@ -6,8 +6,8 @@ mod fit;
 mod progress;
 mod run;
 
-pub use evaluate::{evaluate, Evaluation};
-pub use fit::{fit, EpochMetrics, Metrics, TrainConfig};
+pub use evaluate::{Evaluation, evaluate};
+pub use fit::{EpochMetrics, Metrics, TrainConfig, fit};
 pub use progress::Progress;
 pub use run::{RunInfo, RunRecord};
 

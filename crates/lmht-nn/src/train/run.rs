@@ -14,18 +14,18 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{self, State};
 use super::{EpochMetrics, Metrics};
 use crate::atomic::{clean_stale, write_file};
 use crate::optim::Optimizer;
-use crate::pretrained::{save_pretrained, ModelCard};
+use crate::pretrained::{ModelCard, save_pretrained};
 use crate::tensorboard::EventWriter;
 use crate::{Error, ModelConfig, ParamStore, Result};
 
 /// Where and how a run was made: the record's `run.json`, and part of the model card.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunInfo {
     /// The command line.
     pub command: String,
