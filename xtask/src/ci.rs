@@ -7,12 +7,15 @@ use anyhow::{Context, Result, ensure};
 
 /// Run every check: format, lints, docs, tests, doc tests, and the smoke preset of reproduce-tables.
 ///
-/// Tests and commands share the release profile, so that the dependencies are compiled once.
+/// Installs cargo-nextest if it is missing. /// Tests and commands share the release profile, so that the dependencies are compiled once.
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
+/// A name, the arguments of cargo, and environment variables.
+type Step = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
+
 /// The checks in the order in which they fail fastest.
-const STEPS: [(&str, &[&str], &[(&str, &str)]); 7] = [
+const STEPS: [Step; 7] = [
     ("format", &["fmt", "--all", "--check"], &[]),
     ("lints", &["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[]),
     (
@@ -47,10 +50,14 @@ const STEPS: [(&str, &[&str], &[(&str, &str)]); 7] = [
 pub(crate) fn run(_: &Args) -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_string());
     let nextest = Command::new(&cargo).args(["nextest", "--version"]).output();
-    ensure!(
-        nextest.is_ok_and(|output| output.status.success()),
-        "cargo-nextest is not installed; install it with `cargo install --locked cargo-nextest` and try again"
-    );
+    if !nextest.is_ok_and(|output| output.status.success()) {
+        println!("== cargo-nextest is not installed: cargo install --locked cargo-nextest");
+        let status = Command::new(&cargo).args(["install", "--locked", "cargo-nextest"]).status();
+        ensure!(
+            status.context("cannot start cargo")?.success(),
+            "cargo-nextest could not be installed; see https://nexte.st/docs/installation and try again"
+        );
+    }
     for (name, arguments, environment) in STEPS {
         println!("== {name}: cargo {}", arguments.join(" "));
         let started = Instant::now();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Partial, State};
 use super::{BatchSource, Evaluation, Progress, RunRecord, evaluate};
-use crate::optim::OptimizerConfig;
+use crate::optim::{OptimizerConfig, find_non_finite};
 use crate::schedule::{Position, ScheduleConfig};
 use crate::{Error, Network, ParamStore, Pass, Result, loss};
 
@@ -98,7 +98,7 @@ pub struct Metrics {
 /// written.
 ///
 /// # Errors
-/// [`Error::NonFinite`] as soon as the loss is not finite; otherwise if the configuration, the data or the record do not
+/// [`Error::NonFinite`] as soon as the loss or a gradient is not finite, before anything is updated; otherwise if the configuration, the data or the record do not
 /// fit, or the disk cannot be written: earlier checkpoints are intact then, and the message says how to go on.
 pub fn fit(
     network: &Network,
@@ -139,19 +139,26 @@ pub fn fit(
             let readout = loss::readout(&logits)?;
             let loss = loss::cross_entropy(&readout, &labels, config.label_smoothing)?;
             let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-            if !value.is_finite() {
-                return Err(Error::NonFinite(non_finite(params, epoch, state.step, lr, value, record.is_some())?));
+            let gradients = loss.backward()?;
+            // A spike or a ReLU turns NaN into 0, so a network full of NaN can have a finite loss: the gradients tell.
+            let culprit = if value.is_finite() {
+                find_non_finite(&gradients, optimizer.params())?.map(|name| format!("the gradient of {name}"))
+            } else {
+                Some(format!("the loss ({value})"))
+            };
+            if let Some(culprit) = culprit {
+                return Err(Error::NonFinite(non_finite(&culprit, epoch, state.step, lr, record.is_some())));
             }
-            optimizer.step(&loss.backward()?)?;
+            optimizer.step(&gradients)?;
             let b = labels.dim(0)?;
             state.partial.add(value, loss::top1(&readout.detach(), &labels)?, b);
             state.step += 1;
             bar.set_message(state.partial.message(started, (state.step - first) * config.batch_size));
             bar.inc(1);
-            if let (Some(record), Some(every)) = (record.as_deref_mut(), config.checkpoint_every_steps) {
-                if state.step % every == 0 && state.step < n_steps {
-                    record.checkpoint(&state, params, optimizer.as_ref())?;
-                }
+            // The one after an epoch's last step follows its evaluation.
+            let is_due = config.checkpoint_every_steps.is_some_and(|every| state.step.is_multiple_of(every));
+            if let Some(record) = record.as_deref_mut().filter(|_| is_due && state.step < n_steps) {
+                record.checkpoint(&state, params, optimizer.as_ref())?;
             }
         }
         let seconds = started.elapsed().as_secs_f64();
@@ -210,29 +217,13 @@ fn summarize(state: &State, params: &ParamStore) -> Result<Metrics> {
     })
 }
 
-/// The message for a loss that is not finite: where, at which rate, which tensor went first, what to do.
-fn non_finite(
-    params: &ParamStore,
-    epoch: usize,
-    step: usize,
-    lr: f64,
-    loss: f64,
-    has_checkpoints: bool,
-) -> Result<String> {
-    let mut culprit =
-        String::from("all parameters are finite, so the last update overshot or an image holds a bad value");
-    for (name, var) in params.all() {
-        let sum = var.as_tensor().detach().to_dtype(DType::F64)?.abs()?.sum_all()?.to_scalar::<f64>()?;
-        if !sum.is_finite() {
-            culprit = format!("{name} is not finite");
-            break;
-        }
-    }
-    let kept = if has_checkpoints { " The last checkpoint is intact." } else { "" };
-    Ok(format!(
-        "the loss became {loss} in epoch {}, step {} at a learning rate of {lr}: {culprit}.{kept} Train with a smaller \
-         lr or a warm-up, or look at the data.",
+/// The message for a value that is not finite: what, where, at which rate, and what to do.
+fn non_finite(culprit: &str, epoch: usize, step: usize, lr: f64, has_checkpoints: bool) -> String {
+    let kept = if has_checkpoints { " Earlier checkpoints are intact." } else { "" };
+    format!(
+        "{culprit} is not finite in epoch {}, step {} at a learning rate of {lr}.{kept} Train with a smaller lr or a \
+         warm-up, or look for values in the images that are not finite.",
         epoch + 1,
         step + 1
-    ))
+    )
 }

@@ -6,3 +6,4 @@ mod linear;
 mod pool;
 mod repeat_time;
 mod support;
+mod train;

@@ -1,0 +1,206 @@
+//! The training loop on a handful of made-up images: evaluation, records, resuming.
+
+use std::cell::Cell;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use lmht_nn::optim::{OptimizerConfig, SgdConfig};
+use lmht_nn::schedule::ScheduleConfig;
+use lmht_nn::train::{BatchSource, Batches, Metrics, Progress, RunInfo, RunRecord, TrainConfig, evaluate, fit};
+use lmht_nn::{Error, ModelConfig, Network, NeuronConfig, ParamStore, Result};
+
+use crate::support::numbers;
+
+/// Bright images are class 1, dark ones class 0; the last batch is smaller. Fails at a given batch, counted over a run.
+struct Images {
+    sizes: Vec<usize>,
+    fail_at: Option<usize>,
+    given: Cell<usize>,
+}
+
+impl Images {
+    fn new(sizes: &[usize]) -> Self {
+        Self { sizes: sizes.to_vec(), fail_at: None, given: Cell::new(0) }
+    }
+
+    fn batch(&self, epoch: usize, index: usize) -> Result<(Tensor, Tensor)> {
+        let count = self.given.get();
+        self.given.set(count + 1);
+        if self.fail_at == Some(count) {
+            return Err(candle_core::Error::Msg("the disk came off".into()).into());
+        }
+        let b = self.sizes[index];
+        let noise = numbers((epoch * 1000 + index) as u64, b * 64);
+        let values =
+            noise.iter().enumerate().map(|(i, x)| (x + if i / 64 % 2 == 1 { 2. } else { 0. }) as f32).collect();
+        let images = Tensor::from_vec::<_, f32>(values, (b, 1, 8, 8), &Device::Cpu)?;
+        let labels = Tensor::from_vec((0..b as u32).map(|i| i % 2).collect::<Vec<_>>(), b, &Device::Cpu)?;
+        Ok((images, labels))
+    }
+}
+
+impl BatchSource for Images {
+    fn n_batches(&self) -> usize {
+        self.sizes.len()
+    }
+
+    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_>> {
+        Ok(Box::new((first..self.sizes.len()).map(move |index| self.batch(epoch, index))))
+    }
+}
+
+fn model() -> ModelConfig {
+    ModelConfig { width: 4, in_channels: 1, neuron: NeuronConfig::lmht(2), ..ModelConfig::resnet20(2) }
+}
+
+fn config() -> TrainConfig {
+    TrainConfig {
+        epochs: 3,
+        batch_size: 8,
+        seed: 1,
+        optimizer: OptimizerConfig::Sgd(SgdConfig { lr: 0.05, momentum: 0.9, nesterov: true, weight_decay: 5e-4 }),
+        schedule: ScheduleConfig::default(),
+        label_smoothing: 0.,
+        checkpoint_every_steps: Some(2),
+    }
+}
+
+fn info() -> RunInfo {
+    RunInfo { command: "test".into(), commit: "none".into(), machine: "any".into(), data: "made up".into() }
+}
+
+fn train(train: &Images, record: Option<&Path>) -> Result<(Metrics, Vec<u8>)> {
+    let params = ParamStore::new(config().seed);
+    let network = Network::new(&model(), params.builder(DType::F32, &Device::Cpu))?;
+    let test = Images::new(&[8, 8, 3]);
+    let mut record = match record {
+        Some(path) => Some(RunRecord::open(path, &(model(), config()), info())?),
+        None => None,
+    };
+    let metrics = fit(&network, &params, &config(), train, &test, record.as_mut(), Progress::Silent)?;
+    Ok((metrics, params.to_safetensors()?))
+}
+
+#[test]
+fn a_network_learns_and_the_same_seed_gives_the_same_bytes() -> Result<()> {
+    let (metrics, weights) = train(&Images::new(&[8; 6]), None)?;
+    assert_eq!(metrics.top1, 1., "bright and dark are told apart: {metrics:?}");
+    assert_eq!(metrics.top1_by_timestep.len(), 2);
+    let (again, same) = train(&Images::new(&[8; 6]), None)?;
+    assert_eq!(metrics, again);
+    assert!(weights == same, "the same run has other weights");
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_run_ends_with_the_bytes_of_a_whole_one() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let (metrics, weights) = train(&Images::new(&[8; 6]), Some(&folder.path().join("whole")))?;
+    // In the first step; between checkpoints; on one; in a later epoch.
+    for fail_at in [0, 3, 4, 13] {
+        let run = folder.path().join(format!("interrupted-{fail_at}"));
+        let message = train(&Images { fail_at: Some(fail_at), ..Images::new(&[8; 6]) }, Some(&run)).unwrap_err();
+        assert!(message.to_string().contains("the disk came off"), "{message}");
+        let (resumed, same) = train(&Images::new(&[8; 6]), Some(&run))?;
+        assert_eq!(metrics, resumed, "interrupted at {fail_at}");
+        assert!(weights == same, "interrupted at {fail_at}: other weights");
+        for file in ["metrics.json", "metrics.jsonl", "model/README.md", "config.json"] {
+            let read = |run: &Path| std::fs::read(run.join(file)).unwrap();
+            assert!(read(&run) == read(&folder.path().join("whole")), "interrupted at {fail_at}: {file} differs");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_finished_run_is_not_trained_again() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let (metrics, _) = train(&Images::new(&[8; 6]), Some(folder.path()))?;
+    let images = Images::new(&[8; 6]);
+    assert_eq!(train(&images, Some(folder.path()))?.0, metrics);
+    assert_eq!(images.given.get(), 0, "batches were asked for");
+    Ok(())
+}
+
+#[test]
+fn evaluation_counts_every_image_once() -> Result<()> {
+    let network = Network::new(&model(), ParamStore::new(1).builder(DType::F32, &Device::Cpu))?;
+    let evaluation = evaluate(&network, &Images::new(&[8, 8, 3]), Progress::Silent, None)?;
+    assert_eq!(evaluation.n_images, 19);
+    // One large batch of the same images must agree; only the last addition of the mean may round.
+    let data = Images::new(&[8, 8, 3]);
+    let (mut images, mut labels) = (Vec::new(), Vec::new());
+    for batch in data.batches(0, 0)? {
+        let (x, y) = batch?;
+        images.push(x);
+        labels.push(y);
+    }
+    struct One(Tensor, Tensor);
+    impl BatchSource for One {
+        fn n_batches(&self) -> usize {
+            1
+        }
+        fn batches(&self, _: usize, _: usize) -> Result<Batches<'_>> {
+            Ok(Box::new(std::iter::once(Ok((self.0.clone(), self.1.clone())))))
+        }
+    }
+    let one = One(Tensor::cat(&images, 0)?, Tensor::cat(&labels, 0)?);
+    let whole = evaluate(&network, &one, Progress::Silent, None)?;
+    assert_eq!(whole.top1_by_timestep, evaluation.top1_by_timestep);
+    assert!((whole.loss - evaluation.loss).abs() < 1e-6);
+    Ok(())
+}
+
+#[test]
+fn nothing_to_train_or_evaluate_on_is_an_error() -> Result<()> {
+    let network = Network::new(&model(), ParamStore::new(1).builder(DType::F32, &Device::Cpu))?;
+    let message = evaluate(&network, &Images::new(&[]), Progress::Silent, None).unwrap_err().to_string();
+    assert!(message.contains("expected images"), "{message}");
+    let message = train(&Images::new(&[]), None).unwrap_err().to_string();
+    assert!(message.contains("batch_size = 8"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn every_wrong_field_of_the_training_is_named() {
+    for (wrong, part) in [
+        (TrainConfig { epochs: 0, ..config() }, "epochs is 0"),
+        (TrainConfig { batch_size: 0, ..config() }, "batch_size is 0"),
+        (TrainConfig { checkpoint_every_steps: Some(0), ..config() }, "checkpoint_every_steps is 0"),
+        (TrainConfig { label_smoothing: 1., ..config() }, "label_smoothing is 1"),
+        (TrainConfig { label_smoothing: f64::NAN, ..config() }, "label_smoothing is NaN"),
+        (
+            TrainConfig { schedule: ScheduleConfig { warmup_epochs: 3, ..ScheduleConfig::default() }, ..config() },
+            "warmup_epochs",
+        ),
+    ] {
+        let message = wrong.check().unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn a_value_that_is_not_finite_names_the_place() {
+    struct Broken;
+    impl BatchSource for Broken {
+        fn n_batches(&self) -> usize {
+            1
+        }
+        fn batches(&self, _: usize, _: usize) -> Result<Batches<'_>> {
+            let images = Tensor::full(f32::NAN, (4, 1, 8, 8), &Device::Cpu)?;
+            Ok(Box::new(std::iter::once(Ok((images, Tensor::zeros(4, DType::U32, &Device::Cpu)?)))))
+        }
+    }
+    let params = ParamStore::new(1);
+    // The first threshold hides the NaN, so the loss is finite.
+    let network = Network::new(&model(), params.builder(DType::F32, &Device::Cpu)).unwrap();
+    let error = fit(&network, &params, &config(), &Broken, &Broken, None, Progress::Silent).unwrap_err();
+    assert!(matches!(error, Error::NonFinite(_)), "{error}");
+    let message = error.to_string();
+    assert!(
+        message.contains("the gradient of")
+            && message.contains("epoch 1, step 1")
+            && message.contains("learning rate of 0.05"),
+        "{message}"
+    );
+}
