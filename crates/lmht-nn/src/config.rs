@@ -10,32 +10,84 @@ use crate::{Error, Result};
 pub const FORMAT_VERSION: u32 = 1;
 
 /// The body of a network.
+///
+/// Widths are in units of [`ModelConfig::width`]; A stands for average pooling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backbone {
     /// Post-activation basic blocks, 2 in each of 4 stages; shortcuts of 1x1 convolution and batch norm.
     Resnet18,
+    /// A stem of width 1, then 3, 3, 2 post-activation blocks of widths 2, 4, 8; linear layers over 256 features.
+    Resnet19,
     /// The CIFAR network of hybrid training: 3 basic blocks in each of 3 stages, widths 1, 2, 4.
     Resnet20,
-    /// The paper's VGG-13: 1,1,A | 2,2,A | 4,4,A | 8,8,8,A | 8, global average, linear (in units of the width).
+    /// As ResNet-18 with 3, 4, 6, 3 blocks.
+    Resnet34,
+    /// ResNet-18 with membrane shortcuts (Hu et al. 2024): neurons before the convolutions, an analog residual stream.
+    MsResnet18,
+    /// ResNet-34 with membrane shortcuts: the "ResNet-34" of the paper's ImageNet-1k results.
+    MsResnet34,
+    /// The standard VGG-11 (configuration A) with batch norm and average pooling: 1,A | 2,A | 4,4,A | 8,8,A | 8,8,A and
+    /// hidden linear layers of 64 and 64.
+    Vgg11,
+    /// The paper's VGG-13: 1,1,A | 2,2,A | 4,4,A | 8,8,8,A | 8, global average, linear.
     Vgg13,
+    /// The standard VGG-13 (configuration B): 1,1,A | 2,2,A | 4,4,A | 8,8,A | 8,8,A and hidden linear layers of 64 and 64.
+    Vgg13Standard,
+    /// The standard VGG-16 (configuration D), the large network of hybrid training: 2, 2, 3, 3, 3 convolutions.
+    Vgg16,
+    /// The standard VGG-19 (configuration E): 2, 2, 4, 4, 4 convolutions.
+    Vgg19,
+    /// CIFARNet (Wu et al. 2019): 1 | 2,A | 4,A | 8 | 4 and hidden linear layers of 8 and 4; images of 32x32.
+    Cifarnet,
+    /// Spikformer (Zhou et al. 2023), the paper's Transformer-4-384: the width is the embedding size.
+    Spikformer,
 }
 
 impl Backbone {
-    /// Channels of the first stage in the published network.
+    /// Channels of the first stage in the published network; the embedding size of a Transformer.
     pub fn published_width(self) -> usize {
         match self {
-            Self::Resnet18 | Self::Vgg13 => 64,
             Self::Resnet20 => 16,
+            Self::Cifarnet => 128,
+            Self::Spikformer => 384,
+            _ => 64,
         }
     }
 
-    /// The name that the paper uses.
+    /// The name that the paper uses; what the paper has no name for is called as in the literature.
     pub fn title(self) -> &'static str {
         match self {
             Self::Resnet18 => "ResNet-18",
+            Self::Resnet19 => "ResNet-19",
             Self::Resnet20 => "ResNet-20",
+            Self::Resnet34 => "ResNet-34",
+            Self::MsResnet18 => "MS-ResNet-18",
+            Self::MsResnet34 => "MS-ResNet-34",
+            Self::Vgg11 => "VGG-11",
             Self::Vgg13 => "VGG-13",
+            Self::Vgg13Standard => "VGG-13 (standard)",
+            Self::Vgg16 => "VGG-16",
+            Self::Vgg19 => "VGG-19",
+            Self::Cifarnet => "CIFARNet",
+            Self::Spikformer => "Spikformer",
+        }
+    }
+
+    fn has_imagenet_stem(self) -> bool {
+        matches!(self, Self::Resnet18 | Self::Resnet19 | Self::Resnet34 | Self::MsResnet18 | Self::MsResnet34)
+    }
+
+    /// The smallest and the largest side of an image that the strides and the linear layers can take.
+    fn image_sides(self) -> (usize, usize) {
+        match self {
+            // Four or five poolings halve the side and drop a remainder.
+            Self::Vgg13 => (16, usize::MAX),
+            Self::Vgg11 | Self::Vgg13Standard | Self::Vgg16 | Self::Vgg19 => (32, usize::MAX),
+            // The first linear layer reads a map of 8x8.
+            Self::Cifarnet => (32, 35),
+            // Padded convolutions and poolings leave one position of any map.
+            _ => (1, usize::MAX),
         }
     }
 }
@@ -231,11 +283,17 @@ pub struct ModelConfig {
     pub format_version: u32,
     /// The body.
     pub backbone: Backbone,
-    /// The entry of a residual network; a VGG has none and ignores it.
+    /// The entry of a residual network; the others know [`Stem::Cifar`] only.
     #[serde(default)]
     pub stem: Stem,
-    /// Channels of the first stage; the others are multiples of it.
+    /// Channels of the first stage; the others are multiples of it. The embedding size of a Transformer.
     pub width: usize,
+    /// Blocks of a Transformer; absent: 4. No other network has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<usize>,
+    /// Attention heads of a Transformer, a divisor of the width; absent: 12. No other network has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<usize>,
     /// Channels of an image.
     #[serde(default = "three")]
     pub in_channels: usize,
@@ -245,7 +303,8 @@ pub struct ModelConfig {
     pub timesteps: usize,
     /// The neuron between two synapses.
     pub neuron: NeuronConfig,
-    /// Factor on the current of the first neuron layer: the paper's hybrid initialisation sets it to L.
+    /// Factor on the current of the first neuron layer: the paper's hybrid initialisation sets it to L. In an MS-ResNet it
+    /// scales the stem's current, which enters the residual stream.
     #[serde(default = "one")]
     pub input_scale: f64,
 }
@@ -253,6 +312,11 @@ pub struct ModelConfig {
 fn format_version() -> u32 {
     FORMAT_VERSION
 }
+/// Blocks of the published Transformer.
+const PUBLISHED_DEPTH: usize = 4;
+/// Attention heads of the published Transformer.
+const PUBLISHED_HEADS: usize = 12;
+
 fn three() -> usize {
     3
 }
@@ -264,6 +328,8 @@ impl ModelConfig {
             backbone,
             stem: Stem::Cifar,
             width: backbone.published_width(),
+            depth: None,
+            heads: None,
             in_channels: 3,
             n_classes,
             timesteps: 2,
@@ -277,14 +343,113 @@ impl ModelConfig {
         Self::published(Backbone::Resnet18, n_classes)
     }
 
+    /// ResNet-19, LM-HT with L = 2, T = 2.
+    pub fn resnet19(n_classes: usize) -> Self {
+        Self::published(Backbone::Resnet19, n_classes)
+    }
+
     /// ResNet-20, LM-HT with L = 2, T = 2.
     pub fn resnet20(n_classes: usize) -> Self {
         Self::published(Backbone::Resnet20, n_classes)
     }
 
+    /// ResNet-34 with the CIFAR stem, LM-HT with L = 2, T = 2. The paper's Table 1 has it with [`Stem::Imagenet`].
+    pub fn resnet34(n_classes: usize) -> Self {
+        Self::published(Backbone::Resnet34, n_classes)
+    }
+
+    /// MS-ResNet-18 with the CIFAR stem, LM-HT with T = 4 as published; the paper does not say L, this is 2.
+    pub fn ms_resnet18(n_classes: usize) -> Self {
+        Self { timesteps: 4, ..Self::published(Backbone::MsResnet18, n_classes) }
+    }
+
+    /// MS-ResNet-34 with the CIFAR stem, LM-HT with L = 2, T = 2. The paper's ImageNet-1k result has [`Stem::Imagenet`].
+    pub fn ms_resnet34(n_classes: usize) -> Self {
+        Self::published(Backbone::MsResnet34, n_classes)
+    }
+
+    /// The standard VGG-11, LM-HT with L = 2, T = 2.
+    pub fn vgg11(n_classes: usize) -> Self {
+        Self::published(Backbone::Vgg11, n_classes)
+    }
+
     /// The paper's VGG-13, LM-HT with L = 2, T = 2.
     pub fn vgg13(n_classes: usize) -> Self {
         Self::published(Backbone::Vgg13, n_classes)
+    }
+
+    /// The standard VGG-13, LM-HT with L = 2, T = 2.
+    pub fn vgg13_standard(n_classes: usize) -> Self {
+        Self::published(Backbone::Vgg13Standard, n_classes)
+    }
+
+    /// VGG-16, LM-HT with L = 2, T = 2: what hybrid training makes of the QCFS network.
+    pub fn vgg16(n_classes: usize) -> Self {
+        Self::published(Backbone::Vgg16, n_classes)
+    }
+
+    /// The standard VGG-19, LM-HT with L = 2, T = 2.
+    pub fn vgg19(n_classes: usize) -> Self {
+        Self::published(Backbone::Vgg19, n_classes)
+    }
+
+    /// CIFARNet, LM-HT with L = 2, T = 2.
+    pub fn cifarnet(n_classes: usize) -> Self {
+        Self::published(Backbone::Cifarnet, n_classes)
+    }
+
+    /// Transformer-4-384 with 12 heads, LM-HT with T = 4 as published; the paper does not say L, this is 2.
+    pub fn spikformer(n_classes: usize) -> Self {
+        Self {
+            timesteps: 4,
+            depth: Some(PUBLISHED_DEPTH),
+            heads: Some(PUBLISHED_HEADS),
+            ..Self::published(Backbone::Spikformer, n_classes)
+        }
+    }
+
+    /// Blocks and heads of a Transformer.
+    pub(crate) fn transformer(&self) -> (usize, usize) {
+        (self.depth.unwrap_or(PUBLISHED_DEPTH), self.heads.unwrap_or(PUBLISHED_HEADS))
+    }
+
+    fn check_backbone(&self) -> Result<()> {
+        let title = self.backbone.title();
+        if self.stem == Stem::Imagenet && !self.backbone.has_imagenet_stem() {
+            return Err(Error::Config(format!(
+                "stem is imagenet, which {title} does not have; expected cifar (imagenet is for ResNet-18, -19, -34 and \
+                 MS-ResNet-18, -34)"
+            )));
+        }
+        if self.backbone != Backbone::Spikformer {
+            for (name, value) in [("depth", self.depth), ("heads", self.heads)] {
+                if let Some(value) = value {
+                    return Err(Error::Config(format!(
+                        "{name} is {value}, which {title} does not have; leave it out (it is for Spikformer)"
+                    )));
+                }
+            }
+            return Ok(());
+        }
+        let (depth, heads) = self.transformer();
+        for (name, value) in [("depth", depth), ("heads", heads)] {
+            if value == 0 {
+                return Err(Error::Config(format!("{name} is 0; expected at least 1")));
+            }
+        }
+        if !self.width.is_multiple_of(8) {
+            return Err(Error::Config(format!(
+                "width is {}; expected a multiple of 8, since {title} starts with an eighth of it",
+                self.width
+            )));
+        }
+        if !self.width.is_multiple_of(heads) {
+            return Err(Error::Config(format!(
+                "heads is {heads}; expected a divisor of the width, {}, which the heads share",
+                self.width
+            )));
+        }
+        Ok(())
     }
 
     /// Checks every field.
@@ -308,6 +473,7 @@ impl ModelConfig {
                 return Err(Error::Config(format!("{name} is 0; expected at least 1")));
             }
         }
+        self.check_backbone()?;
         if !(self.input_scale.is_finite() && self.input_scale > 0.) {
             return Err(Error::Config(format!("input_scale is {}; expected a number above 0", self.input_scale)));
         }
@@ -350,7 +516,8 @@ impl ModelConfig {
         serde_json::to_string_pretty(self).expect("a configuration serializes") + "\n"
     }
 
-    /// The side or sides of an image must survive the strides; called when an image arrives.
+    /// Channels must be those of the network, and the sides of an image must survive its strides; called when an image
+    /// arrives.
     pub(crate) fn check_image(&self, dims: &[usize]) -> candle_core::Result<()> {
         let n = dims.len();
         if n < 3 || dims[n - 3] != self.in_channels {
@@ -358,6 +525,15 @@ impl ModelConfig {
                 "expected images [B, {c}, H, W] or [T, B, {c}, H, W] (in_channels = {c}), got an input of shape {dims:?}",
                 c = self.in_channels
             )
+        }
+        let (h, w) = (dims[n - 2], dims[n - 1]);
+        let (smallest, largest) = self.backbone.image_sides();
+        if [h, w].iter().any(|side| !(smallest..=largest).contains(side)) {
+            let title = self.backbone.title();
+            if largest == usize::MAX {
+                bail!("the images are {h}x{w}; {title} needs sides of at least {smallest}: use larger images")
+            }
+            bail!("the images are {h}x{w}; {title} needs sides of {smallest} to {largest}: resize the images")
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::{Mode, NeuronConfig, NeuronEvent, Pass, Result, Signal, SynapseEvent,
 /// A tensor on its way through the network, and whether its values are spikes.
 #[derive(Debug, Clone)]
 pub struct Flow {
-    /// `[N, C, H, W]` or `[N, F]`, N = T·B, time outermost (N = B where time has not begun).
+    /// `[N, C, H, W]` or `[N, F]`, N = T·B, time outermost (N = B where time has not begun); tokens are rows, N = T·B·tokens.
     pub xs: Tensor,
     /// What the values are.
     pub signal: Signal,

@@ -30,5 +30,5 @@ pub use config::{Backbone, FORMAT_VERSION, ModelConfig, NeuronConfig, Stem};
 pub use error::{Error, Result};
 pub use lmht_core::{GradientMode, QcfsWindow, Tgim};
 pub use params::{ParamKind, ParamStore};
-pub use pass::{Mode, NeuronEvent, Observer, Pass, Signal, SynapseEvent, SynapseKind};
+pub use pass::{Mode, NeuronEvent, Observer, Pass, ProductEvent, Signal, SynapseEvent, SynapseKind};
 pub use pretrained::{ModelCard, from_pretrained, save_pretrained};

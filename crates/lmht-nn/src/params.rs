@@ -98,7 +98,7 @@ impl ParamStore {
     /// Sets every tensor of the store from `tensors`.
     ///
     /// The published networks keep two T-GIMs in every neuron, `mask` and `mask_linear`, and use one of them; the other is
-    /// passed over.
+    /// passed over. So is the neuron `sn1` of the published MS-ResNets, which no current reaches.
     ///
     /// # Errors
     /// [`Error::Mismatch`] lists all tensors that are missing, superfluous or of another shape; nothing is changed then.
@@ -115,7 +115,7 @@ impl ParamStore {
                 Some(_) => {}
             }
         }
-        let is_extra = |name: &&String| !vars.contains_key(*name) && !is_unused_tgim(name, &vars);
+        let is_extra = |name: &&String| !vars.contains_key(*name) && !is_unused(name, &vars);
         let mut extra: Vec<_> = tensors.keys().filter(is_extra).collect();
         extra.sort();
         for name in extra {
@@ -182,8 +182,12 @@ impl SimpleBackend for ParamStore {
     }
 }
 
-/// Whether `name` is the copy of a T-GIM that its neuron does not use.
-fn is_unused_tgim(name: &str, vars: &BTreeMap<String, Var>) -> bool {
+/// Whether `name` belongs to a published network without having a part in what it computes: the copy of a T-GIM that its
+/// neuron does not use, or the first neuron of an MS-ResNet, whose stream starts without one.
+fn is_unused(name: &str, vars: &BTreeMap<String, Var>) -> bool {
+    if name.starts_with("sn1.") && !vars.keys().any(|var| var.starts_with("sn1.")) {
+        return true;
+    }
     let other = match name.rsplit_once('.') {
         Some((neuron, "mask")) => format!("{neuron}.mask_linear"),
         Some((neuron, "mask_linear")) => format!("{neuron}.mask"),

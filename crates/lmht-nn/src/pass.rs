@@ -79,9 +79,25 @@ pub struct NeuronEvent<'a> {
     pub levels: u32,
 }
 
+/// What an [`Observer`] is shown of a matrix product of two activations, as attention has them. No synapse has a weight
+/// there: each value of the result sums over pairs of what two neuron layers sent.
+#[derive(Debug)]
+pub struct ProductEvent<'a> {
+    /// The path of the attention and what is multiplied: `block.0.attn.q_k`, then `block.0.attn.qk_v`.
+    pub name: &'a str,
+    /// `[T·B, heads, N, K]`, time outermost.
+    pub left: &'a Tensor,
+    /// Spikes or analog values.
+    pub left_signal: Signal,
+    /// `[T·B, heads, K, M]`.
+    pub right: &'a Tensor,
+    /// Spikes or analog values.
+    pub right_signal: Signal,
+}
+
 /// Something that watches a forward pass: counts operations, draws histograms, compares spikes.
 ///
-/// Watching changes no value of the pass. Both methods do nothing unless overridden.
+/// Watching changes no value of the pass. The methods do nothing unless overridden.
 pub trait Observer {
     /// Called before a synapse computes.
     ///
@@ -97,6 +113,15 @@ pub trait Observer {
     /// # Errors
     /// An error ends the pass.
     fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
+        let _ = event;
+        Ok(())
+    }
+
+    /// Called before two activations are multiplied.
+    ///
+    /// # Errors
+    /// An error ends the pass.
+    fn product(&mut self, event: &ProductEvent<'_>) -> Result<()> {
         let _ = event;
         Ok(())
     }
@@ -149,5 +174,8 @@ impl<'a> Pass<'a> {
 
     pub(crate) fn show_neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
         self.observer.as_mut().map_or(Ok(()), |observer| observer.neuron(event))
+    }
+    pub(crate) fn show_product(&mut self, event: &ProductEvent<'_>) -> Result<()> {
+        self.observer.as_mut().map_or(Ok(()), |observer| observer.product(event))
     }
 }

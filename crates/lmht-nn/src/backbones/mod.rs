@@ -2,8 +2,10 @@
 //!
 //! Parameter names are those of the published networks, so that a checkpoint of either loads in the other.
 
-mod resnet18;
-mod resnet20;
+mod cifarnet;
+mod classifier;
+mod resnet;
+mod spikformer;
 mod vgg;
 
 use candle_core::Tensor;
@@ -36,9 +38,10 @@ pub struct Network {
 
 #[derive(Debug, Clone)]
 enum Body {
-    Resnet18(resnet18::Resnet18),
-    Resnet20(resnet20::Resnet20),
-    Vgg13(vgg::Vgg13),
+    Resnet(resnet::Resnet),
+    Vgg(vgg::Vgg),
+    Cifarnet(cifarnet::Cifarnet),
+    Spikformer(spikformer::Spikformer),
 }
 
 impl Network {
@@ -48,11 +51,23 @@ impl Network {
     /// If the configuration is not valid or a tensor is missing or misshapen.
     pub fn new(config: &ModelConfig, vb: VarBuilder<'_>) -> Result<Self> {
         config.check()?;
+        let resnet = |plan: resnet::Plan| resnet::Resnet::new(&plan, config, &vb).map(Body::Resnet);
+        let vgg = |plan: vgg::Plan| vgg::Vgg::new(&plan, config, &vb).map(Body::Vgg);
         let body = match config.backbone {
-            Backbone::Resnet18 => Body::Resnet18(resnet18::Resnet18::new(config, vb)?),
-            Backbone::Resnet20 => Body::Resnet20(resnet20::Resnet20::new(config, vb)?),
-            Backbone::Vgg13 => Body::Vgg13(vgg::Vgg13::new(config, vb)?),
-        };
+            Backbone::Resnet18 => resnet(resnet::Plan::resnet18()),
+            Backbone::Resnet19 => resnet(resnet::Plan::resnet19()),
+            Backbone::Resnet20 => resnet(resnet::Plan::resnet20()),
+            Backbone::Resnet34 => resnet(resnet::Plan::resnet34()),
+            Backbone::MsResnet18 => resnet(resnet::Plan::ms_resnet18()),
+            Backbone::MsResnet34 => resnet(resnet::Plan::ms_resnet34()),
+            Backbone::Vgg11 => vgg(vgg::Plan::vgg11()),
+            Backbone::Vgg13 => vgg(vgg::Plan::vgg13()),
+            Backbone::Vgg13Standard => vgg(vgg::Plan::vgg13_standard()),
+            Backbone::Vgg16 => vgg(vgg::Plan::vgg16()),
+            Backbone::Vgg19 => vgg(vgg::Plan::vgg19()),
+            Backbone::Cifarnet => cifarnet::Cifarnet::new(config, &vb).map(Body::Cifarnet),
+            Backbone::Spikformer => spikformer::Spikformer::new(config, &vb).map(Body::Spikformer),
+        }?;
         Ok(Self { config: config.clone(), body })
     }
 
@@ -84,9 +99,10 @@ impl Network {
             }
         };
         let logits = match &self.body {
-            Body::Resnet18(body) => body.forward(&input, t, pass)?,
-            Body::Resnet20(body) => body.forward(&input, t, pass)?,
-            Body::Vgg13(body) => body.forward(&input, t, pass)?,
+            Body::Resnet(body) => body.forward(&input, t, pass)?,
+            Body::Vgg(body) => body.forward(&input, t, pass)?,
+            Body::Cifarnet(body) => body.forward(&input, t, pass)?,
+            Body::Spikformer(body) => body.forward(&input, t, pass)?,
         };
         let (rows, classes) = logits.xs.dims2()?;
         Ok(logits.xs.reshape((t, rows / t, classes))?)
@@ -116,7 +132,7 @@ impl Input {
     }
 }
 
-/// The sum of two paths, which is the current of the neuron that follows.
+/// The sum of two paths: real values, the current of a neuron or a stream that goes on.
 fn join(main: &Flow, shortcut: &Flow) -> Result<Flow> {
     if main.xs.dims() != shortcut.xs.dims() {
         let message = format!("the two paths of a block differ: {:?} and {:?}", main.xs.dims(), shortcut.xs.dims());

@@ -1,38 +1,116 @@
-//! The paper's VGG-13, which is not the standard one: average pooling, biases, ten convolutions, one linear layer.
+//! The VGG networks: 3x3 convolutions with bias, average pooling between the stages.
 //!
-//! Names: `layerS.{3i}.0` (convolution), `layerS.{3i}.1` (batch norm), `layerS.{3i + 1}` (neuron), `classifier.0`.
+//! Two layouts, with different names:
+//!
+//! - the paper's VGG-13, which is not the standard one: ten convolutions, no pooling after the last of them but the mean
+//!   over the map, one linear layer. Names: `layerS.{3i}.0` (convolution), `layerS.{3i}.1` (batch norm),
+//!   `layerS.{3i + 1}` (neuron), `classifier.0`;
+//! - the standard ones (Simonyan and Zisserman 2015, Table 1: configurations A, B, D, E) as the published QCFS networks
+//!   have them: batch norm, average pooling after every stage, two hidden linear layers. Names: `layerS.{4i}`
+//!   (convolution), `layerS.{4i + 1}` (batch norm), `layerS.{4i + 2}` (neuron), `classifier.{1, 4, 7}` (linear),
+//!   `classifier.{2, 5}` (neuron); the numbers between belong to flattening and dropout, which have no parameters.
+//!
+//! Of the standard ones only VGG-16 is in the paper. VGG-11, -13 and -19 follow its pattern. Our reading: no dropout; the
+//! hidden layers have 64 times the width (4096 in the published networks); images larger than 32 x 32 are averaged
+//! over the last map, which for 32 x 32 has one position, so that the first linear layer always reads 8 times the width.
 
 use candle_nn::VarBuilder;
 
 use super::Input;
+use super::classifier::{Classifier, ClassifierNames};
 use crate::config::ModelConfig;
-use crate::layers::{BatchNorm, Conv2d, ConvNorm, Flow, Linear, Neuron, Site, avg_pool2d, global_avg_pool};
+use crate::layers::{BatchNorm, Conv2d, ConvNorm, Flow, Neuron, Site, avg_pool2d, global_avg_pool};
 use crate::ops::{Conv2dParams, Pool2dParams};
 use crate::{Pass, Result};
 
-/// Channels of each stage in units of the width, and how many convolutions it has.
-const STAGES: [(usize, usize); 5] = [(1, 2), (2, 2), (4, 2), (8, 3), (8, 1)];
-
-#[derive(Debug, Clone)]
-pub(super) struct Vgg13 {
-    stages: Vec<Vec<(ConvNorm, Neuron)>>,
-    classifier: Linear,
+/// What tells one VGG from another.
+pub(super) struct Plan {
+    /// Channels of each stage in units of the width, and how many convolutions it has.
+    stages: [(usize, usize); 5],
+    layout: Layout,
 }
 
-impl Vgg13 {
-    pub(super) fn new(config: &ModelConfig, vb: VarBuilder<'_>) -> Result<Self> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Paper,
+    Standard,
+}
+
+impl Plan {
+    /// 1,1,A | 2,2,A | 4,4,A | 8,8,8,A | 8 in units of the width, A for average pooling.
+    pub(super) fn vgg13() -> Self {
+        Self { stages: [(1, 2), (2, 2), (4, 2), (8, 3), (8, 1)], layout: Layout::Paper }
+    }
+
+    pub(super) fn vgg11() -> Self {
+        Self::standard([1, 1, 2, 2, 2])
+    }
+
+    pub(super) fn vgg13_standard() -> Self {
+        Self::standard([2, 2, 2, 2, 2])
+    }
+
+    pub(super) fn vgg16() -> Self {
+        Self::standard([2, 2, 3, 3, 3])
+    }
+
+    pub(super) fn vgg19() -> Self {
+        Self::standard([2, 2, 4, 4, 4])
+    }
+
+    fn standard(n_convs: [usize; 5]) -> Self {
+        let [a, b, c, d, e] = n_convs;
+        Self { stages: [(1, a), (2, b), (4, c), (8, d), (8, e)], layout: Layout::Standard }
+    }
+}
+
+impl Layout {
+    /// The names of the i-th convolution of a stage, its batch norm and its neuron.
+    fn names(self, i: usize) -> [String; 3] {
+        match self {
+            Self::Paper => [format!("{}.0", 3 * i), format!("{}.1", 3 * i), format!("{}", 3 * i + 1)],
+            Self::Standard => [0, 1, 2].map(|part| format!("{}", 4 * i + part)),
+        }
+    }
+
+    fn classifier(self, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Classifier> {
+        let width = config.width;
+        let (hidden, names) = match self {
+            Self::Paper => {
+                let linear = |i| format!("classifier.{}", 3 * i);
+                (vec![], ClassifierNames { linear, neuron: |i| format!("classifier.{}", 3 * i + 1) })
+            }
+            Self::Standard => {
+                let linear = |i| format!("classifier.{}", 3 * i + 1);
+                (vec![64 * width; 2], ClassifierNames { linear, neuron: |i| format!("classifier.{}", 3 * i + 2) })
+            }
+        };
+        Classifier::new(config, 8 * width, &hidden, &names, vb)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Vgg {
+    stages: Vec<Vec<(ConvNorm, Neuron)>>,
+    /// Whether a pooling follows the last stage too.
+    pool_last: bool,
+    classifier: Classifier,
+}
+
+impl Vgg {
+    pub(super) fn new(plan: &Plan, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let mut c_in = config.in_channels;
         let mut stages = Vec::new();
-        for (stage, (factor, n_convs)) in STAGES.into_iter().enumerate() {
+        for (stage, (factor, n_convs)) in plan.stages.into_iter().enumerate() {
             let vb = vb.pp(format!("layer{}", stage + 1));
             let c_out = config.width * factor;
             let mut layers = Vec::new();
             for i in 0..n_convs {
-                let synapse = vb.pp(3 * i);
+                let [conv, norm, neuron] = plan.layout.names(i);
                 let params = Conv2dParams { stride: 1, padding: 1 };
-                let conv = Conv2d::new(c_in, c_out, 3, params, true, synapse.pp(0))?;
-                let norm = BatchNorm::new(c_out, synapse.pp(1))?;
-                let mut neuron = Neuron::new(config, Site::Maps, vb.pp(3 * i + 1))?;
+                let conv = Conv2d::new(c_in, c_out, 3, params, true, vb.pp(conv))?;
+                let norm = BatchNorm::new(c_out, vb.pp(norm))?;
+                let mut neuron = Neuron::new(config, Site::Maps, vb.pp(neuron))?;
                 if stage == 0 && i == 0 {
                     neuron = neuron.with_input_scale(config.input_scale);
                 }
@@ -41,7 +119,8 @@ impl Vgg13 {
             }
             stages.push(layers);
         }
-        Ok(Self { stages, classifier: Linear::new(c_in, config.n_classes, vb.pp("classifier.0"))? })
+        let pool_last = plan.layout == Layout::Standard;
+        Ok(Self { stages, pool_last, classifier: plan.layout.classifier(config, vb)? })
     }
 
     pub(super) fn forward(&self, input: &Input, timesteps: usize, pass: &mut Pass<'_>) -> Result<Flow> {
@@ -51,12 +130,12 @@ impl Vgg13 {
         let mut xs = neuron.forward(&current, pass)?;
         for (stage, layers) in self.stages.iter().enumerate() {
             let rest = if stage == 0 { &layers[1..] } else { &layers[..] };
-            if stage > 0 {
-                xs = avg_pool2d(&xs, Pool2dParams { kernel: 2, stride: 2, padding: 0 })?;
-            }
             for (synapse, neuron) in rest {
                 let current = synapse.forward(&xs, pass)?;
                 xs = neuron.forward(&current, pass)?;
+            }
+            if self.pool_last || stage + 1 < self.stages.len() {
+                xs = avg_pool2d(&xs, Pool2dParams { kernel: 2, stride: 2, padding: 0 })?;
             }
         }
         self.classifier.forward(&global_avg_pool(&xs)?, pass)

@@ -1,0 +1,67 @@
+//! CIFARNet (Wu et al. 2019, "Direct training for spiking neural networks: faster, larger, better", Table 1): five 3x3
+//! convolutions and three linear layers.
+//!
+//! In units of the width w (128 in the published network), A for average pooling:
+//! `w | 2w,A | 4w,A | 8w | 4w | 8w features | 4w features | K classes`.
+//!
+//! Our reading: the structure is Wu's, with K logits instead of a voting layer; batch norm and no bias in the
+//! convolutions, and a stem current that is computed once and repeated, as in the residual networks, whose names it
+//! borrows: `convN.0` (convolution), `convN.1` (batch norm), `snN` for N in 1..=5, `fc.0.0`, `fc.1`, `fc.2.0`, `fc.3`,
+//! `fc.4.0`. The first linear layer reads all 8 x 8 positions, so images are 32 x 32.
+
+use candle_nn::VarBuilder;
+
+use super::Input;
+use super::classifier::{Classifier, ClassifierNames};
+use crate::config::ModelConfig;
+use crate::layers::{BatchNorm, Conv2d, ConvNorm, Flow, Neuron, Site, avg_pool2d};
+use crate::ops::{Conv2dParams, Pool2dParams};
+use crate::{Pass, Result};
+
+/// Channels of each convolution in units of the width, and whether average pooling follows it.
+const CONVS: [(usize, bool); 5] = [(1, false), (2, true), (4, true), (8, false), (4, false)];
+
+/// Side of the map that the first linear layer reads.
+const MAP_SIDE: usize = 8;
+
+#[derive(Debug, Clone)]
+pub(super) struct Cifarnet {
+    layers: Vec<(ConvNorm, Neuron, bool)>,
+    classifier: Classifier,
+}
+
+impl Cifarnet {
+    pub(super) fn new(config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        let width = config.width;
+        let mut layers = Vec::new();
+        let mut c_in = config.in_channels;
+        for (i, (factor, pool)) in CONVS.into_iter().enumerate() {
+            let c_out = width * factor;
+            let synapse = vb.pp(format!("conv{}", i + 1));
+            let conv = Conv2d::new(c_in, c_out, 3, Conv2dParams { stride: 1, padding: 1 }, false, synapse.pp(0))?;
+            let mut neuron = Neuron::new(config, Site::Maps, vb.pp(format!("sn{}", i + 1)))?;
+            if i == 0 {
+                neuron = neuron.with_input_scale(config.input_scale);
+            }
+            layers.push((ConvNorm::new(conv, BatchNorm::new(c_out, synapse.pp(1))?), neuron, pool));
+            c_in = c_out;
+        }
+        let names = ClassifierNames { linear: |i| format!("fc.{}.0", 2 * i), neuron: |i| format!("fc.{}", 2 * i + 1) };
+        let f_in = c_in * MAP_SIDE * MAP_SIDE;
+        Ok(Self { layers, classifier: Classifier::new(config, f_in, &[8 * width, 4 * width], &names, vb)? })
+    }
+
+    pub(super) fn forward(&self, input: &Input, timesteps: usize, pass: &mut Pass<'_>) -> Result<Flow> {
+        let (stem, neuron, _) = &self.layers[0];
+        let current = input.through_stem(timesteps, |images, _| stem.forward(images, pass))?;
+        let mut xs = neuron.forward(&current, pass)?;
+        for (synapse, neuron, pool) in &self.layers[1..] {
+            let current = synapse.forward(&xs, pass)?;
+            xs = neuron.forward(&current, pass)?;
+            if *pool {
+                xs = avg_pool2d(&xs, Pool2dParams { kernel: 2, stride: 2, padding: 0 })?;
+            }
+        }
+        self.classifier.forward(&Flow { xs: xs.xs.flatten_from(1)?, signal: xs.signal }, pass)
+    }
+}
