@@ -262,7 +262,7 @@ fn recorded_rows_are_read_and_not_trained_again() {
     for part in ["76.22", "80.56", "96.25", "stand-in", "These accuracies mean nothing", "ResNet-18", "VGG-13"] {
         assert!(tables.contains(part), "expected {part:?} in: {tables}");
     }
-    assert!(String::from_utf8_lossy(&first.stderr).contains("5 runs to train"));
+    assert!(String::from_utf8_lossy(&first.stderr).contains("4 runs to train"));
     let second = run(&arguments);
     assert!(second.status.success());
     assert_eq!(String::from_utf8_lossy(&second.stderr), "", "something was trained again");
@@ -298,6 +298,7 @@ fn every_command_explains_itself() {
         let output = run(&[command, "--help"]);
         assert!(output.status.success(), "{command}");
         let help = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(help.contains("Usage:") && help.lines().next().is_some_and(|line| line.ends_with('.')), "{help}");
+        assert!(help.contains(&format!("Usage: cargo xtask {command}")), "{help}");
+        assert!(command == "ci" || help.contains("Example"), "{help}");
     }
 }

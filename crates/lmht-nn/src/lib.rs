@@ -32,3 +32,8 @@ pub use lmht_core::{GradientMode, QcfsWindow, Tgim};
 pub use params::{ParamKind, ParamStore};
 pub use pass::{Mode, NeuronEvent, Observer, Pass, ProductEvent, Signal, SynapseEvent, SynapseKind};
 pub use pretrained::{ModelCard, from_pretrained, save_pretrained};
+
+/// The README's example, so that `cargo test` runs it.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -50,7 +50,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut all: Vec<Run> = Vec::new();
     for row in &rows {
         for &seed in &row.seeds {
-            all.push(Run::new(row, seed, &out));
+            let run = Run::new(row, seed, &out);
+            // Rows may share a run.
+            if all.iter().all(|other| other.folder != run.folder) {
+                all.push(run);
+            }
         }
     }
     if args.retrain {

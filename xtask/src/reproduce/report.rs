@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use lmht_nn::Stem;
 use serde::Serialize;
 
 use super::paper::PaperRow;
@@ -191,9 +192,10 @@ impl Report {
                 None => "10,000 images".to_string(),
             };
             let sentence = format!(
-                "Stand-in for {}: width {} (published 64), Fashion-MNIST sample, 28x28 gray, trained on {images}, tested on \
-                 2,000, {} epochs, batch {}, seeds {}.",
+                "Stand-in for {}: {}width {} (published 64), Fashion-MNIST sample, 28x28 gray, trained on {images}, tested \
+                 on 2,000, {} epochs, batch {}, seeds {}.",
                 row.published.arch,
+                if model.stem == Stem::Imagenet { "stem of 7x7 stride 2 and max-pooling, " } else { "" },
                 model.width,
                 train.epochs,
                 train.batch_size,
