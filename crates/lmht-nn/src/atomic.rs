@@ -2,11 +2,14 @@
 //!
 //! A run may be killed at any moment, and a disk may be full at any byte. A checkpoint is therefore written beside its
 //! place under a temporary name, brought to the disk (`fsync`), and only then renamed to its own: whoever finds the name
-//! finds the whole. What was there before is never touched.
+//! finds the whole. What was there before is not touched, unless it is to be replaced, and then not before the new one is
+//! complete.
 //!
 //! Temporary names are `.NAME.tmp-PID` with the process that writes them, so that [`clean_stale`] can tell the leftovers of
 //! a killed run from the work of a living one. This takes for granted that the folder is written by one machine (and one
-//! container) at a time.
+//! container) at a time. A folder that is being replaced is called `.NAME.old-PID` for the moment in which the new one
+//! takes its name; a process that dies in that moment loses nothing, because [`clean_stale`] and
+//! [`FolderWriter::replacing`] give the old one its name back.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -64,6 +67,17 @@ pub enum Error {
         name: String,
         /// What it should be.
         expected: &'static str,
+    },
+    /// The folder that was to be replaced holds something that the new one does not.
+    #[error(
+        "{}: not replaced, because it holds {name:?}, which the new folder does not; move that elsewhere, or choose another name",
+        path.display()
+    )]
+    Foreign {
+        /// The path of the folder.
+        path: PathBuf,
+        /// The first such name.
+        name: String,
     },
     /// A file of the folder could not be written before, so the folder must not be committed.
     #[error("{}: not committed, because a file of it could not be written; start again with a new FolderWriter", path.display())]
@@ -140,12 +154,15 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// Writes a folder that appears under its name when it is complete.
 ///
 /// The files go to a temporary folder `.NAME.tmp-PID` beside `final_path`. [`Self::commit`] renames it; dropping the writer
-/// without a commit removes it. An existing folder is not replaced (that cannot be done in one act): use names with a
-/// number, such as `epoch-0003`, and remove old ones after the commit.
+/// without a commit removes it.
+///
+/// A writer made by [`Self::new`] refuses a path that is taken: use names with a number, such as `epoch-0003`, and remove
+/// old ones after the commit. One made by [`Self::replacing`] takes the place of an older folder of the same files.
 #[derive(Debug)]
 pub struct FolderWriter {
     claim: Claim,
     final_path: PathBuf,
+    replaces: bool,
     failed: bool,
     committed: bool,
 }
@@ -161,13 +178,53 @@ impl FolderWriter {
         let final_path = final_path.into();
         let claim = Claim::new(&final_path, "")?;
         check_free(&final_path)?;
+        Self::begin(claim, final_path, false)
+    }
+
+    /// As [`Self::new`], but a folder at `final_path` is replaced by the commit.
+    ///
+    /// Two renames are needed for that, so there is a moment in which neither folder has the name. The new folder is
+    /// complete and on the disk before; the old one, moved aside as `.NAME.old-PID`, is removed only when the new one has
+    /// its name. If the process dies in that moment, the next `replacing` of the same path, or [`clean_stale`] of the
+    /// parent, gives the old folder its name back.
+    ///
+    /// Only a folder whose files all have a namesake in the new one is replaced: what the writer does not write, it does
+    /// not delete.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if something other than a folder is at `final_path` (a symbolic link to one, too); otherwise as
+    /// [`Self::new`].
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use lmht_nn::atomic::FolderWriter;
+    /// let run = tempfile::tempdir()?;
+    /// let path = run.path().join("model");
+    /// for version in ["first", "second"] {
+    ///     let mut folder = FolderWriter::replacing(&path)?;
+    ///     folder.write("config.json", version.as_bytes())?;
+    ///     folder.commit()?;
+    ///     assert_eq!(std::fs::read_to_string(path.join("config.json"))?, version);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn replacing(final_path: impl Into<PathBuf>) -> Result<Self, Error> {
+        let final_path = final_path.into();
+        let claim = Claim::new(&final_path, "")?;
+        recover(&final_path)?;
+        check_replaceable(&final_path)?;
+        Self::begin(claim, final_path, true)
+    }
+
+    fn begin(claim: Claim, final_path: PathBuf, replaces: bool) -> Result<Self, Error> {
         let temporary = &claim.temporary;
         // The claim says that no living writer of this process owns it.
         if temporary.symlink_metadata().is_ok() {
             fs::remove_dir_all(temporary).map_err(Error::io("remove the leftover of an earlier run", temporary))?;
         }
         fs::create_dir(temporary).map_err(Error::io("make the folder", &final_path))?;
-        Ok(Self { claim, final_path, failed: false, committed: false })
+        Ok(Self { claim, final_path, replaces, failed: false, committed: false })
     }
 
     /// Adds a file, complete and on the disk when this returns.
@@ -227,20 +284,55 @@ impl FolderWriter {
     ///
     /// # Errors
     /// [`Error::Incomplete`] if a file could not be written before; [`Error::Exists`] if something has come to the path
-    /// meanwhile; [`Error::Io`]. Then the temporary folder is removed. One exception: if the rename has succeeded and only
-    /// its way to the disk fails, the error says so, and the folder stays.
+    /// meanwhile (a folder does not matter to a writer made by [`Self::replacing`]); [`Error::Foreign`] if the folder to be
+    /// replaced holds something that this one does not; [`Error::Io`]. Then the temporary folder is removed, and what was at
+    /// the path is there still. One exception: if the rename has succeeded and only its way to the disk, or the removal of
+    /// the replaced folder, fails, the error says so, and the new folder stays.
     pub fn commit(mut self) -> Result<PathBuf, Error> {
         if self.failed {
             return Err(Error::Incomplete { path: self.final_path.clone() });
         }
         sync_folder(&self.claim.temporary).map_err(Error::io("bring the folder to the disk", &self.final_path))?;
+        let aside = if self.replaces { self.move_aside()? } else { None };
         // A rename onto an empty folder would succeed.
-        check_free(&self.final_path)?;
-        fs::rename(&self.claim.temporary, &self.final_path).map_err(Error::io("rename to it", &self.final_path))?;
+        let renamed = check_free(&self.final_path).and_then(|()| {
+            fs::rename(&self.claim.temporary, &self.final_path).map_err(Error::io("rename to it", &self.final_path))
+        });
+        if let (Err(_), Some(aside)) = (&renamed, &aside) {
+            // If even this fails, clean_stale will try again; the first error is the one to tell.
+            let _ = fs::rename(aside, &self.final_path);
+        }
+        renamed?;
         self.committed = true;
         let parent = parent(&self.final_path);
         sync_folder(parent).map_err(Error::io("bring the folder's entries to the disk", parent))?;
+        if let Some(aside) = aside {
+            // Not before the new name is on the disk.
+            fs::remove_dir_all(&aside).map_err(Error::io("remove the replaced folder", &aside))?;
+        }
         Ok(self.final_path.clone())
+    }
+
+    /// Moves the folder that is to be replaced out of the way, and returns where it is; `None` if there is none.
+    fn move_aside(&self) -> Result<Option<PathBuf>, Error> {
+        if !check_replaceable(&self.final_path)? {
+            return Ok(None);
+        }
+        let read_error = |source| Error::Io { action: "read the folder", path: self.final_path.clone(), source };
+        for entry in fs::read_dir(&self.final_path).map_err(read_error)? {
+            let name = entry.map_err(read_error)?.file_name();
+            if self.claim.temporary.join(&name).symlink_metadata().is_err() {
+                let (path, name) = (self.final_path.clone(), name.to_string_lossy().into_owned());
+                return Err(Error::Foreign { path, name });
+            }
+        }
+        let aside = hidden(&self.final_path, "old", "")?;
+        if aside.symlink_metadata().is_ok() {
+            // Of a process with our number that died after it had given the new folder its name.
+            fs::remove_dir_all(&aside).map_err(Error::io("remove the leftover of an earlier run", &aside))?;
+        }
+        fs::rename(&self.final_path, &aside).map_err(Error::io("move aside", &self.final_path))?;
+        Ok(Some(aside))
     }
 }
 
@@ -255,11 +347,14 @@ impl Drop for FolderWriter {
 
 /// Removes the temporary files and folders that killed runs left in the folder `parent`, and returns their paths, sorted.
 ///
-/// Those of living processes stay; so does everything whose name is not of the form `.NAME.tmp-PID`. On systems where a
-/// process cannot be looked up, only this process's own leftovers are removed.
+/// Those of living processes stay; so does everything whose name is not of the form `.NAME.tmp-PID` or `.NAME.old-PID`. On
+/// systems where a process cannot be looked up, only this process's own leftovers are removed.
+///
+/// A folder `.NAME.old-PID` was being replaced. If the new one has taken its name, it is removed as well; if not, it gets
+/// the name back, and is not among the paths that are returned.
 ///
 /// # Errors
-/// [`Error::Io`] if the folder cannot be read or a leftover cannot be removed.
+/// [`Error::Io`] if the folder cannot be read or a leftover cannot be removed or renamed.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -276,13 +371,25 @@ pub fn clean_stale(parent: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut removed = Vec::new();
     for entry in fs::read_dir(parent).map_err(read_error)? {
         let entry = entry.map_err(read_error)?;
-        let Some(pid) = writer_of(&entry.file_name()) else { continue };
+        let name = entry.file_name();
+        let Some(leftover) = Leftover::of(&name) else { continue };
         let path = entry.path();
         // Held while removing, so that no writer of this process takes the name in between.
         let claimed = claimed();
-        let in_use = if pid == std::process::id() { claimed.contains(&absolute(&path)) } else { is_alive(pid) };
-        if in_use {
+        if leftover.is_in_use(&path, &claimed) {
             continue;
+        }
+        if leftover.is_replaced {
+            let original = path.with_file_name(leftover.name);
+            if original.symlink_metadata().is_err() {
+                match fs::rename(&path, &original) {
+                    Ok(()) => {}
+                    // Another run cleans as well.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(source) => return Err(Error::Io { action: "give the name back to", path, source }),
+                }
+                continue;
+            }
         }
         let is_folder = entry.file_type().map_err(read_error)?.is_dir();
         let result = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
@@ -316,14 +423,7 @@ struct Claim {
 
 impl Claim {
     fn new(final_path: &Path, suffix: &str) -> Result<Self, Error> {
-        let Some(name) = final_path.file_name() else {
-            let name = final_path.display().to_string();
-            return Err(Error::InvalidName { name, expected: "a path that ends in a name" });
-        };
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".tmp-{}{suffix}", std::process::id()));
-        let temporary = parent(final_path).join(hidden);
+        let temporary = hidden(final_path, "tmp", suffix)?;
         let key = absolute(&temporary);
         if !claimed().insert(key.clone()) {
             return Err(Error::Busy { path: final_path.into() });
@@ -338,6 +438,38 @@ impl Drop for Claim {
     }
 }
 
+/// `.NAME.KIND-PID` and a suffix, beside `final_path`.
+fn hidden(final_path: &Path, kind: &str, suffix: &str) -> Result<PathBuf, Error> {
+    let Some(name) = final_path.file_name() else {
+        let name = final_path.display().to_string();
+        return Err(Error::InvalidName { name, expected: "a path that ends in a name" });
+    };
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{kind}-{}{suffix}", std::process::id()));
+    Ok(parent(final_path).join(hidden))
+}
+
+/// Gives a folder its name back that a process moved aside before it died. The caller holds the claim of `final_path`.
+fn recover(final_path: &Path) -> Result<(), Error> {
+    if final_path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    // A parent that cannot be read is reported by the attempt to make a folder in it.
+    let Ok(entries) = fs::read_dir(parent(final_path)) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(leftover) = Leftover::of(&name).filter(|leftover| leftover.is_replaced) else { continue };
+        // The claim is ours, so a folder of our number is not in use.
+        let is_dead = leftover.pid == std::process::id() || !is_alive(leftover.pid);
+        if is_dead && final_path.file_name() == Some(OsStr::new(leftover.name)) {
+            let path = entry.path();
+            return fs::rename(&path, final_path).map_err(Error::io("give the name back to", &path));
+        }
+    }
+    Ok(())
+}
+
 fn absolute(path: &Path) -> PathBuf {
     // Through the parent, whose links are followed: one folder has many names.
     match (parent(path).canonicalize(), path.file_name()) {
@@ -346,19 +478,44 @@ fn absolute(path: &Path) -> PathBuf {
     }
 }
 
-/// The process in a name `.NAME.tmp-PID` or `.NAME.tmp-PID-N`; `None` for any other name.
-fn writer_of(name: &OsStr) -> Option<u32> {
-    let (name, suffix) = name.to_str()?.strip_prefix('.')?.rsplit_once(".tmp-")?;
-    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    let pid = match suffix.split_once('-') {
-        Some((pid, n)) if is_number(n) => pid,
-        Some(_) => return None,
-        None => suffix,
-    };
-    if name.is_empty() || !is_number(pid) {
-        return None;
+/// What a name of ours says.
+#[derive(Debug, PartialEq)]
+struct Leftover<'a> {
+    /// The name that the whole would have had, or had.
+    name: &'a str,
+    pid: u32,
+    /// Moved aside to be replaced, rather than not yet complete.
+    is_replaced: bool,
+}
+
+impl<'a> Leftover<'a> {
+    /// Reads `.NAME.tmp-PID`, `.NAME.tmp-PID-N` and `.NAME.old-PID`; `None` for any other name.
+    fn of(file_name: &'a OsStr) -> Option<Self> {
+        let (rest, suffix) = file_name.to_str()?.strip_prefix('.')?.rsplit_once('.')?;
+        let (kind, suffix) = suffix.split_once('-')?;
+        let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let (is_replaced, pid) = match (kind, suffix.split_once('-')) {
+            ("tmp", Some((pid, n))) if is_number(n) => (false, pid),
+            ("tmp", None) => (false, suffix),
+            ("old", None) => (true, suffix),
+            _ => return None,
+        };
+        if rest.is_empty() || !is_number(pid) {
+            return None;
+        }
+        Some(Self { name: rest, pid: pid.parse().ok()?, is_replaced })
     }
-    pid.parse().ok()
+
+    /// Whether the writer of the leftover at `path` is at work.
+    fn is_in_use(&self, path: &Path, claimed: &HashSet<PathBuf>) -> bool {
+        if self.pid != std::process::id() {
+            return is_alive(self.pid);
+        }
+        // The writer claims the temporary name, also for the folder that it moves aside.
+        let claim =
+            if self.is_replaced { hidden(&path.with_file_name(self.name), "tmp", "").ok() } else { Some(path.into()) };
+        claim.is_some_and(|claim| claimed.contains(&absolute(&claim)))
+    }
 }
 
 /// Whether a process exists; true where that cannot be known.
@@ -400,6 +557,14 @@ fn check_free(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Whether there is something to replace at `path`; an error if it is not a folder.
+fn check_replaceable(path: &Path) -> Result<bool, Error> {
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => Ok(true),
+        _ => check_free(path).map(|()| false),
+    }
+}
+
 /// The folder that holds `path`; the working directory for a bare name.
 fn parent(path: &Path) -> &Path {
     match path.parent() {
@@ -414,9 +579,14 @@ mod tests {
 
     #[test]
     fn only_names_of_our_form_count_as_leftovers() {
-        for (name, writer) in [
-            (".epoch-0001.tmp-17", Some(17)),
-            (".metrics.json.tmp-17-3", Some(17)),
+        let leftover = |name, is_replaced| Some(Leftover { name, pid: 17, is_replaced });
+        for (name, expected) in [
+            (".epoch-0001.tmp-17", leftover("epoch-0001", false)),
+            (".metrics.json.tmp-17-3", leftover("metrics.json", false)),
+            (".model.old-17", leftover("model", true)),
+            (".model.old-17-3", None),
+            (".model.older-17", None),
+            (".old-17", None),
             ("epoch-0001.tmp-17", None),
             (".epoch-0001.tmp-", None),
             (".epoch-0001.tmp-x", None),
@@ -428,7 +598,7 @@ mod tests {
             (".tmp-17", None),
             (".epoch-0001", None),
         ] {
-            assert_eq!(writer_of(OsStr::new(name)), writer, "{name}");
+            assert_eq!(Leftover::of(OsStr::new(name)), expected, "{name}");
         }
     }
 

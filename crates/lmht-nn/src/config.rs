@@ -9,6 +9,9 @@ use crate::{Error, Result};
 /// The version of `config.json`. A reader refuses a newer one.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// The largest width and numbers of channels and classes: beyond any use, and a product of two of them cannot overflow.
+const MAX_SIZE: usize = 1 << 16;
+
 /// The body of a network.
 ///
 /// Widths are in units of [`ModelConfig::width`]; A stands for average pooling.
@@ -92,7 +95,7 @@ impl Backbone {
     }
 }
 
-/// How an image enters a residual network.
+/// How an image enters a ResNet-18.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stem {
@@ -179,7 +182,17 @@ pub enum NeuronConfig {
         window: QcfsWindow,
     },
     /// max(x, 0): an ANN, one timestep.
+    // Without this, serde ignores whatever stands beside the tag of a variant without fields.
+    #[serde(deserialize_with = "no_fields")]
     Relu,
+}
+
+/// Accepts a map without keys, and names the first key of any other.
+fn no_fields<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<(), D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct NoFields {}
+    NoFields::deserialize(deserializer).map(|NoFields {}| ())
 }
 
 fn detached() -> GradientMode {
@@ -252,9 +265,14 @@ impl NeuronConfig {
             return Err(Error::Config(format!("neuron.leak is {leak}; expected a finite number of at least 0")));
         }
         let config = lmht_core::NeuronConfig { timesteps, levels, v_threshold, v_init, tgim, gradient, window: 1 };
-        let neuron = config.check().map_err(|error| Error::Config(format!("neuron: {error}")))?;
+        let neuron = config.check().map_err(neuron_error)?;
         Ok(Some(Dynamics { config, neuron, leak }))
     }
+}
+
+/// Says where in a configuration the field of `error` is.
+fn neuron_error(error: lmht_core::ConfigError) -> Error {
+    Error::Config(format!("neuron.{error}"))
 }
 
 /// A spiking neuron's checked mathematics, and its leak if that is not learned.
@@ -316,6 +334,16 @@ fn format_version() -> u32 {
 const PUBLISHED_DEPTH: usize = 4;
 /// Attention heads of the published Transformer.
 const PUBLISHED_HEADS: usize = 12;
+
+fn check_version(version: u32) -> Result<()> {
+    match version {
+        1..=FORMAT_VERSION => Ok(()),
+        0 => Err(Error::Config(format!("format_version is 0; expected a whole number in 1..={FORMAT_VERSION}"))),
+        _ => Err(Error::Config(format!(
+            "format_version is {version}; this program reads up to {FORMAT_VERSION}: use a newer one"
+        ))),
+    }
+}
 
 fn three() -> usize {
     3
@@ -457,20 +485,15 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::Config`] names the first field that cannot be, its value and what is allowed.
     pub fn check(&self) -> Result<()> {
-        if self.format_version == 0 || self.format_version > FORMAT_VERSION {
-            return Err(Error::Config(format!(
-                "format_version is {}; this program reads up to {FORMAT_VERSION}: use a newer one",
-                self.format_version
-            )));
-        }
-        for (name, value) in [
-            ("width", self.width),
-            ("in_channels", self.in_channels),
-            ("n_classes", self.n_classes),
-            ("timesteps", self.timesteps),
+        check_version(self.format_version)?;
+        for (name, value, max) in [
+            ("width", self.width, MAX_SIZE),
+            ("in_channels", self.in_channels, MAX_SIZE),
+            ("n_classes", self.n_classes, MAX_SIZE),
+            ("timesteps", self.timesteps, lmht_core::MAX_TIMESTEPS),
         ] {
-            if value == 0 {
-                return Err(Error::Config(format!("{name} is 0; expected at least 1")));
+            if value == 0 || value > max {
+                return Err(Error::Config(format!("{name} is {value}; expected a whole number in 1..={max}")));
             }
         }
         self.check_backbone()?;
@@ -479,12 +502,7 @@ impl ModelConfig {
         }
         match &self.neuron {
             NeuronConfig::Qcfs { quant_levels, scale, .. } => {
-                if *quant_levels == 0 {
-                    return Err(Error::Config("neuron.quant_levels is 0; expected at least 1".into()));
-                }
-                if !(scale.is_finite() && *scale > 0.) {
-                    return Err(Error::Config(format!("neuron.scale is {scale}; expected a number above 0")));
-                }
+                lmht_core::qcfs::check(*scale, *quant_levels).map_err(neuron_error)?;
             }
             NeuronConfig::Relu => {}
             spiking => {
@@ -503,9 +521,18 @@ impl ModelConfig {
     /// Reads `config.json`.
     ///
     /// # Errors
-    /// [`Error::Config`] names the unknown key or wrong value and the line.
+    /// [`Error::Config`] names the unknown key or wrong value and the line, or says that a newer program wrote this.
     pub fn from_json(json: &str) -> Result<Self> {
-        let config: Self = serde_json::from_str(json).map_err(|error| Error::Config(error.to_string()))?;
+        // The version first and alone: a newer description may have fields that would only be called unknown here.
+        #[derive(Deserialize)]
+        struct Version {
+            #[serde(default = "format_version")]
+            format_version: u32,
+        }
+        let wrong = |error: serde_json::Error| Error::Config(error.to_string());
+        let Version { format_version } = serde_json::from_str(json).map_err(wrong)?;
+        check_version(format_version)?;
+        let config: Self = serde_json::from_str(json).map_err(wrong)?;
         config.check()?;
         Ok(config)
     }
@@ -516,17 +543,22 @@ impl ModelConfig {
         serde_json::to_string_pretty(self).expect("a configuration serializes") + "\n"
     }
 
-    /// Channels must be those of the network, and the sides of an image must survive its strides; called when an image
-    /// arrives.
-    pub(crate) fn check_image(&self, dims: &[usize]) -> candle_core::Result<()> {
-        let n = dims.len();
-        if n < 3 || dims[n - 3] != self.in_channels {
+    /// Checks the shape of what a network is shown: images `[B, C, H, W]` or frames `[T, B, C, H, W]`, nothing empty, sides
+    /// that survive the strides.
+    pub(crate) fn check_images(&self, dims: &[usize]) -> candle_core::Result<()> {
+        let (t, c) = (self.timesteps, self.in_channels);
+        let fits = match dims {
+            [_, channels, _, _] => *channels == c,
+            [steps, _, channels, _, _] => *steps == t && *channels == c,
+            _ => false,
+        };
+        if !fits || dims.contains(&0) {
             bail!(
-                "expected images [B, {c}, H, W] or [T, B, {c}, H, W] (in_channels = {c}), got an input of shape {dims:?}",
-                c = self.in_channels
+                "expected images [B, {c}, H, W] or frames [{t}, B, {c}, H, W] (in_channels = {c} and timesteps = {t} in \
+                 the config), got an input of shape {dims:?}"
             )
         }
-        let (h, w) = (dims[n - 2], dims[n - 1]);
+        let (h, w) = (dims[dims.len() - 2], dims[dims.len() - 1]);
         let (smallest, largest) = self.backbone.image_sides();
         if [h, w].iter().any(|side| !(smallest..=largest).contains(side)) {
             let title = self.backbone.title();

@@ -2,6 +2,30 @@
 //!
 //! Inside a network time is folded into the batch, time outermost: `[T, B, ...]` is kept as `[T·B, ...]`. Convolution,
 //! normalisation and pooling treat all rows alike; only the neuron needs to know T.
+//!
+//! A network of one's own is put together like this; an error in it begins with the name of the layer:
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use lmht_nn::layers::{BatchNorm, Conv2d, ConvNorm, Flow, Linear, Neuron, Site, global_avg_pool};
+//! use lmht_nn::{ModelConfig, ParamStore, Pass, ops::Conv2dParams};
+//!
+//! # fn main() -> lmht_nn::Result<()> {
+//! let config = ModelConfig::resnet18(10); // T = 2, L = 2
+//! let params = ParamStore::new(42);
+//! let vb = params.builder(DType::F32, &Device::Cpu);
+//! let conv = Conv2d::new(3, 8, 3, Conv2dParams { stride: 1, padding: 1 }, false, vb.pp("conv"))?;
+//! let synapse = ConvNorm::new(conv, BatchNorm::new(8, vb.pp("bn"))?);
+//! let neuron = Neuron::new(&config, Site::Maps, vb.pp("sn"))?;
+//! let readout = Linear::new(8, 10, vb.pp("fc"))?;
+//!
+//! let frames = Flow::analog(Tensor::ones((2 * 4, 3, 16, 16), DType::F32, &Device::Cpu)?); // T = 2, B = 4
+//! let mut pass = Pass::eval();
+//! let spikes = neuron.forward(&synapse.forward(&frames, &mut pass)?, &mut pass)?;
+//! let logits = readout.forward(&global_avg_pool(&spikes)?, &mut pass)?;
+//! assert_eq!(logits.xs.dims(), [2 * 4, 10]);
+//! # Ok(()) }
+//! ```
 
 use candle_core::{Tensor, Var};
 use candle_nn::VarBuilder;
@@ -272,12 +296,13 @@ impl Neuron {
         Ok(Self { name: vb.prefix(), timesteps: t, input_scale: 1., kind })
     }
 
-    /// The same layer with a factor on its current.
+    /// The same layer with a factor on its current, 1 unless set: the paper's hybrid start multiplies the first neuron's
+    /// current by L.
     pub fn with_input_scale(self, input_scale: f64) -> Self {
         Self { input_scale, ..self }
     }
 
-    /// Currents `[T·B, ...]` to outputs s·θ of the same shape.
+    /// Currents `[T·B, ...]` to outputs s·θ of the same shape (Eqs. 5-7); activations a (Eq. 4) in an ANN.
     ///
     /// # Errors
     /// If the input does not hold T timesteps, or the stored threshold is not positive; the message names this layer.

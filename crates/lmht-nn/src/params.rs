@@ -95,7 +95,7 @@ impl ParamStore {
         self.trainable().iter().map(|(_, var)| var.elem_count()).sum()
     }
 
-    /// Sets every tensor of the store from `tensors`.
+    /// Sets every tensor of the store from `tensors`, which may be of another number type or on another device.
     ///
     /// The published networks keep two T-GIMs in every neuron, `mask` and `mask_linear`, and use one of them; the other is
     /// passed over. So is the neuron `sn1` of the published MS-ResNets, which no current reaches.
@@ -124,10 +124,15 @@ impl ParamStore {
         if !differences.is_empty() {
             return Err(Error::Mismatch { origin: origin.to_string(), differences });
         }
+        // All are converted before the first is set: a failure must not leave half of another network.
+        let mut converted = Vec::with_capacity(vars.len());
         for (name, var) in vars.iter() {
-            let tensor = tensors[name].to_device(var.device())?.to_dtype(var.dtype())?.contiguous()?;
+            let tensor = tensors[name].to_device(var.device())?.to_dtype(var.dtype())?;
             // `set` refuses a source that shares the variable's own storage; `copy` makes that impossible.
-            var.set(&tensor.copy()?)?;
+            converted.push((var, tensor.contiguous()?.copy()?));
+        }
+        for (var, tensor) in converted {
+            var.set(&tensor)?;
         }
         Ok(())
     }
@@ -159,7 +164,18 @@ impl SimpleBackend for ParamStore {
         let mut vars = self.lock();
         if let Some(var) = vars.get(name) {
             if var.shape() != &shape {
-                candle_core::bail!("{name}: asked for with shape {shape:?}, but it exists with shape {:?}", var.shape())
+                candle_core::bail!(
+                    "{name}: asked for with shape {:?}, but it exists with shape {:?}; build another network in a store \
+                     of its own",
+                    shape.dims(),
+                    var.dims()
+                )
+            }
+            if var.dtype() != dtype {
+                candle_core::bail!(
+                    "{name}: asked for as {dtype:?}, but it exists as {:?}; use one number type for a store",
+                    var.dtype()
+                )
             }
             return Ok(var.as_tensor().clone());
         }

@@ -98,6 +98,32 @@ pub struct ProductEvent<'a> {
 /// Something that watches a forward pass: counts operations, draws histograms, compares spikes.
 ///
 /// Watching changes no value of the pass. The methods do nothing unless overridden.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use lmht_nn::{ModelConfig, Network, NeuronEvent, Observer, ParamStore, Pass, Result};
+///
+/// /// Counts the neuron layers that a pass goes through.
+/// #[derive(Default)]
+/// struct Layers(usize);
+///
+/// impl Observer for Layers {
+///     fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
+///         assert_eq!(event.output.dims()[0], 2 * 3); // T·B
+///         self.0 += 1;
+///         Ok(())
+///     }
+/// }
+///
+/// # fn main() -> Result<()> {
+/// let config = ModelConfig { width: 4, ..ModelConfig::resnet20(10) };
+/// let network = Network::new(&config, ParamStore::new(42).builder(DType::F32, &Device::Cpu))?;
+/// let images = Tensor::ones((3, 3, 8, 8), DType::F32, &Device::Cpu)?;
+/// let mut layers = Layers::default();
+/// network.forward(&images, &mut Pass::eval().observed_by(&mut layers))?;
+/// assert_eq!(layers.0, 19); // the stem's, and two in each of nine blocks
+/// # Ok(()) }
+/// ```
 pub trait Observer {
     /// Called before a synapse computes.
     ///

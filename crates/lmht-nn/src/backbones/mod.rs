@@ -88,16 +88,10 @@ impl Network {
     /// # Errors
     /// If the images do not fit the configuration; the message names the layer or field.
     pub fn forward(&self, images: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        self.config.check_image(images.dims())?;
+        self.config.check_images(images.dims())?;
         let t = self.config.timesteps;
-        let input = match images.dims() {
-            [_, _, _, _] => Input::Static(images.clone()),
-            [steps, ..] if images.rank() == 5 && *steps == t => Input::Frames(images.flatten(0, 1)?),
-            dims => {
-                let message = format!("expected images [B, C, H, W] or frames [{t}, B, C, H, W], got shape {dims:?}");
-                return Err(candle_core::Error::Msg(message).into());
-            }
-        };
+        let input =
+            if images.rank() == 4 { Input::Static(images.clone()) } else { Input::Frames(images.flatten(0, 1)?) };
         let logits = match &self.body {
             Body::Resnet(body) => body.forward(&input, t, pass)?,
             Body::Vgg(body) => body.forward(&input, t, pass)?,

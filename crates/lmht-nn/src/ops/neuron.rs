@@ -8,7 +8,11 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType, bail};
 use lmht_core::{GradientMode, Neuron, NeuronConfig, Real, Tgim};
 
+use super::is_fused;
+
 /// What a layer learns, or does not: the inputs of [`neuron`] beside the currents.
+///
+/// It must suit the layer's [`Tgim`]: [`Learned::TgimAndLeak`] for `Full` and `Causal`, the others for `Identity`.
 #[derive(Debug, Clone)]
 pub enum Learned {
     /// Nothing: no T-GIM, a fixed leak λ.
@@ -40,7 +44,8 @@ pub enum Learned {
 /// - output: the shape of `xs`, values in {0, θ, …, Lθ}
 ///
 /// # Errors
-/// If the first axis does not hold T timesteps, or the learned tensors have another shape, type or device.
+/// If the first axis does not hold T timesteps, the input is empty or not floating point, the learned tensors have
+/// another shape, type or device, `learned` does not suit the neuron's T-GIM, or a fixed leak is not finite.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -56,8 +61,8 @@ pub enum Learned {
 /// ```
 pub fn neuron(xs: &Tensor, neuron: &Neuron, learned: &Learned) -> Result<Tensor> {
     check(xs, &neuron.config(), learned)?;
-    if !(xs.device().is_cpu() && matches!(xs.dtype(), DType::F32 | DType::F64)) {
-        return neuron_composed(xs, neuron, learned);
+    if !is_fused(xs) {
+        return compose(xs, neuron, learned);
     }
     let xs = xs.contiguous()?;
     let op = |fixed_leak| Fused { neuron: *neuron, fixed_leak };
@@ -72,13 +77,20 @@ pub fn neuron(xs: &Tensor, neuron: &Neuron, learned: &Learned) -> Result<Tensor>
 
 fn check(xs: &Tensor, config: &NeuronConfig, learned: &Learned) -> Result<()> {
     let t = config.timesteps;
-    if xs.rank() == 0 || xs.dims()[0] % t != 0 || xs.elem_count() == 0 {
-        bail!("expected {t} timesteps (from the config), got an input of shape {:?}", xs.dims())
+    if xs.rank() == 0 || !xs.dims()[0].is_multiple_of(t) || xs.elem_count() == 0 {
+        bail!(
+            "neuron: expected {t} timesteps (from the config), got an input of shape {:?}; its first axis must be a \
+             multiple of {t} and no axis empty",
+            xs.dims()
+        )
+    }
+    if !xs.dtype().is_float() {
+        bail!("neuron: expected floating-point currents, got {:?}; convert them with to_dtype", xs.dtype())
     }
     let same = |name: &str, tensor: &Tensor, dims: &[usize]| {
         if tensor.dims() != dims || tensor.dtype() != xs.dtype() || !tensor.device().same_device(xs.device()) {
             bail!(
-                "expected {name} of shape {dims:?}, {:?} on {:?} like the input, got {:?}, {:?} on {:?}",
+                "neuron: expected {name} of shape {dims:?}, {:?} on {:?} like the input, got {:?}, {:?} on {:?}",
                 xs.dtype(),
                 xs.device().location(),
                 tensor.dims(),
@@ -88,13 +100,22 @@ fn check(xs: &Tensor, config: &NeuronConfig, learned: &Learned) -> Result<()> {
         }
         Ok(())
     };
-    match learned {
-        Learned::TgimAndLeak { tgim_logit, leak_logit } => {
+    match (learned, config.tgim) {
+        (Learned::TgimAndLeak { tgim_logit, leak_logit }, Tgim::Full | Tgim::Causal) => {
             same("T-GIM logits", tgim_logit, &[t, t])?;
             same("a leak logit", leak_logit, &[1])
         }
-        Learned::Leak { leak_logit } => same("a leak logit", leak_logit, &[1]),
-        Learned::Nothing { .. } => Ok(()),
+        (Learned::Leak { leak_logit }, Tgim::Identity) => same("a leak logit", leak_logit, &[1]),
+        (Learned::Nothing { leak }, Tgim::Identity) if leak.is_finite() => Ok(()),
+        (Learned::Nothing { leak }, Tgim::Identity) => bail!("neuron: expected a finite leak, got {leak}"),
+        (Learned::TgimAndLeak { .. }, Tgim::Identity) => bail!(
+            "neuron: got T-GIM logits, but the config says Tgim::Identity, which has none; pass Learned::Leak or \
+             Learned::Nothing, or configure Tgim::Full or Tgim::Causal"
+        ),
+        (Learned::Leak { .. } | Learned::Nothing { .. }, tgim) => bail!(
+            "neuron: got no T-GIM logits, but the config says Tgim::{tgim:?}, which needs them; pass \
+             Learned::TgimAndLeak, or configure Tgim::Identity"
+        ),
     }
 }
 
@@ -105,8 +126,12 @@ fn check(xs: &Tensor, config: &NeuronConfig, learned: &Learned) -> Result<()> {
 /// # Errors
 /// As [`neuron`].
 pub fn neuron_composed(xs: &Tensor, neuron: &Neuron, learned: &Learned) -> Result<Tensor> {
+    check(xs, &neuron.config(), learned)?;
+    compose(xs, neuron, learned)
+}
+
+fn compose(xs: &Tensor, neuron: &Neuron, learned: &Learned) -> Result<Tensor> {
     let config = neuron.config();
-    check(xs, &config, learned)?;
     let (t, theta) = (config.timesteps, config.v_threshold);
     let shape = xs.shape().clone();
     let flat = xs.reshape((t, shape.elem_count() / t))?;
@@ -195,12 +220,14 @@ impl Fused {
         Ok((out, inputs[0].1.shape().clone()))
     }
 
-    /// The gradients of all inputs, in their order.
-    fn gradients(&self, inputs: &[&Tensor], grad_out: &Tensor) -> Result<Vec<Tensor>> {
-        match inputs[0].dtype() {
-            DType::F32 => self.backward::<f32>(inputs, grad_out),
-            _ => self.backward::<f64>(inputs, grad_out),
-        }
+    /// The gradients of all inputs, in their order; nothing for those that are not tracked, which Candle would keep.
+    fn gradients(&self, inputs: &[&Tensor], grad_out: &Tensor) -> Result<impl Iterator<Item = Option<Tensor>> + use<>> {
+        let gradients = match inputs[0].dtype() {
+            DType::F32 => self.backward::<f32>(inputs, grad_out)?,
+            _ => self.backward::<f64>(inputs, grad_out)?,
+        };
+        let tracked: Vec<bool> = inputs.iter().map(|input| input.track_op()).collect();
+        Ok(gradients.into_iter().zip(tracked).map(|(gradient, tracked)| tracked.then_some(gradient)))
     }
 
     fn backward<R: Real + WithDType>(&self, inputs: &[&Tensor], grad_out: &Tensor) -> Result<Vec<Tensor>> {
@@ -247,7 +274,7 @@ impl CustomOp1 for Fused {
         self.cpu(&[(s1, l1)])
     }
     fn bwd(&self, xs: &Tensor, _res: &Tensor, grad_out: &Tensor) -> Result<Option<Tensor>> {
-        Ok(self.gradients(&[xs], grad_out)?.pop())
+        Ok(self.gradients(&[xs], grad_out)?.next().flatten())
     }
 }
 
@@ -265,8 +292,8 @@ impl CustomOp2 for Fused {
         _res: &Tensor,
         grad_out: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let mut gradients = self.gradients(&[xs, leak], grad_out)?.into_iter();
-        Ok((gradients.next(), gradients.next()))
+        let mut gradients = self.gradients(&[xs, leak], grad_out)?;
+        Ok((gradients.next().flatten(), gradients.next().flatten()))
     }
 }
 
@@ -293,7 +320,7 @@ impl CustomOp3 for Fused {
         _res: &Tensor,
         grad_out: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let mut gradients = self.gradients(&[xs, tgim, leak], grad_out)?.into_iter();
-        Ok((gradients.next(), gradients.next(), gradients.next()))
+        let mut gradients = self.gradients(&[xs, tgim, leak], grad_out)?;
+        Ok((gradients.next().flatten(), gradients.next().flatten(), gradients.next().flatten()))
     }
 }

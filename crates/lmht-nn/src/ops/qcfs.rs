@@ -5,14 +5,19 @@ use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, W
 use lmht_core::{QcfsWindow, Real, qcfs as mathematics};
 
 use super::neuron::values;
+use super::{check_operands, is_fused};
 
 /// a = ϑ · clip(floor(x Q / ϑ + 1/2) / Q, 0, 1) (Bu et al. 2022; Eq. 4), straight through the floor.
 ///
 /// # Shapes
 /// - `xs` any; `scale` ϑ `[1]`; output as `xs`, values in {0, ϑ/Q, …, ϑ}
 ///
+/// # Gradients
+/// With q = a/ϑ and w = 1 in the `window`, else 0: da/dx = w, da/dϑ = q - w x/ϑ.
+///
 /// # Errors
-/// If `scale` is not `[1]` with the type and device of `xs`, or Q is 0.
+/// If `scale` is not `[1]` with the type and device of `xs`, `xs` is empty or not floating point, or Q is 0. The value of
+/// ϑ is not looked at.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -24,22 +29,23 @@ use super::neuron::values;
 /// # Ok(()) }
 /// ```
 pub fn qcfs(xs: &Tensor, scale: &Tensor, quant_levels: u32, window: QcfsWindow) -> Result<Tensor> {
+    check(xs, scale, quant_levels)?;
+    if is_fused(xs) {
+        xs.contiguous()?.apply_op2(&scale.contiguous()?, Fused { quant_levels, window })
+    } else {
+        compose(xs, scale, quant_levels, window)
+    }
+}
+
+fn check(xs: &Tensor, scale: &Tensor, quant_levels: u32) -> Result<()> {
     if quant_levels == 0 {
         bail!("qcfs: expected at least 1 quantization level, got 0")
     }
-    if scale.dims() != [1] || scale.dtype() != xs.dtype() || !scale.device().same_device(xs.device()) {
-        bail!(
-            "qcfs: expected a scale of shape [1] and {:?} like the input, got {:?} and {:?}",
-            xs.dtype(),
-            scale.dims(),
-            scale.dtype()
-        )
+    check_operands("qcfs", &[("xs", xs), ("scale", scale)])?;
+    if scale.dims() != [1] {
+        bail!("qcfs: expected one scale, shape [1], got shape {:?}", scale.dims())
     }
-    if xs.device().is_cpu() && matches!(xs.dtype(), DType::F32 | DType::F64) {
-        xs.contiguous()?.apply_op2(&scale.contiguous()?, Fused { quant_levels, window })
-    } else {
-        qcfs_composed(xs, scale, quant_levels, window)
-    }
+    Ok(())
 }
 
 /// [`qcfs`] as tensor operations, for any device.
@@ -47,27 +53,25 @@ pub fn qcfs(xs: &Tensor, scale: &Tensor, quant_levels: u32, window: QcfsWindow) 
 /// # Errors
 /// As [`qcfs`].
 pub fn qcfs_composed(xs: &Tensor, scale: &Tensor, quant_levels: u32, window: QcfsWindow) -> Result<Tensor> {
-    let q = f64::from(quant_levels);
-    let ratio = xs.broadcast_div(scale)?;
-    let floor = |x: &Tensor| (x * q)?.affine(1., 0.5)?.floor()? / q;
-    let quantized = match window {
-        QcfsWindow::AfterFloor => {
-            let straight = ((floor(&ratio)? - &ratio)?.detach() + &ratio)?;
-            clip(&straight)?
-        }
-        QcfsWindow::BeforeFloor => {
-            let clipped = clip(&ratio)?;
-            ((floor(&clipped)? - &clipped)?.detach() + clipped)?
-        }
-    };
-    quantized.broadcast_mul(scale)
+    check(xs, scale, quant_levels)?;
+    compose(xs, scale, quant_levels, window)
 }
 
-/// Clip to [0, 1] with gradient 1 inside, borders included, and 0 outside.
-fn clip(x: &Tensor) -> Result<Tensor> {
-    let inside = (x.ge(0.)?.to_dtype(x.dtype())? * x.le(1.)?.to_dtype(x.dtype())?)?;
-    let above = x.gt(1.)?.to_dtype(x.dtype())?;
-    x * inside.detach() + above.detach()
+fn compose(xs: &Tensor, scale: &Tensor, quant_levels: u32, window: QcfsWindow) -> Result<Tensor> {
+    let q = f64::from(quant_levels);
+    let ratio = xs.broadcast_div(scale)?;
+    // Divided by a tensor: Candle divides by a number through its reciprocal, which rounds differently.
+    let levels = Tensor::new(&[q], xs.device())?.to_dtype(xs.dtype())?;
+    let floored = (&ratio * q)?.affine(1., 0.5)?.floor()?.broadcast_div(&levels)?;
+    let clipped = match window {
+        QcfsWindow::AfterFloor => &floored,
+        QcfsWindow::BeforeFloor => &ratio,
+    };
+    let passes = (clipped.ge(0.)?.to_dtype(xs.dtype())? * clipped.le(1.)?.to_dtype(xs.dtype())?)?;
+    // Straight through: exactly 0 is added, and it carries the gradient of the window.
+    let passed = (ratio * passes.detach())?;
+    let quantized = (floored.clamp(0., 1.)?.detach() + (&passed - passed.detach())?)?;
+    quantized.broadcast_mul(scale)
 }
 
 struct Fused {
@@ -95,7 +99,9 @@ impl Fused {
             mathematics::backward_in(window, slices[0], slices[1][0], q, slices[2], &mut grad_xs)
         };
         let grad_scale = Tensor::from_vec(vec![grad_scale], 1, xs.device())?;
-        Ok((Some(Tensor::from_vec(grad_xs, xs.shape(), xs.device())?), Some(grad_scale)))
+        let grad_xs = Tensor::from_vec(grad_xs, xs.shape(), xs.device())?;
+        // Candle would keep the gradient of an untracked argument.
+        Ok((xs.track_op().then_some(grad_xs), scale.track_op().then_some(grad_scale)))
     }
 }
 

@@ -1,9 +1,16 @@
 //! Integration tests of `lmht-nn`, one binary because linking Candle is slow.
 
 mod batch_norm;
+mod config;
 mod conv2d;
+mod layers;
 mod linear;
+mod network;
+mod neuron;
+mod params;
 mod pool;
+mod pretrained;
+mod qcfs;
 mod repeat_time;
 mod support;
 mod train;

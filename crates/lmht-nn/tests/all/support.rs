@@ -1,5 +1,6 @@
 //! What the tests of operations share: devices, seeded numbers, finite differences, comparisons.
 
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 /// Runs one test body on every device: the CPU now, a GPU where its feature is on and the machine has one.
@@ -101,6 +102,12 @@ pub(crate) fn output_and_grads(vars: &[&Var], f: Op<'_>) -> Result<(Tensor, Vec<
     Ok((ys.detach(), vars.iter().map(of).collect()))
 }
 
+/// The numbers of a gradient that must be there.
+#[track_caller]
+pub(crate) fn gradient(grads: &GradStore, of: &Var) -> Result<Vec<f64>> {
+    values(grads.get(of).expect("a tracked argument has a gradient"))
+}
+
 /// Compares the gradients of `f` with central differences in f64, on the CPU (on some numbers of each argument).
 pub(crate) fn check_finite_differences(what: &str, vars: &[&Var], f: Op<'_>) -> Result<()> {
     const STEP: f64 = 1e-5;
@@ -148,7 +155,7 @@ pub(crate) fn check_threads(what: &str, vars: &[&Var], f: &(dyn Fn(&[Tensor]) ->
 
 /// Fails unless `result` is an error whose message has all of `parts`.
 #[track_caller]
-pub(crate) fn assert_error<T>(result: Result<T>, parts: &[&str]) {
+pub(crate) fn assert_error<T, E: std::fmt::Display>(result: std::result::Result<T, E>, parts: &[&str]) {
     let message = match result {
         Ok(_) => panic!("expected an error that says {parts:?}"),
         Err(e) => e.to_string(),

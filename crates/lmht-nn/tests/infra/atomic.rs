@@ -365,3 +365,207 @@ fn write_beyond_the_limit(run: &Path) -> AnyResult {
     writer.commit()?;
     Ok(())
 }
+
+/// A model folder of two files that tell its version.
+fn write_version(path: &Path, version: u32) -> Result<(), Error> {
+    let mut writer = FolderWriter::replacing(path)?;
+    writer.write("config.json", version.to_string().as_bytes())?;
+    writer.write("model.safetensors", &version.to_le_bytes().repeat(5000))?;
+    writer.commit().map(|_| ())
+}
+
+/// The version of a whole folder; a torn one fails.
+#[track_caller]
+fn version(path: &Path) -> u32 {
+    assert_eq!(names(path), ["config.json", "model.safetensors"]);
+    let version: u32 = fs::read_to_string(path.join("config.json")).expect("text").parse().expect("a number");
+    assert_eq!(fs::read(path.join("model.safetensors")).expect("weights"), version.to_le_bytes().repeat(5000));
+    version
+}
+
+/// The number of a process that has ended and been waited for, and so has given it back.
+fn dead_process() -> io::Result<u32> {
+    let mut child = std::process::Command::new(std::env::current_exe()?)
+        .arg("--list")
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    child.wait()?;
+    Ok(child.id())
+}
+
+#[test]
+fn a_folder_is_replaced_when_the_new_one_is_complete() -> AnyResult {
+    let run = tempfile::tempdir()?;
+    let path = run.path().join("model");
+    write_version(&path, 1)?;
+    write_version(&path, 2)?;
+    assert_eq!(version(&path), 2);
+    assert_eq!(names(run.path()), ["model"]);
+
+    // Not before the commit, and not without one.
+    let mut writer = FolderWriter::replacing(&path)?;
+    writer.write("config.json", b"3")?;
+    assert_eq!(version(&path), 2);
+    drop(writer);
+    assert_eq!(version(&path), 2);
+    // Not after a failure, either.
+    let mut writer = FolderWriter::replacing(&path)?;
+    writer.write("config.json", b"3")?;
+    writer.write("config.json", b"3").expect_err("a name twice");
+    assert!(matches!(writer.commit(), Err(Error::Incomplete { .. })));
+    assert_eq!(version(&path), 2);
+    // One writer at a time, of whatever kind.
+    let writer = FolderWriter::replacing(&path)?;
+    assert!(matches!(FolderWriter::replacing(&path), Err(Error::Busy { .. })));
+    drop(writer);
+    assert_eq!(names(run.path()), ["model"]);
+    Ok(())
+}
+
+#[test]
+fn only_a_folder_of_the_same_files_is_replaced() -> AnyResult {
+    let run = tempfile::tempdir()?;
+    let path = run.path().join("model");
+    write_version(&path, 1)?;
+    for foreign in ["notes.txt", ".hidden"] {
+        fs::write(path.join(foreign), b"not ours")?;
+        let error = write_version(&path, 2).expect_err("a foreign file");
+        assert!(matches!(&error, Error::Foreign { path: named, name } if *named == path && name == foreign), "{error}");
+        assert!(error.to_string().contains("move that elsewhere, or choose another name"), "{error}");
+        assert_eq!(fs::read(path.join(foreign))?, b"not ours");
+        fs::remove_file(path.join(foreign))?;
+        assert_eq!(version(&path), 1);
+        assert_eq!(names(run.path()), ["model"]);
+    }
+    // A folder of fewer files, and an empty one, hold nothing to lose.
+    fs::remove_file(path.join("config.json"))?;
+    write_version(&path, 3)?;
+    assert_eq!(version(&path), 3);
+    fs::remove_dir_all(&path)?;
+    fs::create_dir(&path)?;
+    write_version(&path, 4)?;
+    assert_eq!(version(&path), 4);
+    // A file is not replaced, nor a link to a folder.
+    let file = run.path().join("file");
+    fs::write(&file, b"a file")?;
+    assert!(matches!(FolderWriter::replacing(&file), Err(Error::Exists { .. })));
+    assert_eq!(fs::read(&file)?, b"a file");
+    #[cfg(unix)]
+    {
+        let link = run.path().join("link");
+        std::os::unix::fs::symlink(&path, &link)?;
+        assert!(matches!(FolderWriter::replacing(&link), Err(Error::Exists { .. })));
+        assert_eq!(version(&path), 4);
+    }
+    Ok(())
+}
+
+/// The state that a process leaves that dies between the two renames: the old folder aside, the new one complete, and
+/// nothing under the name.
+#[test]
+fn a_death_between_the_renames_loses_nothing() -> AnyResult {
+    let dead = dead_process()?;
+    for pid in [dead, std::process::id()] {
+        let interrupted = || -> Result<(tempfile::TempDir, PathBuf), Box<dyn std::error::Error>> {
+            let run = tempfile::tempdir()?;
+            write_version(&run.path().join(format!(".model.old-{pid}")), 1)?;
+            write_version(&run.path().join(format!(".model.tmp-{pid}")), 2)?;
+            let path = run.path().join("model");
+            Ok((run, path))
+        };
+        // Cleaning gives the old one its name back.
+        let (run, path) = interrupted()?;
+        assert_eq!(clean_stale(run.path())?, [run.path().join(format!(".model.tmp-{pid}"))]);
+        assert_eq!(version(&path), 1);
+        assert_eq!(names(run.path()), ["model"]);
+        // So does the next replacement, even if it comes to nothing.
+        let (run, path) = interrupted()?;
+        drop(FolderWriter::replacing(&path)?);
+        assert_eq!(version(&path), 1);
+        write_version(&path, 3)?;
+        assert_eq!(version(&path), 3);
+        clean_stale(run.path())?;
+        assert_eq!(names(run.path()), ["model"]);
+
+        // A death after the second rename: the new one has its name, the old one goes.
+        let (run, path) = interrupted()?;
+        fs::rename(run.path().join(format!(".model.tmp-{pid}")), &path)?;
+        let aside = run.path().join(format!(".model.old-{pid}"));
+        assert_eq!(clean_stale(run.path())?, [aside]);
+        assert_eq!(version(&path), 2);
+        let (run, path) = interrupted()?;
+        fs::rename(run.path().join(format!(".model.tmp-{pid}")), &path)?;
+        write_version(&path, 3)?;
+        assert_eq!(version(&path), 3);
+        clean_stale(run.path())?;
+        assert_eq!(names(run.path()), ["model"]);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_folder_that_a_living_process_replaces_is_left_to_it() -> AnyResult {
+    let run = tempfile::tempdir()?;
+    #[cfg(unix)]
+    {
+        let living = run.path().join(format!(".model.old-{}", std::os::unix::process::parent_id()));
+        write_version(&living, 1)?;
+        assert!(clean_stale(run.path())?.is_empty());
+        assert_eq!(version(&living), 1);
+        // It is not ours to restore, either.
+        drop(FolderWriter::replacing(run.path().join("model"))?);
+        assert_eq!(version(&living), 1);
+        fs::remove_dir_all(&living)?;
+    }
+    // This process: while a writer for that name is at work.
+    let ours = run.path().join(format!(".other.old-{}", std::process::id()));
+    let writer = FolderWriter::new(run.path().join("other"))?;
+    write_version(&ours, 1)?;
+    assert!(clean_stale(run.path())?.is_empty());
+    assert_eq!(version(&ours), 1);
+    drop(writer);
+    Ok(())
+}
+
+/// In the child of the test below: the folder to replace for ever.
+const REPLACER: &str = "LMHT_TEST_REPLACER_FOLDER";
+
+/// Kills a process that does nothing but replace a folder, again and again: what is found after cleaning is always one
+/// whole version, and never an older one than was found before.
+#[cfg(unix)]
+#[test]
+fn a_kill_at_any_moment_leaves_a_whole_folder() -> AnyResult {
+    if let Some(folder) = std::env::var_os(REPLACER) {
+        let path = Path::new(&folder).join("model");
+        for next in version(&path) + 1.. {
+            write_version(&path, next)?;
+        }
+    }
+    let run = tempfile::tempdir()?;
+    let path = run.path().join("model");
+    write_version(&path, 1)?;
+    let mut newest = 1;
+    for attempt in 0..25u64 {
+        let mut child = std::process::Command::new(std::env::current_exe()?)
+            .args(["atomic::a_kill_at_any_moment_leaves_a_whole_folder", "--exact", "--test-threads=1"])
+            .env(REPLACER, run.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
+        // Some replacements, then a little more, different each time.
+        let before = newest;
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let seen = || fs::read_to_string(path.join("config.json")).ok().and_then(|text| text.parse::<u32>().ok());
+        while seen().is_none_or(|seen| seen < before + 2) && std::time::Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+        std::thread::sleep(std::time::Duration::from_micros(137 * attempt));
+        child.kill()?;
+        child.wait()?;
+        clean_stale(run.path())?;
+        assert_eq!(names(run.path()), ["model"], "attempt {attempt}");
+        newest = version(&path);
+        assert!(newest >= before + 1, "attempt {attempt}: found version {newest} after {before}");
+    }
+    Ok(())
+}
