@@ -15,6 +15,12 @@ const MAX_SIZE: usize = 1 << 16;
 /// The body of a network.
 ///
 /// Widths are in units of [`ModelConfig::width`]; A stands for average pooling.
+///
+/// ```
+/// use lmht_nn::Backbone;
+///
+/// assert_eq!((Backbone::Spikformer.title(), Backbone::Spikformer.published_width()), ("Spikformer", 384));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backbone {
@@ -427,6 +433,15 @@ impl ModelConfig {
     }
 
     /// Transformer-4-384 with 12 heads, LM-HT with T = 4 as published; the paper does not say L, this is 2.
+    ///
+    /// ```
+    /// use lmht_nn::ModelConfig;
+    ///
+    /// let small = ModelConfig { depth: Some(2), width: 64, heads: Some(8), ..ModelConfig::spikformer(10) };
+    /// assert!(small.check().is_ok());
+    /// // 384 channels cannot be shared by 7 heads.
+    /// assert!(ModelConfig { heads: Some(7), ..ModelConfig::spikformer(10) }.check().is_err());
+    /// ```
     pub fn spikformer(n_classes: usize) -> Self {
         Self {
             timesteps: 4,

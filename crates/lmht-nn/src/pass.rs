@@ -81,6 +81,32 @@ pub struct NeuronEvent<'a> {
 
 /// What an [`Observer`] is shown of a matrix product of two activations, as attention has them. No synapse has a weight
 /// there: each value of the result sums over pairs of what two neuron layers sent.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use lmht_nn::{ModelConfig, Network, Observer, ParamStore, Pass, ProductEvent};
+///
+/// /// Multiplications that dense products would need.
+/// #[derive(Default)]
+/// struct Dense(usize);
+///
+/// impl Observer for Dense {
+///     fn product(&mut self, event: &ProductEvent<'_>) -> lmht_nn::Result<()> {
+///         self.0 += event.left.elem_count() * event.right.dim(3)?;
+///         Ok(())
+///     }
+/// }
+///
+/// # fn main() -> lmht_nn::Result<()> {
+/// let config = ModelConfig { width: 16, depth: Some(1), heads: Some(4), ..ModelConfig::spikformer(10) };
+/// let network = Network::new(&config, ParamStore::new(42).builder(DType::F32, &Device::Cpu))?;
+/// let image = Tensor::zeros((1, 3, 16, 16), DType::F32, &Device::Cpu)?;
+/// let mut dense = Dense::default();
+/// network.forward(&image, &mut Pass::eval().observed_by(&mut dense))?;
+/// // T = 4, 4 heads, 4x4 tokens: q kᵀ and (q kᵀ) v need 16 · 16 · 4 each.
+/// assert_eq!(dense.0, 4 * 4 * 2 * 16 * 16 * 4);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct ProductEvent<'a> {
     /// The path of the attention and what is multiplied: `block.0.attn.q_k`, then `block.0.attn.qk_v`.

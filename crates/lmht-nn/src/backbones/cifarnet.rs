@@ -1,4 +1,4 @@
-//! CIFARNet (Wu et al. 2019, "Direct training for spiking neural networks: faster, larger, better", Table 1): five 3x3
+//! CIFARNet (Wu et al. 2019, "Direct training for spiking neural networks: faster, larger, better"): five 3x3
 //! convolutions and three linear layers.
 //!
 //! In units of the width w (128 in the published network), A for average pooling:

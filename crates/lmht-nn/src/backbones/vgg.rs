@@ -13,6 +13,9 @@
 //! Of the standard ones only VGG-16 is in the paper. VGG-11, -13 and -19 follow its pattern. Our reading: no dropout; the
 //! hidden layers have 64 times the width (4096 in the published networks); images larger than 32 x 32 are averaged
 //! over the last map, which for 32 x 32 has one position, so that the first linear layer always reads 8 times the width.
+//!
+//! The hidden linear layers have no batch norm: from random weights hardly a neuron there reaches its threshold. Hybrid
+//! training starts from the weights of a QCFS network instead.
 
 use candle_nn::VarBuilder;
 

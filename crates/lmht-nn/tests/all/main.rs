@@ -1,5 +1,6 @@
 //! Integration tests of `lmht-nn`, one binary because linking Candle is slow.
 
+mod backbones;
 mod batch_norm;
 mod config;
 mod conv2d;
