@@ -72,7 +72,7 @@ pub fn neuron(xs: &Tensor, neuron: &Neuron, learned: &Learned) -> Result<Tensor>
 
 fn check(xs: &Tensor, config: &NeuronConfig, learned: &Learned) -> Result<()> {
     let t = config.timesteps;
-    if xs.rank() == 0 || xs.dims()[0] % t != 0 || xs.elem_count() == 0 {
+    if xs.rank() == 0 || !xs.dims()[0].is_multiple_of(t) || xs.elem_count() == 0 {
         bail!("expected {t} timesteps (from the config), got an input of shape {:?}", xs.dims())
     }
     let same = |name: &str, tensor: &Tensor, dims: &[usize]| {
