@@ -8,13 +8,18 @@
 //! - Units go through plain loops that the compiler turns into vector instructions; the instruction set is chosen at run
 //!   time. `lanes.rs` carries eight units through all timesteps in registers, where T is small and known when compiled;
 //!   `tiles.rs` carries a block of units through them in the first-level cache, for any T.
+//! - What is returned in a vector of its own is written once, without zeros before it; this takes the one `unsafe` line.
 //! - Runs of blocks are spread over rayon's threads. Each block keeps its own sums, which are added in order, so the
 //!   number of threads changes nothing.
+
+// Memory must be written before it counts as a vector's contents, which only `set_len` can say; see `filled`.
+#![allow(unsafe_code)]
 
 mod lanes;
 mod tiles;
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -62,6 +67,23 @@ impl Neuron {
     pub fn forward<R: Real>(&self, omega: &[R], leak: R, xs: &[R], out: &mut [R]) {
         let n = self.units(omega.len(), xs.len(), &[("out", out.len())]);
         self.run_forward(omega, leak, xs, out, n, Amplitude);
+    }
+
+    /// What [`forward`](Self::forward) writes, in memory of its own that is not filled with zeros first: filling takes as
+    /// long as half of the pass itself.
+    ///
+    /// # Panics
+    /// If a slice has another length than stated there.
+    ///
+    /// ```
+    /// # use lmht_core::NeuronConfig;
+    /// let neuron = NeuronConfig::lmht(4, 1).check()?; // θ = 1/2
+    /// assert_eq!(neuron.output(&[1.0], 1.0, &[0.25, 1.5, 9.0]), [0.0, 1.5, 2.0]);
+    /// # Ok::<(), lmht_core::ConfigError>(())
+    /// ```
+    pub fn output<R: Real>(&self, omega: &[R], leak: R, xs: &[R]) -> Vec<R> {
+        let n = self.units(omega.len(), xs.len(), &[]);
+        filled(xs.len(), |out| self.run_forward(omega, leak, xs, out, n, Fresh))
     }
 
     /// The spike counts s(t) in `0..=L`, as integers; otherwise like [`forward`](Self::forward).
@@ -138,6 +160,50 @@ impl Neuron {
         grad_omega: &mut [R],
     ) -> R {
         let n = self.units(omega.len(), xs.len(), &[("grad_out", grad_out.len()), ("grad_xs", grad_xs.len())]);
+        self.run_backward(omega, leak, xs, grad_out, grad_xs, grad_omega, n)
+    }
+
+    /// What [`backward`](Self::backward) returns and writes: dLoss/dλ, and dLoss/dx in memory of its own that is not
+    /// filled with zeros first.
+    ///
+    /// # Panics
+    /// If a slice has another length than stated there.
+    ///
+    /// ```
+    /// # use lmht_core::NeuronConfig;
+    /// let neuron = NeuronConfig::lif(2).check()?;
+    /// let (grad_leak, grad_xs) = neuron.gradients(&[], 0.5, &[0.25, 1.0], &[1.0, 8.0], &mut []);
+    /// assert_eq!((grad_leak, grad_xs), (2.0, vec![4.0, 8.0]));
+    /// # Ok::<(), lmht_core::ConfigError>(())
+    /// ```
+    pub fn gradients<R: Real>(
+        &self,
+        omega: &[R],
+        leak: R,
+        xs: &[R],
+        grad_out: &[R],
+        grad_omega: &mut [R],
+    ) -> (R, Vec<R>) {
+        let n = self.units(omega.len(), xs.len(), &[("grad_out", grad_out.len())]);
+        let mut grad_leak = R::ZERO;
+        let grad_xs = filled(xs.len(), |grad_xs| {
+            grad_leak = self.run_backward(omega, leak, xs, grad_out, grad_xs, grad_omega, n);
+        });
+        (grad_leak, grad_xs)
+    }
+
+    /// The backward pass into places for `[T, n]` numbers, each of which is written.
+    #[allow(clippy::too_many_arguments)] // The public functions above name and check them.
+    fn run_backward<R: Real, P: Place<R>>(
+        &self,
+        omega: &[R],
+        leak: R,
+        xs: &[R],
+        grad_out: &[R],
+        grad_xs: &mut [P],
+        grad_omega: &mut [R],
+        n: usize,
+    ) -> R {
         self.assert_tgim_len("grad_omega", grad_omega.len());
         let plan = Plan::new(self, omega, leak, n);
         // The sums of a block: dω row by row, then dλ.
@@ -154,12 +220,12 @@ impl Neuron {
         // take 1.2 to 1.7 times as long as copying the data, tiles 1.7 to 2.7 times. Beyond the cases below the sums of
         // dω do not fit the registers, and the gain is gone.
         let detached = self.gradient() == GradientMode::Detached;
-        run(tasks.collect(), |task: BackwardTask<'_, R>| match (self.tgim(), plan.timesteps, detached) {
-            (Tgim::Full, 1, true) => simd(lanes::Backward::<R, 1, true, true>(task)),
-            (Tgim::Full, 2, true) => simd(lanes::Backward::<R, 2, true, true>(task)),
-            (Tgim::Identity, 1, false) => simd(lanes::Backward::<R, 1, false, false>(task)),
-            (Tgim::Identity, 2, false) => simd(lanes::Backward::<R, 2, false, false>(task)),
-            (Tgim::Identity, 4, false) => simd(lanes::Backward::<R, 4, false, false>(task)),
+        run(tasks.collect(), |task: BackwardTask<'_, R, P>| match (self.tgim(), plan.timesteps, detached) {
+            (Tgim::Full, 1, true) => simd(lanes::Backward::<R, P, 1, true, true>(task)),
+            (Tgim::Full, 2, true) => simd(lanes::Backward::<R, P, 2, true, true>(task)),
+            (Tgim::Identity, 1, false) => simd(lanes::Backward::<R, P, 1, false, false>(task)),
+            (Tgim::Identity, 2, false) => simd(lanes::Backward::<R, P, 2, false, false>(task)),
+            (Tgim::Identity, 4, false) => simd(lanes::Backward::<R, P, 4, false, false>(task)),
             _ => simd(tiles::Backward(task)),
         });
 
@@ -174,6 +240,7 @@ impl Neuron {
         add_blocks(&sums, stride, stride - 1)
     }
 
+    /// The forward pass into places for `[T, n]` numbers, each of which is written.
     fn run_forward<R: Real, E: Emit<R>>(&self, omega: &[R], leak: R, xs: &[R], out: &mut [E::Out], n: usize, emit: E) {
         let plan = Plan::new(self, omega, leak, n);
         let tasks = split(out, n, plan.timesteps).map(|(units, out)| ForwardTask { plan: &plan, xs, units, out, emit });
@@ -291,6 +358,17 @@ impl<R: Real> Emit<R> for Amplitude {
     }
 }
 
+/// s(t)·θ, into memory that holds nothing yet.
+#[derive(Clone, Copy)]
+struct Fresh;
+impl<R: Real> Emit<R> for Fresh {
+    type Out = MaybeUninit<R>;
+    #[inline(always)]
+    fn emit(self, _spikes: R, output: R) -> MaybeUninit<R> {
+        MaybeUninit::new(output)
+    }
+}
+
 /// s(t), as an integer.
 #[derive(Clone, Copy)]
 struct Count<S>(PhantomData<S>);
@@ -300,6 +378,34 @@ impl<R: Real, S: SpikeCount> Emit<R> for Count<S> {
     fn emit(self, spikes: R, _output: R) -> S {
         S::from_count(spikes.to_count())
     }
+}
+
+/// A place for one gradient: a number, or memory that holds none yet.
+trait Place<R>: Copy + Send {
+    fn put(value: R) -> Self;
+}
+impl<R: Real> Place<R> for R {
+    #[inline(always)]
+    fn put(value: R) -> R {
+        value
+    }
+}
+impl<R: Real> Place<R> for MaybeUninit<R> {
+    #[inline(always)]
+    fn put(value: R) -> MaybeUninit<R> {
+        MaybeUninit::new(value)
+    }
+}
+
+/// A vector of `len` numbers, all of which `write` writes.
+fn filled<R: Real>(len: usize, write: impl FnOnce(&mut [MaybeUninit<R>])) -> Vec<R> {
+    let mut values = Vec::with_capacity(len);
+    write(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: the capacity is at least `len`. `write` is `run_forward` or `run_backward`: `split` hands every place to
+    // exactly one task, each task walks all units of its range through all timesteps, and what it stores is
+    // `MaybeUninit::new` of a number. If it panics, this line is not reached.
+    unsafe { values.set_len(len) };
+    values
 }
 
 /// Whether m is in the surrogate's window, without a branch.
@@ -318,12 +424,12 @@ struct ForwardTask<'a, R, E: Emit<R>> {
 }
 
 /// The backward pass over a run of whole blocks of units (the last block may be short).
-struct BackwardTask<'a, R> {
+struct BackwardTask<'a, R, P> {
     plan: &'a Plan<'a, R>,
     xs: &'a [R],
     grad_out: &'a [R],
     units: Range<usize>,
-    grad_xs: Vec<&'a mut [R]>,
+    grad_xs: Vec<&'a mut [P]>,
     /// `stride` sums for each block: dω row by row, then dλ.
     sums: &'a mut [f64],
     stride: usize,

@@ -3,7 +3,7 @@
 // One index runs over several arrays at once; an iterator over one of them would hide that.
 #![allow(clippy::needless_range_loop)]
 
-use super::{BackwardTask, Emit, ForwardTask, Plan, inside};
+use super::{BackwardTask, Emit, ForwardTask, Place, Plan, inside};
 use crate::Real;
 use crate::sum::{BLOCK, LANES, add_lanes};
 
@@ -18,40 +18,49 @@ impl<R: Real, E: Emit<R>, const T: usize, const MIX: bool> pulp::NullaryFnOnce f
 
     #[inline(always)]
     fn call(self) {
-        let mut task = self.0;
-        let omega = omega_array::<R, T, MIX>(task.plan);
-        let len = task.units.len();
-        let mut at = 0;
-        while at + LANES <= len {
-            forward_lanes::<R, E, T, MIX>(&mut task, &omega, at, LANES);
-            at += LANES;
+        match self.0.plan.thresholds.len() {
+            1 => forward::<R, E, T, MIX, 1>(self.0),
+            2 => forward::<R, E, T, MIX, 2>(self.0),
+            4 => forward::<R, E, T, MIX, 4>(self.0),
+            _ => forward::<R, E, T, MIX, 0>(self.0),
         }
-        if at < len {
-            forward_lanes::<R, E, T, MIX>(&mut task, &omega, at, len - at);
-        }
+    }
+}
+
+/// All units of a run; `L` levels, or any number of them if 0.
+#[inline(always)]
+fn forward<R: Real, E: Emit<R>, const T: usize, const MIX: bool, const L: usize>(mut task: ForwardTask<'_, R, E>) {
+    let constants = Constants::<R, T, L>::new::<MIX>(task.plan);
+    let len = task.units.len();
+    let mut at = 0;
+    while at + LANES <= len {
+        forward_lanes::<R, E, T, MIX, L>(&mut task, &constants, at, LANES);
+        at += LANES;
+    }
+    if at < len {
+        forward_lanes::<R, E, T, MIX, L>(&mut task, &constants, at, len - at);
     }
 }
 
 /// All timesteps of the `valid <= LANES` units that begin at `at`.
 #[inline(always)]
-fn forward_lanes<R: Real, E: Emit<R>, const T: usize, const MIX: bool>(
+fn forward_lanes<R: Real, E: Emit<R>, const T: usize, const MIX: bool, const L: usize>(
     task: &mut ForwardTask<'_, R, E>,
-    omega: &[[R; T]; T],
+    constants: &Constants<'_, R, T, L>,
     at: usize,
     valid: usize,
 ) {
-    let plan = task.plan;
     let mut x = [[R::ZERO; LANES]; T];
     for t in 0..T {
-        x[t] = load(task.xs, t * plan.n + task.units.start + at, valid);
+        x[t] = load(task.xs, t * constants.n + task.units.start + at, valid);
     }
-    let mut v = [plan.v_init; LANES];
+    let mut v = [constants.v_init; LANES];
     for t in 0..T {
-        let m = charge::<R, T, MIX>(plan, omega, &x, &v, t);
-        let spikes = fire(plan, &m);
+        let m = constants.charge::<MIX>(&x, &v, t);
+        let spikes = constants.fire(&m);
         let mut out = [task.emit.emit(R::ZERO, R::ZERO); LANES];
         for l in 0..LANES {
-            let output = spikes[l] * plan.v_threshold;
+            let output = spikes[l] * constants.v_threshold;
             v[l] = m[l] - output;
             out[l] = task.emit.emit(spikes[l], output);
         }
@@ -60,8 +69,8 @@ fn forward_lanes<R: Real, E: Emit<R>, const T: usize, const MIX: bool>(
 }
 
 /// The backward pass, to be compiled for an instruction set. `MIX`: with a full T-GIM, else without.
-pub(super) struct Backward<'a, R, const T: usize, const MIX: bool, const DETACHED: bool>(
-    pub(super) BackwardTask<'a, R>,
+pub(super) struct Backward<'a, R, P, const T: usize, const MIX: bool, const DETACHED: bool>(
+    pub(super) BackwardTask<'a, R, P>,
 );
 
 /// The partial sums of a block: dω and dλ.
@@ -70,62 +79,73 @@ struct Sums<R, const T: usize> {
     leak: Lanes<R>,
 }
 
-impl<R: Real, const T: usize, const MIX: bool, const DETACHED: bool> pulp::NullaryFnOnce
-    for Backward<'_, R, T, MIX, DETACHED>
+impl<R: Real, P: Place<R>, const T: usize, const MIX: bool, const DETACHED: bool> pulp::NullaryFnOnce
+    for Backward<'_, R, P, T, MIX, DETACHED>
 {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        let mut task = self.0;
-        let omega = omega_array::<R, T, MIX>(task.plan);
-        let len = task.units.len();
-        for block in 0..len.div_ceil(BLOCK) {
-            let mut sums = Sums { omega: [[[R::ZERO; LANES]; T]; T], leak: [R::ZERO; LANES] };
-            let end = len.min((block + 1) * BLOCK);
-            let mut at = block * BLOCK;
-            while at + LANES <= end {
-                backward_lanes::<R, T, MIX, DETACHED>(&mut task, &omega, &mut sums, at, LANES);
-                at += LANES;
-            }
-            if at < end {
-                backward_lanes::<R, T, MIX, DETACHED>(&mut task, &omega, &mut sums, at, end - at);
-            }
-            let totals = &mut task.sums[block * task.stride..][..task.stride];
-            if MIX {
-                for (total, lanes) in totals.iter_mut().zip(sums.omega.as_flattened()) {
-                    *total = add_lanes(lanes);
-                }
-            }
-            totals[task.stride - 1] = add_lanes(&sums.leak);
+        match self.0.plan.thresholds.len() {
+            1 => backward::<R, P, T, MIX, DETACHED, 1>(self.0),
+            2 => backward::<R, P, T, MIX, DETACHED, 2>(self.0),
+            4 => backward::<R, P, T, MIX, DETACHED, 4>(self.0),
+            _ => backward::<R, P, T, MIX, DETACHED, 0>(self.0),
         }
+    }
+}
+
+/// All blocks of a run; `L` levels, or any number of them if 0.
+#[inline(always)]
+fn backward<R: Real, P: Place<R>, const T: usize, const MIX: bool, const DETACHED: bool, const L: usize>(
+    mut task: BackwardTask<'_, R, P>,
+) {
+    let constants = Constants::<R, T, L>::new::<MIX>(task.plan);
+    let len = task.units.len();
+    for block in 0..len.div_ceil(BLOCK) {
+        let mut sums = Sums { omega: [[[R::ZERO; LANES]; T]; T], leak: [R::ZERO; LANES] };
+        let end = len.min((block + 1) * BLOCK);
+        let mut at = block * BLOCK;
+        while at + LANES <= end {
+            backward_lanes::<R, P, T, MIX, DETACHED, L>(&mut task, &constants, &mut sums, at, LANES);
+            at += LANES;
+        }
+        if at < end {
+            backward_lanes::<R, P, T, MIX, DETACHED, L>(&mut task, &constants, &mut sums, at, end - at);
+        }
+        let totals = &mut task.sums[block * task.stride..][..task.stride];
+        if MIX {
+            for (total, lanes) in totals.iter_mut().zip(sums.omega.as_flattened()) {
+                *total = add_lanes(lanes);
+            }
+        }
+        totals[task.stride - 1] = add_lanes(&sums.leak);
     }
 }
 
 /// All timesteps of the `valid <= LANES` units that begin at `at`. Lanes beyond are neither stored nor summed.
 #[inline(always)]
-fn backward_lanes<R: Real, const T: usize, const MIX: bool, const DETACHED: bool>(
-    task: &mut BackwardTask<'_, R>,
-    omega: &[[R; T]; T],
+fn backward_lanes<R: Real, P: Place<R>, const T: usize, const MIX: bool, const DETACHED: bool, const L: usize>(
+    task: &mut BackwardTask<'_, R, P>,
+    constants: &Constants<'_, R, T, L>,
     sums: &mut Sums<R, T>,
     at: usize,
     valid: usize,
 ) {
-    let plan = task.plan;
     let start = task.units.start + at;
 
     // m(t) and v(t-1) once more.
     let [mut x, mut m, mut v_before] = [[[R::ZERO; LANES]; T]; 3];
     for t in 0..T {
-        x[t] = load(task.xs, t * plan.n + start, valid);
+        x[t] = load(task.xs, t * constants.n + start, valid);
     }
-    let mut v = [plan.v_init; LANES];
+    let mut v = [constants.v_init; LANES];
     for t in 0..T {
         v_before[t] = v;
-        m[t] = charge::<R, T, MIX>(plan, omega, &x, &v, t);
-        let spikes = fire(plan, &m[t]);
+        m[t] = constants.charge::<MIX>(&x, &v, t);
+        let spikes = constants.fire(&m[t]);
         for l in 0..LANES {
-            v[l] = m[t][l] - spikes[l] * plan.v_threshold;
+            v[l] = m[t][l] - spikes[l] * constants.v_threshold;
         }
     }
 
@@ -133,11 +153,11 @@ fn backward_lanes<R: Real, const T: usize, const MIX: bool, const DETACHED: bool
     let mut g = [[R::ZERO; LANES]; T];
     let mut grad_v = [R::ZERO; LANES];
     for t in (0..T).rev() {
-        let grad_out = load(task.grad_out, t * plan.n + start, valid);
+        let grad_out = load(task.grad_out, t * constants.n + start, valid);
         for l in 0..LANES {
             let elsewhere = if DETACHED { R::ZERO } else { grad_v[l] };
-            g[t][l] = if inside(plan.surrogate, m[t][l]) { grad_out[l] } else { elsewhere };
-            grad_v[l] = plan.leaks[t] * g[t][l];
+            g[t][l] = if inside(constants.surrogate, m[t][l]) { grad_out[l] } else { elsewhere };
+            grad_v[l] = constants.leaks[t] * g[t][l];
         }
     }
 
@@ -146,12 +166,12 @@ fn backward_lanes<R: Real, const T: usize, const MIX: bool, const DETACHED: bool
         if MIX {
             for t in 0..T {
                 for l in 0..LANES {
-                    let product = omega[t][j] * g[t][l];
+                    let product = constants.omega[t][j] * g[t][l];
                     grad_x[l] = if t == 0 { product } else { grad_x[l] + product };
                 }
             }
         }
-        store(task.grad_xs[j], at, valid, grad_x);
+        store(task.grad_xs[j], at, valid, grad_x.map(P::put));
     }
 
     if MIX {
@@ -167,7 +187,7 @@ fn backward_lanes<R: Real, const T: usize, const MIX: bool, const DETACHED: bool
     }
     let mut grad_leak = [R::ZERO; LANES];
     for t in 0..T {
-        if t.is_multiple_of(plan.window) {
+        if constants.enters[t] {
             for l in 0..LANES {
                 let product = g[t][l] * v_before[t][l];
                 grad_leak[l] = if t == 0 { product } else { grad_leak[l] + product };
@@ -181,14 +201,78 @@ fn backward_lanes<R: Real, const T: usize, const MIX: bool, const DETACHED: bool
     }
 }
 
-/// Ω as an array, so that it stays in registers.
-#[inline(always)]
-fn omega_array<R: Real, const T: usize, const MIX: bool>(plan: &Plan<'_, R>) -> [[R; T]; T] {
-    let mut omega = [[R::ZERO; T]; T];
-    if MIX {
-        omega.as_flattened_mut().copy_from_slice(plan.omega);
+/// A call's constants as arrays of known length. Behind the references of [`Plan`] the compiler would read them again
+/// after every store, since a store might have changed them, and a loop over two thresholds would stay a loop.
+struct Constants<'a, R, const T: usize, const L: usize> {
+    n: usize,
+    v_threshold: R,
+    v_init: R,
+    surrogate: (R, R),
+    omega: [[R; T]; T],
+    leaks: [R; T],
+    /// Whether a timestep enters a window, so that its leak has a gradient.
+    enters: [bool; T],
+    thresholds: [R; L],
+    /// The thresholds, if `L` is 0.
+    any_thresholds: &'a [R],
+}
+
+impl<'a, R: Real, const T: usize, const L: usize> Constants<'a, R, T, L> {
+    #[inline(always)]
+    fn new<const MIX: bool>(plan: &'a Plan<'_, R>) -> Self {
+        let mut omega = [[R::ZERO; T]; T];
+        if MIX {
+            omega.as_flattened_mut().copy_from_slice(plan.omega);
+        }
+        Self {
+            n: plan.n,
+            v_threshold: plan.v_threshold,
+            v_init: plan.v_init,
+            surrogate: plan.surrogate,
+            omega,
+            leaks: std::array::from_fn(|t| plan.leaks[t]),
+            enters: std::array::from_fn(|t| t.is_multiple_of(plan.window)),
+            thresholds: std::array::from_fn(|k| plan.thresholds[k]),
+            any_thresholds: if L == 0 { &plan.thresholds } else { &[] },
+        }
     }
-    omega
+
+    /// m(t) (Eqs. 5 and 7).
+    #[inline(always)]
+    fn charge<const MIX: bool>(&self, x: &[Lanes<R>; T], v: &Lanes<R>, t: usize) -> Lanes<R> {
+        let mut m = x[t];
+        if MIX {
+            for j in 0..T {
+                for l in 0..LANES {
+                    let product = self.omega[t][j] * x[j][l];
+                    m[l] = if j == 0 { product } else { m[l] + product };
+                }
+            }
+        }
+        for l in 0..LANES {
+            m[l] = self.leaks[t] * v[l] + m[l];
+        }
+        m
+    }
+
+    /// s(t) (Eq. 6), as numbers.
+    #[inline(always)]
+    fn fire(&self, m: &Lanes<R>) -> Lanes<R> {
+        let mut spikes = [R::ZERO; LANES];
+        let mut count = |threshold: R| {
+            for l in 0..LANES {
+                spikes[l] += if m[l] >= threshold { R::ONE } else { R::ZERO };
+            }
+        };
+        if L == 0 {
+            self.any_thresholds.iter().for_each(|&threshold| count(threshold));
+        } else {
+            for k in 0..L {
+                count(self.thresholds[k]);
+            }
+        }
+        spikes
+    }
 }
 
 #[inline(always)]
@@ -211,40 +295,4 @@ fn store<V: Copy>(row: &mut [V], at: usize, valid: usize, lanes: [V; LANES]) {
             row[l] = lanes[l];
         }
     }
-}
-
-/// m(t) (Eqs. 5 and 7).
-#[inline(always)]
-fn charge<R: Real, const T: usize, const MIX: bool>(
-    plan: &Plan<'_, R>,
-    omega: &[[R; T]; T],
-    x: &[Lanes<R>; T],
-    v: &Lanes<R>,
-    t: usize,
-) -> Lanes<R> {
-    let mut m = x[t];
-    if MIX {
-        for j in 0..T {
-            for l in 0..LANES {
-                let product = omega[t][j] * x[j][l];
-                m[l] = if j == 0 { product } else { m[l] + product };
-            }
-        }
-    }
-    for l in 0..LANES {
-        m[l] = plan.leaks[t] * v[l] + m[l];
-    }
-    m
-}
-
-/// s(t) (Eq. 6), as numbers.
-#[inline(always)]
-fn fire<R: Real>(plan: &Plan<'_, R>, m: &Lanes<R>) -> Lanes<R> {
-    let mut spikes = [R::ZERO; LANES];
-    for &threshold in &plan.thresholds {
-        for l in 0..LANES {
-            spikes[l] += if m[l] >= threshold { R::ONE } else { R::ZERO };
-        }
-    }
-    spikes
 }

@@ -8,7 +8,7 @@
 use std::hint::select_unpredictable;
 use std::ops::Range;
 
-use super::{BackwardTask, Emit, ForwardTask, Plan, inside};
+use super::{BackwardTask, Emit, ForwardTask, Place, Plan, inside};
 use crate::sum::{BLOCK, LANES, add_block, add_lanes};
 use crate::{Real, Tgim};
 
@@ -180,9 +180,9 @@ impl<R: Real, E: Emit<R>> pulp::NullaryFnOnce for Forward<'_, R, E> {
 }
 
 /// The backward pass, to be compiled for an instruction set.
-pub(super) struct Backward<'a, R>(pub(super) BackwardTask<'a, R>);
+pub(super) struct Backward<'a, R, P>(pub(super) BackwardTask<'a, R, P>);
 
-impl<R: Real> pulp::NullaryFnOnce for Backward<'_, R> {
+impl<R: Real, P: Place<R>> pulp::NullaryFnOnce for Backward<'_, R, P> {
     type Output = ();
 
     #[inline(always)]
@@ -194,29 +194,35 @@ impl<R: Real> pulp::NullaryFnOnce for Backward<'_, R> {
         // v(0), …, v(T).
         let mut v_tiles = vec![[R::ZERO; BLOCK]; timesteps + 1];
         v_tiles[0].fill(plan.v_init);
+        let mut grad_x = [R::ZERO; BLOCK];
         for block in 0..task.units.len().div_ceil(BLOCK) {
             let tile = tile_of(&task.units, block);
             task.gradients_of_m(&tile, &mut g_tiles, &mut v_tiles);
             for j in 0..timesteps {
-                let grad_xs = &mut task.grad_xs[j][block * BLOCK..][..tile.len()];
-                let first = match plan.tgim {
-                    Tgim::Full => 0,
-                    Tgim::Causal => j,
-                    Tgim::Identity => {
-                        grad_xs.copy_from_slice(&g_tiles[j][..tile.len()]);
-                        continue;
-                    }
+                let from = match plan.tgim {
+                    Tgim::Full => Some(0),
+                    Tgim::Causal => Some(j),
+                    Tgim::Identity => None,
                 };
-                weighted_sum(grad_xs, timesteps - first, |k| {
-                    (plan.omega[(first + k) * timesteps + j], &g_tiles[first + k][..])
-                });
+                let values = if let Some(from) = from {
+                    weighted_sum(&mut grad_x[..tile.len()], timesteps - from, |k| {
+                        (plan.omega[(from + k) * timesteps + j], &g_tiles[from + k][..])
+                    });
+                    &grad_x
+                } else {
+                    &g_tiles[j]
+                };
+                let grad_xs = &mut task.grad_xs[j][block * BLOCK..][..tile.len()];
+                for i in 0..grad_xs.len() {
+                    grad_xs[i] = P::put(values[i]);
+                }
             }
             task.sums_of_block(block, &tile, &g_tiles, &v_tiles);
         }
     }
 }
 
-impl<R: Real> BackwardTask<'_, R> {
+impl<R: Real, P> BackwardTask<'_, R, P> {
     /// g(t) = dLoss/dm(t), and v(t), of a tile.
     #[inline(always)]
     fn gradients_of_m(&self, tile: &Range<usize>, g_tiles: &mut [Tile<R>], v_tiles: &mut [Tile<R>]) {

@@ -202,9 +202,7 @@ fn mix<R: Real>(config: &NeuronConfig, fixed_leak: f64, learned: &[&[R]]) -> (Ve
 impl Fused {
     fn forward<R: Real + WithDType>(&self, xs: &[R], learned: &[&[R]]) -> CpuStorage {
         let (omega, leak) = mix(&self.neuron.config(), self.fixed_leak, learned);
-        let mut out = vec![R::ZERO; xs.len()];
-        self.neuron.forward(&omega, leak, xs, &mut out);
-        R::to_cpu_storage_owned(out)
+        R::to_cpu_storage_owned(self.neuron.output(&omega, leak, xs))
     }
 
     fn cpu(&self, inputs: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
@@ -234,7 +232,6 @@ impl Fused {
         let config = self.neuron.config();
         let (t, xs) = (config.timesteps, inputs[0]);
         let grad_out = grad_out.contiguous()?;
-        let mut grad_xs = vec![R::ZERO; xs.elem_count()];
         let (logit_gradients, grad_xs) = {
             let guards: Vec<_> = inputs.iter().copied().chain([&grad_out]).map(|x| x.storage_and_layout()).collect();
             let mut slices = Vec::with_capacity(guards.len());
@@ -245,7 +242,7 @@ impl Fused {
             let (learned, grad_out) = (&slices[1..inputs.len()], slices[inputs.len()]);
             let (omega, leak) = mix(&config, self.fixed_leak, learned);
             let mut grad_omega = vec![R::ZERO; omega.len()];
-            let grad_leak = self.neuron.backward(&omega, leak, slices[0], grad_out, &mut grad_xs, &mut grad_omega);
+            let (grad_leak, grad_xs) = self.neuron.gradients(&omega, leak, slices[0], grad_out, &mut grad_omega);
             let gradients = match learned {
                 [] => Vec::new(),
                 [leak] => vec![(vec![lmht_core::leak_logit_gradient(leak[0], grad_leak)], Shape::from(1))],

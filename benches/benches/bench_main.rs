@@ -1,0 +1,32 @@
+//! Wall-clock benchmarks of the workspace: one binary, since linking Candle takes longer than most of them.
+//!
+//! The groups are criterion's. After them come the ratios of [`benchmarks::ratio`], where two things are measured in
+//! turns: on a machine that others use too, the quotient of neighbours says more than that of two separate medians.
+//! Run by `cargo test --benches`, everything runs once, on small inputs.
+
+mod benchmarks;
+
+use criterion::{Criterion, criterion_group};
+
+/// The allocator of the binaries (`xtask`), so that what is measured here is what training does.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+criterion_group!(
+    benches,
+    benchmarks::neuron::bench,
+    benchmarks::conv2d::bench,
+    benchmarks::batch_norm::bench,
+    benchmarks::pool::bench,
+    benchmarks::train_step::bench
+);
+
+fn main() {
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+    // As criterion reads its arguments: what is no option is a filter on names.
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    if filter.is_none_or(|filter| "ratio".contains(&filter)) {
+        benchmarks::ratio::report();
+    }
+}
