@@ -38,6 +38,7 @@
 //! |---|---|
 //! | [`NeuronConfig`], [`Neuron`], [`Tgim`], [`GradientMode`], [`ConfigError`] | what a neuron is, and its check |
 //! | [`Neuron::forward`], [`Neuron::backward`], [`Neuron::spikes`] | a layer, fast |
+//! | [`Neuron::output`], [`Neuron::gradients`] | the same, into vectors of their own |
 //! | [`mod@reference`] | the same, readable; equal to the bit |
 //! | [`fire()`], [`in_surrogate_window`] | one act of firing, and where its gradient passes |
 //! | [`tgim_from_logits`], [`leak_from_logit`] and their gradients | the learnable numbers behind Ω and λ |

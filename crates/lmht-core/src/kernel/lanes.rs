@@ -3,6 +3,8 @@
 // One index runs over several arrays at once; an iterator over one of them would hide that.
 #![allow(clippy::needless_range_loop)]
 
+use std::hint::select_unpredictable;
+
 use super::{BackwardTask, Emit, ForwardTask, Place, Plan, inside};
 use crate::Real;
 use crate::sum::{BLOCK, LANES, add_lanes};
@@ -156,7 +158,8 @@ fn backward_lanes<R: Real, P: Place<R>, const T: usize, const MIX: bool, const D
         let grad_out = load(task.grad_out, t * constants.n + start, valid);
         for l in 0..LANES {
             let elsewhere = if DETACHED { R::ZERO } else { grad_v[l] };
-            g[t][l] = if inside(constants.surrogate, m[t][l]) { grad_out[l] } else { elsewhere };
+            // Told nothing, the compiler branches here, and mispredicting for each unit costs twice the whole pass.
+            g[t][l] = select_unpredictable(inside(constants.surrogate, m[t][l]), grad_out[l], elsewhere);
             grad_v[l] = constants.leaks[t] * g[t][l];
         }
     }

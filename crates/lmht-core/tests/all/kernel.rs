@@ -50,11 +50,20 @@ impl<R: Real> Problem<R> {
         let fast = forward(&self.neuron, &self.omega, self.leak, &self.xs);
         assert_eq!(bits(&fast), bits(&readable), "forward, n = {}, {config:?}", self.xs.len() / config.timesteps);
 
+        let returned = self.neuron.output(&self.omega, self.leak, &self.xs);
+        assert_eq!(bits(&returned), bits(&readable), "output, n = {}, {config:?}", self.xs.len() / config.timesteps);
+
         let (readable, fast) = (self.backward(true), self.backward(false));
         let name = format!("backward, n = {}, {config:?}", self.xs.len() / config.timesteps);
         assert_eq!(bits(&fast.xs), bits(&readable.xs), "{name}");
         assert_eq!(bits(&fast.omega), bits(&readable.omega), "{name}");
         assert_eq!(bits(&[fast.leak]), bits(&[readable.leak]), "{name}");
+
+        let mut omega = vec![R::ONE; self.omega.len()];
+        let (leak, xs) = self.neuron.gradients(&self.omega, self.leak, &self.xs, &self.grad_out, &mut omega);
+        assert_eq!(bits(&xs), bits(&readable.xs), "gradients: {name}");
+        assert_eq!(bits(&omega), bits(&readable.omega[..omega.len()]), "gradients: {name}");
+        assert_eq!(bits(&[leak]), bits(&[readable.leak]), "gradients: {name}");
     }
 
     fn backward(&self, readable: bool) -> Gradients<R> {
