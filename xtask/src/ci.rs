@@ -25,7 +25,7 @@ const STEPS: [Step; 7] = [
     ),
     ("tests", &["nextest", "run", "--cargo-profile", "release", "--workspace", "--locked"], &[]),
     ("doc tests", &["test", "--release", "--workspace", "--doc", "--locked"], &[]),
-    ("benchmarks compile and run", &["test", "--release", "--package", "lmht-benches", "--benches", "--locked"], &[]),
+    ("benchmarks compile and run", &["test", "--release", "--workspace", "--bench", "bench_main", "--locked"], &[]),
     (
         "smoke",
         &[

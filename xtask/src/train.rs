@@ -21,9 +21,9 @@ use crate::{data, provenance};
   cargo xtask train fashion-resnet18-L2T2 --print-config > mine.toml
   cargo xtask train mine.toml --run runs/mine --epochs 30 --data ../cifar10")]
 pub(crate) struct Args {
-    /// A TOML file with [model], [train] and [data], or the name of a preset.
+    /// A TOML file with the tables model, train and data, or the name of a preset.
     config: String,
-    /// The run's folder [default: runs/<name of the configuration>-seed<seed>].
+    /// The run's folder [default: runs/NAME-seedSEED, by the configuration].
     #[arg(long)]
     run: Option<PathBuf>,
     /// Replace the configuration's seed.

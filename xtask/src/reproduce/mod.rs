@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// How much is trained.
     #[arg(long, value_enum, default_value_t = Preset::Laptop)]
     preset: Preset,
-    /// Folder of the run records and tables [default: runs/reproduce-tables/<preset>].
+    /// Folder of the run records and tables [default: runs/reproduce-tables/PRESET].
     #[arg(long)]
     out: Option<PathBuf>,
     /// Train rows again that are recorded already.
