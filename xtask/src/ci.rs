@@ -23,7 +23,7 @@ const STEPS: [Step; 7] = [
         &["doc", "--release", "--workspace", "--no-deps", "--locked"],
         &[("RUSTDOCFLAGS", "-D warnings")],
     ),
-    ("tests", &["nextest", "run", "--cargo-profile", "release", "--workspace", "--locked"], &[]),
+    ("tests", &["nextest", "run", "--cargo-profile", "release", "--workspace", "--locked", "--no-fail-fast"], &[]),
     ("doc tests", &["test", "--release", "--workspace", "--doc", "--locked"], &[]),
     ("benchmarks compile and run", &["test", "--release", "--workspace", "--bench", "bench_main", "--locked"], &[]),
     (

@@ -206,7 +206,7 @@ fn a_wrong_configuration_is_refused_by_name() {
     let run_folder = folder.path().join("run");
     for (from, to, parts) in [
         ("epochs = 3", "epoch = 3", &["bad.toml", "epoch"][..]),
-        ("width = 4", "width = 0", &["width is 0", "at least 1"]),
+        ("width = 4", "width = 0", &["width is 0", "1..=65536"]),
         ("levels = 2", "levels = 0", &["levels"]),
         ("lr = 0.05", "lr = -1.0", &["lr"]),
         ("timesteps = 2", "timesteps = \"two\"", &["timesteps"]),
