@@ -42,6 +42,7 @@
 //! | [`mod@reference`] | the same, readable; equal to the bit |
 //! | [`fire()`], [`in_surrogate_window`] | one act of firing, and where its gradient passes |
 //! | [`tgim_from_logits`], [`leak_from_logit`] and their gradients | the learnable numbers behind Ω and λ |
+//! | [`Schedule`] | when a window of the single-threshold twin receives its current |
 //! | [`qcfs`] | the activation of the quantized ANN |
 //! | [`sum`] | the order of every sum over units |
 //! | [`Real`], [`SpikeCount`] | the number types |
@@ -54,6 +55,7 @@ mod kernel;
 pub mod qcfs;
 mod real;
 pub mod reference;
+mod schedule;
 pub mod sum;
 mod tgim;
 
@@ -61,4 +63,5 @@ pub use config::{ConfigError, GradientMode, MAX_LEVELS, MAX_TIMESTEPS, Neuron, N
 pub use fire::{fire, in_surrogate_window};
 pub use qcfs::QcfsWindow;
 pub use real::{Real, SpikeCount};
+pub use schedule::Schedule;
 pub use tgim::{leak_from_logit, leak_logit_gradient, tgim_from_logits, tgim_logit_gradient};
