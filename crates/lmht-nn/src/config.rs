@@ -1,7 +1,7 @@
 //! What a network is: everything needed to build it again, as a value that is checked once and saved beside the weights.
 
 use candle_core::bail;
-use lmht_core::{GradientMode, QcfsWindow, Tgim};
+use lmht_core::{GradientMode, QcfsWindow, Schedule, Tgim};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -176,6 +176,26 @@ pub enum NeuronConfig {
         #[serde(default = "full")]
         gradient: GradientMode,
     },
+    /// The single-threshold twin of a neuron with L levels (§4.5): a window of L timesteps for each of its timesteps. λ acts
+    /// on entering a window and is 1 inside it; Ω mixes what whole windows delivered. Made by a conversion.
+    Reparameterized {
+        /// L, the timesteps of a window: a divisor of the network's timesteps.
+        window: usize,
+        /// When a window receives its current.
+        #[serde(default)]
+        schedule: Schedule,
+        /// Which entries of the Ω between windows are free.
+        #[serde(default)]
+        tgim: Tgim,
+        /// λ where it is fixed, as in an M-HT neuron; absent: learned, as in an LM-HT neuron. Only with [`Tgim::Identity`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        leak: Option<f64>,
+        /// θ.
+        v_threshold: f64,
+        /// v(0) as a fraction of θ, in [0, 1).
+        #[serde(default)]
+        v_init: f64,
+    },
     /// Quantized clip-floor-shift activation (Eq. 4) with a learnable ceiling: an ANN, one timestep.
     Qcfs {
         /// Q, the number of steps of the activation ("T_q" in the LM-HT paper, "L" in the QCFS paper), at least 1.
@@ -248,29 +268,69 @@ impl NeuronConfig {
         !matches!(self, Self::Qcfs { .. } | Self::Relu)
     }
 
+    /// Timesteps that stand for one timestep of the network before reparameterization: 1 for every other neuron.
+    ///
+    /// ```
+    /// assert_eq!(lmht_nn::NeuronConfig::lmht(2).window(), 1);
+    /// ```
+    pub fn window(&self) -> usize {
+        match self {
+            Self::Reparameterized { window, .. } => *window,
+            _ => 1,
+        }
+    }
+
+    /// θ before training, which every layer starts from; `None` for activations that do not spike.
+    ///
+    /// ```
+    /// assert_eq!(lmht_nn::NeuronConfig::lmht(4).v_threshold(), Some(0.5)); // 2/L
+    /// ```
+    pub fn v_threshold(&self) -> Option<f64> {
+        match self {
+            Self::Lmht { levels, v_threshold, .. } | Self::Mht { levels, v_threshold, .. } => {
+                Some(v_threshold.unwrap_or(if *levels > 1 { 2. / f64::from(*levels) } else { 1. }))
+            }
+            Self::If { v_threshold, .. } | Self::Lif { v_threshold, .. } => Some(*v_threshold),
+            Self::Reparameterized { v_threshold, .. } => Some(*v_threshold),
+            Self::Qcfs { .. } | Self::Relu => None,
+        }
+    }
+
+    /// Whether a layer has a T-GIM, and which.
+    pub(crate) fn tgim(&self) -> Tgim {
+        match self {
+            Self::Lmht { tgim, .. } | Self::Reparameterized { tgim, .. } => *tgim,
+            _ => Tgim::Identity,
+        }
+    }
+
     /// The neuron's mathematics for `timesteps`, checked; `None` for activations that do not spike.
     pub(crate) fn dynamics(&self, timesteps: usize) -> Result<Option<Dynamics>> {
-        let threshold =
-            |given: &Option<f64>, levels: u32| given.unwrap_or(if levels > 1 { 2. / f64::from(levels) } else { 1. });
-        let (levels, tgim, leak, v_threshold, v_init, gradient) = match self {
-            Self::Lmht { levels, tgim, v_threshold, v_init, gradient } => {
-                (*levels, *tgim, None, threshold(v_threshold, *levels), *v_init, *gradient)
+        let Some(v_threshold) = self.v_threshold() else { return Ok(None) };
+        let (levels, tgim, leak, v_init, gradient) = match self {
+            Self::Lmht { levels, tgim, v_init, gradient, .. } => (*levels, *tgim, None, *v_init, *gradient),
+            Self::Mht { levels, leak, v_init, gradient, .. } => {
+                (*levels, Tgim::Identity, Some(*leak), *v_init, *gradient)
             }
-            Self::Mht { levels, leak, v_threshold, v_init, gradient } => {
-                (*levels, Tgim::Identity, Some(*leak), threshold(v_threshold, *levels), *v_init, *gradient)
-            }
-            Self::If { v_threshold, v_init, gradient } => {
-                (1, Tgim::Identity, Some(1.), *v_threshold, *v_init, *gradient)
-            }
-            Self::Lif { leak, v_threshold, v_init, gradient } => {
-                (1, Tgim::Identity, Some(*leak), *v_threshold, *v_init, *gradient)
+            Self::If { v_init, gradient, .. } => (1, Tgim::Identity, Some(1.), *v_init, *gradient),
+            Self::Lif { leak, v_init, gradient, .. } => (1, Tgim::Identity, Some(*leak), *v_init, *gradient),
+            // Ω is between windows and applied before: the neuron itself has none.
+            Self::Reparameterized { tgim, leak, v_init, .. } => {
+                if leak.is_some() && *tgim != Tgim::Identity {
+                    return Err(Error::Config(
+                        "neuron.leak is fixed beside a T-GIM, which no neuron has; leave it out, or set tgim to identity"
+                            .into(),
+                    ));
+                }
+                (1, Tgim::Identity, *leak, *v_init, GradientMode::Detached)
             }
             Self::Qcfs { .. } | Self::Relu => return Ok(None),
         };
         if let Some(leak) = leak.filter(|leak| !(leak.is_finite() && *leak >= 0.)) {
             return Err(Error::Config(format!("neuron.leak is {leak}; expected a finite number of at least 0")));
         }
-        let config = lmht_core::NeuronConfig { timesteps, levels, v_threshold, v_init, tgim, gradient, window: 1 };
+        let window = self.window();
+        let config = lmht_core::NeuronConfig { timesteps, levels, v_threshold, v_init, tgim, gradient, window };
         let neuron = config.check().map_err(neuron_error)?;
         Ok(Some(Dynamics { config, neuron, leak }))
     }
@@ -331,8 +391,26 @@ pub struct ModelConfig {
     /// scales the stem's current, which enters the residual stream.
     #[serde(default = "one")]
     pub input_scale: f64,
+    /// Whether batch norm follows the synapses. Without, each has a bias that stands for it: a network for inference, made
+    /// by a conversion.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub batch_norm: bool,
+    /// Whether a neuron sends s instead of s·θ, so that a spike is a 1: the next synapse's weights stand for θ. Made by a
+    /// conversion.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub unit_spikes: bool,
 }
 
+fn yes() -> bool {
+    true
+}
+// The signatures are serde's.
+fn is_yes(value: &bool) -> bool {
+    *value
+}
+fn is_no(value: &bool) -> bool {
+    !*value
+}
 fn format_version() -> u32 {
     FORMAT_VERSION
 }
@@ -369,6 +447,8 @@ impl ModelConfig {
             timesteps: 2,
             neuron: NeuronConfig::lmht(2),
             input_scale: 1.,
+            batch_norm: true,
+            unit_spikes: false,
         }
     }
 
@@ -530,6 +610,16 @@ impl ModelConfig {
                 self.timesteps
             )));
         }
+        if self.unit_spikes && !self.neuron.is_spiking() {
+            return Err(Error::Config("unit_spikes is true, but the neuron does not spike; leave it out".into()));
+        }
+        if self.unit_spikes && self.backbone == Backbone::Spikformer {
+            return Err(Error::Config(
+                "unit_spikes is true, which Spikformer cannot have: its attention multiplies spikes, and no weight there \
+                 stands for θ; leave it out"
+                    .into(),
+            ));
+        }
         Ok(())
     }
 
@@ -558,10 +648,20 @@ impl ModelConfig {
         serde_json::to_string_pretty(self).expect("a configuration serializes") + "\n"
     }
 
+    /// How many frames an input that changes with time has: T, or the windows of a reparameterized network, which holds a
+    /// frame for a whole window.
+    ///
+    /// ```
+    /// assert_eq!(lmht_nn::ModelConfig::resnet18(10).n_frames(), 2);
+    /// ```
+    pub fn n_frames(&self) -> usize {
+        self.timesteps / self.neuron.window().max(1)
+    }
+
     /// Checks the shape of what a network is shown: images `[B, C, H, W]` or frames `[T, B, C, H, W]`, nothing empty, sides
     /// that survive the strides.
     pub(crate) fn check_images(&self, dims: &[usize]) -> candle_core::Result<()> {
-        let (t, c) = (self.timesteps, self.in_channels);
+        let (t, c) = (self.n_frames(), self.in_channels);
         let fits = match dims {
             [_, channels, _, _] => *channels == c,
             [steps, _, channels, _, _] => *steps == t && *channels == c,
@@ -569,8 +669,13 @@ impl ModelConfig {
         };
         if !fits || dims.contains(&0) {
             bail!(
-                "expected images [B, {c}, H, W] or frames [{t}, B, {c}, H, W] (in_channels = {c} and timesteps = {t} in \
-                 the config), got an input of shape {dims:?}"
+                "expected images [B, {c}, H, W] or frames [{t}, B, {c}, H, W] (in_channels = {c} and timesteps = {} in the \
+                 config{}), got an input of shape {dims:?}",
+                self.timesteps,
+                match self.neuron.window() {
+                    1 => String::new(),
+                    window => format!(", {window} for each frame"),
+                }
             )
         }
         let (h, w) = (dims[dims.len() - 2], dims[dims.len() - 1]);

@@ -22,7 +22,7 @@
 //! let frames = Flow::analog(Tensor::ones((2 * 4, 3, 16, 16), DType::F32, &Device::Cpu)?); // T = 2, B = 4
 //! let mut pass = Pass::eval();
 //! let spikes = neuron.forward(&synapse.forward(&frames, &mut pass)?, &mut pass)?;
-//! let logits = readout.forward(&global_avg_pool(&spikes)?, &mut pass)?;
+//! let logits = readout.forward(&global_avg_pool(&spikes, &mut pass)?, &mut pass)?;
 //! assert_eq!(logits.xs.dims(), [2 * 4, 10]);
 //! # Ok(()) }
 //! ```
@@ -31,7 +31,10 @@ use candle_core::{Tensor, Var};
 use candle_nn::VarBuilder;
 use candle_nn::init::{FanInOut, Init, NonLinearity, NormalOrUniform};
 
+use lmht_core::{Schedule, Tgim};
+
 use crate::config::{Dynamics, ModelConfig};
+use crate::graph::Op;
 use crate::ops::{self, Conv2dParams, Learned, Pool2dParams};
 use crate::{Mode, NeuronConfig, NeuronEvent, Pass, Result, Signal, SynapseEvent, SynapseKind};
 
@@ -42,12 +45,14 @@ pub struct Flow {
     pub xs: Tensor,
     /// What the values are.
     pub signal: Signal,
+    /// The node that gave them in the [`Graph`](crate::graph::Graph) that the pass writes down; 0 if it writes none.
+    pub node: usize,
 }
 
 impl Flow {
-    /// Real values.
+    /// Real values from outside: the input of a network.
     pub fn analog(xs: Tensor) -> Self {
-        Self { xs, signal: Signal::Analog }
+        Self { xs, signal: Signal::Analog, node: 0 }
     }
 }
 
@@ -95,7 +100,10 @@ impl Conv2d {
         pass.show_synapse(&SynapseEvent { name: &self.name, kind, input: &flow.xs, signal: flow.signal })?;
         let bias = self.bias.as_ref().map(|bias| pass.param(bias));
         let ys = ops::conv2d(&flow.xs, &pass.param(&self.weight), bias.as_ref(), self.params);
-        Ok(Flow::analog(named(&self.name, ys)?))
+        let xs = named(&self.name, ys)?;
+        let op = Op::Conv2d { kernel: self.weight.dims()[2], params: self.params };
+        let node = pass.record(&self.name, op, &[flow.node], &xs);
+        Ok(Flow { xs, signal: Signal::Analog, node })
     }
 }
 
@@ -110,7 +118,8 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    const EPS: f64 = 1e-5;
+    /// ε, added to the variance.
+    pub const EPS: f64 = 1e-5;
     const MOMENTUM: f64 = 0.1;
 
     /// Batch norm of `channels` channels: weight 1, bias 0, running mean 0, running variance 1.
@@ -131,7 +140,7 @@ impl BatchNorm {
     ///
     /// # Errors
     /// If the channels differ; the message names this layer.
-    pub fn forward(&self, flow: &Flow, pass: &Pass<'_>) -> Result<Flow> {
+    pub fn forward(&self, flow: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
         self.forward_repeated(flow, 1, pass)
     }
 
@@ -140,7 +149,7 @@ impl BatchNorm {
     ///
     /// # Errors
     /// As [`BatchNorm::forward`].
-    pub fn forward_repeated(&self, flow: &Flow, repeats: usize, pass: &Pass<'_>) -> Result<Flow> {
+    pub fn forward_repeated(&self, flow: &Flow, repeats: usize, pass: &mut Pass<'_>) -> Result<Flow> {
         let (weight, bias) = (pass.param(&self.weight), pass.param(&self.bias));
         let ys = match pass.mode() {
             Mode::Eval => ops::batch_norm_eval(
@@ -164,7 +173,9 @@ impl BatchNorm {
                 Ok(ys)
             }),
         };
-        Ok(Flow::analog(named(&self.name, ys)?))
+        let xs = named(&self.name, ys)?;
+        let node = pass.record(&self.name, Op::BatchNorm, &[flow.node], &xs);
+        Ok(Flow { xs, signal: Signal::Analog, node })
     }
 }
 
@@ -196,8 +207,9 @@ impl Linear {
         let kind = SynapseKind::Linear { f_out: self.weight.dims()[0] };
         pass.show_synapse(&SynapseEvent { name: &self.name, kind, input: &flow.xs, signal: flow.signal })?;
         let bias = pass.param(&self.bias);
-        let ys = ops::linear(&flow.xs, &pass.param(&self.weight), Some(&bias));
-        Ok(Flow::analog(named(&self.name, ys)?))
+        let xs = named(&self.name, ops::linear(&flow.xs, &pass.param(&self.weight), Some(&bias)))?;
+        let node = pass.record(&self.name, Op::Linear, &[flow.node], &xs);
+        Ok(Flow { xs, signal: Signal::Analog, node })
     }
 }
 
@@ -205,13 +217,29 @@ impl Linear {
 #[derive(Debug, Clone)]
 pub struct ConvNorm {
     conv: Conv2d,
-    norm: BatchNorm,
+    norm: Option<BatchNorm>,
 }
 
 impl ConvNorm {
     /// From the two layers.
     pub fn new(conv: Conv2d, norm: BatchNorm) -> Self {
-        Self { conv, norm }
+        Self { conv, norm: Some(norm) }
+    }
+
+    /// A convolution as in [`Conv2d::new`] and its batch norm; without batch norm in `config`, a convolution with bias.
+    ///
+    /// # Errors
+    /// If the builder has a tensor of one of these names and another shape.
+    pub(crate) fn build(
+        config: &ModelConfig,
+        (c_in, c_out, kernel): (usize, usize, usize),
+        params: Conv2dParams,
+        bias: bool,
+        (conv, norm): (VarBuilder<'_>, VarBuilder<'_>),
+    ) -> Result<Self> {
+        let conv = Conv2d::new(c_in, c_out, kernel, params, bias || !config.batch_norm, conv)?;
+        let norm = if config.batch_norm { Some(BatchNorm::new(c_out, norm)?) } else { None };
+        Ok(Self { conv, norm })
     }
 
     /// Convolves and normalises.
@@ -219,7 +247,7 @@ impl ConvNorm {
     /// # Errors
     /// If the input does not fit; the message names the layer.
     pub fn forward(&self, flow: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
-        self.norm.forward(&self.conv.forward(flow, pass)?, pass)
+        self.forward_repeated(flow, 1, pass)
     }
 
     /// As [`ConvNorm::forward`], for an input that stands for `repeats` equal copies of itself.
@@ -227,7 +255,8 @@ impl ConvNorm {
     /// # Errors
     /// As [`ConvNorm::forward`].
     pub fn forward_repeated(&self, flow: &Flow, repeats: usize, pass: &mut Pass<'_>) -> Result<Flow> {
-        self.norm.forward_repeated(&self.conv.forward(flow, pass)?, repeats, pass)
+        let ys = self.conv.forward(flow, pass)?;
+        self.norm.as_ref().map_or(Ok(ys.clone()), |norm| norm.forward_repeated(&ys, repeats, pass))
     }
 }
 
@@ -244,6 +273,7 @@ pub enum Site {
 ///
 /// # Parameters
 /// - `mask` `[T, T, 1, 1, 1, 1]` or `mask_linear` `[T, T, 1, 1, 1]`: logits of Ω; zeros give Ω = 1/T
+/// - T counts the windows of a reparameterized network here
 /// - `alpha` `[1]`: logit of λ; zero gives λ = 1
 /// - `v_threshold` `[1]`: θ, not trained
 /// - `thresh` `[1]`: the scale of a QCFS activation
@@ -252,14 +282,33 @@ pub struct Neuron {
     name: String,
     timesteps: usize,
     input_scale: f64,
+    unit_spikes: bool,
     kind: Kind,
 }
 
 #[derive(Debug, Clone)]
 enum Kind {
-    Spiking { dynamics: Dynamics, tgim_logit: Option<Tensor>, leak_logit: Option<Tensor>, v_threshold: Tensor },
-    Qcfs { quant_levels: u32, scale: Tensor, window: lmht_core::QcfsWindow },
+    Spiking {
+        dynamics: Dynamics,
+        windows: Option<Windows>,
+        tgim_logit: Option<Tensor>,
+        leak_logit: Option<Tensor>,
+        v_threshold: Tensor,
+    },
+    Qcfs {
+        quant_levels: u32,
+        scale: Tensor,
+        window: lmht_core::QcfsWindow,
+    },
     Relu,
+}
+
+/// How a reparameterized layer mixes its currents.
+#[derive(Debug, Clone, Copy)]
+struct Windows {
+    window: usize,
+    schedule: Schedule,
+    tgim: Tgim,
 }
 
 impl Neuron {
@@ -268,15 +317,14 @@ impl Neuron {
     /// # Errors
     /// If the configuration is not valid, or the builder has a tensor of one of these names and another shape.
     pub fn new(config: &ModelConfig, site: Site, vb: VarBuilder<'_>) -> Result<Self> {
-        let t = config.timesteps;
-        let kind = match (&config.neuron, config.neuron.dynamics(t)?) {
+        let t = config.n_frames();
+        let kind = match (&config.neuron, config.neuron.dynamics(config.timesteps)?) {
             (neuron, Some(dynamics)) => {
                 let learns_leak = dynamics.leak.is_none();
                 let leak_logit = if learns_leak { Some(vb.get_with_hints(1, "alpha", Init::Const(0.))?) } else { None };
-                let tgim_logit = if dynamics.config.tgim == lmht_core::Tgim::Identity {
+                let tgim_logit = if neuron.tgim() == Tgim::Identity {
                     None
                 } else {
-                    debug_assert!(matches!(neuron, NeuronConfig::Lmht { .. }));
                     Some(match site {
                         Site::Maps => vb.get_with_hints((t, t, 1, 1, 1, 1), "mask", Init::Const(0.))?,
                         Site::Features => vb.get_with_hints((t, t, 1, 1, 1), "mask_linear", Init::Const(0.))?,
@@ -284,7 +332,13 @@ impl Neuron {
                 };
                 let init = Init::Const(dynamics.config.v_threshold);
                 let v_threshold = vb.get_with_hints(1, "v_threshold", init)?;
-                Kind::Spiking { dynamics, tgim_logit, leak_logit, v_threshold }
+                let windows = match neuron {
+                    NeuronConfig::Reparameterized { window, schedule, tgim, .. } => {
+                        Some(Windows { window: *window, schedule: *schedule, tgim: *tgim })
+                    }
+                    _ => None,
+                };
+                Kind::Spiking { dynamics, windows, tgim_logit, leak_logit, v_threshold }
             }
             (NeuronConfig::Qcfs { quant_levels, scale, window }, None) => Kind::Qcfs {
                 quant_levels: *quant_levels,
@@ -293,7 +347,8 @@ impl Neuron {
             },
             (_, None) => Kind::Relu,
         };
-        Ok(Self { name: vb.prefix(), timesteps: t, input_scale: 1., kind })
+        let unit_spikes = config.unit_spikes;
+        Ok(Self { name: vb.prefix(), timesteps: config.timesteps, input_scale: 1., unit_spikes, kind })
     }
 
     /// The same layer with a factor on its current, 1 unless set: the paper's hybrid start multiplies the first neuron's
@@ -315,9 +370,21 @@ impl Neuron {
             &scaled
         };
         let (ys, signal, levels) = match &self.kind {
-            Kind::Spiking { dynamics, tgim_logit, leak_logit, v_threshold } => {
+            Kind::Spiking { dynamics, windows, tgim_logit, leak_logit, v_threshold } => {
                 let (neuron, theta) = with_threshold(&self.name, dynamics, v_threshold)?;
                 let t = self.timesteps;
+                let mixed;
+                let (xs, tgim_logit) = match windows {
+                    None => (xs, tgim_logit.as_ref()),
+                    Some(Windows { window, schedule, tgim }) => {
+                        let windows = t / window;
+                        let logit = tgim_logit.as_ref().map(|logit| pass.param(logit).reshape((windows, windows)));
+                        let omega = logit.transpose()?.map(|logit| ops::tgim(&logit, *tgim)).transpose()?;
+                        let current = ops::mix_windows(xs, omega.as_ref(), windows, *window, *schedule);
+                        mixed = named(&self.name, current)?;
+                        (&mixed, None)
+                    }
+                };
                 let learned = match (tgim_logit, leak_logit) {
                     (Some(tgim), Some(leak)) => Learned::TgimAndLeak {
                         tgim_logit: pass.param(tgim).reshape((t, t))?,
@@ -327,7 +394,11 @@ impl Neuron {
                     _ => Learned::Nothing { leak: dynamics.leak.unwrap_or(1.) },
                 };
                 let ys = ops::neuron(xs, &neuron, &learned);
-                (ys, Signal::Spikes { v_threshold: theta }, dynamics.config.levels)
+                if self.unit_spikes {
+                    (ys.and_then(|ys| counts(&ys, theta)), Signal::Spikes { v_threshold: 1. }, dynamics.config.levels)
+                } else {
+                    (ys, Signal::Spikes { v_threshold: theta }, dynamics.config.levels)
+                }
             }
             Kind::Qcfs { quant_levels, scale, window } => {
                 (ops::qcfs(xs, &pass.param(scale), *quant_levels, *window), Signal::Analog, *quant_levels)
@@ -336,8 +407,16 @@ impl Neuron {
         };
         let ys = named(&self.name, ys)?;
         pass.show_neuron(&NeuronEvent { name: &self.name, timesteps: self.timesteps, output: &ys, signal, levels })?;
-        Ok(Flow { xs: ys, signal })
+        let node = pass.record(&self.name, Op::Neuron { input_scale: self.input_scale }, &[flow.node], &ys);
+        Ok(Flow { xs: ys, signal, node })
     }
+}
+
+/// s from s·θ. The quotient may miss the whole number by a rounding; the gradient is that of the quotient.
+fn counts(ys: &Tensor, theta: f64) -> candle_core::Result<Tensor> {
+    let quotient = (ys / theta)?;
+    let rounding = (quotient.round()? - &quotient)?;
+    &quotient + rounding.detach()
 }
 
 /// The neuron at the stored threshold, which a loaded checkpoint may have set to another value than the configuration's.
@@ -355,27 +434,33 @@ fn with_threshold(name: &str, dynamics: &Dynamics, v_threshold: &Tensor) -> Resu
 ///
 /// # Errors
 /// If the window does not fit.
-pub fn max_pool2d(flow: &Flow, params: Pool2dParams) -> Result<Flow> {
-    Ok(Flow { xs: ops::max_pool2d(&flow.xs, params)?, signal: flow.signal })
+pub fn max_pool2d(flow: &Flow, params: Pool2dParams, pass: &mut Pass<'_>) -> Result<Flow> {
+    let xs = ops::max_pool2d(&flow.xs, params)?;
+    let node = pass.record("", Op::MaxPool(params), &[flow.node], &xs);
+    Ok(Flow { xs, signal: flow.signal, node })
 }
 
 /// Average pooling. Of spikes it gives real values.
 ///
 /// # Errors
 /// If the window does not fit.
-pub fn avg_pool2d(flow: &Flow, params: Pool2dParams) -> Result<Flow> {
-    Ok(Flow { xs: ops::avg_pool2d(&flow.xs, params)?, signal: averaged(flow.signal) })
+pub fn avg_pool2d(flow: &Flow, params: Pool2dParams, pass: &mut Pass<'_>) -> Result<Flow> {
+    let xs = ops::avg_pool2d(&flow.xs, params)?;
+    let node = pass.record("", Op::AvgPool(params), &[flow.node], &xs);
+    Ok(Flow { xs, signal: averaged(flow.signal), node })
 }
 
 /// The mean over all positions, `[N, C, H, W]` to `[N, C]`.
 ///
 /// # Errors
 /// If the input is not four-dimensional.
-pub fn global_avg_pool(flow: &Flow) -> Result<Flow> {
-    Ok(Flow { xs: ops::global_avg_pool(&flow.xs)?, signal: averaged(flow.signal) })
+pub fn global_avg_pool(flow: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
+    let xs = ops::global_avg_pool(&flow.xs)?;
+    let node = pass.record("", Op::Mean, &[flow.node], &xs);
+    Ok(Flow { xs, signal: averaged(flow.signal), node })
 }
 
-fn averaged(signal: Signal) -> Signal {
+pub(crate) fn averaged(signal: Signal) -> Signal {
     match signal {
         Signal::Spikes { v_threshold } | Signal::Averaged { v_threshold } => Signal::Averaged { v_threshold },
         Signal::Analog => Signal::Analog,

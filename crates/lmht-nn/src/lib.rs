@@ -3,6 +3,7 @@
 //! - [`ModelConfig`] says what a network is; [`Network`] is built from it and a Candle `VarBuilder`.
 //! - [`ParamStore`] holds its tensors by name, in a fixed order, started from a seed.
 //! - [`train::fit`] trains it, [`train::evaluate`] measures it, [`train::RunRecord`] keeps what happened.
+//! - [`graph::Graph`] lists the layers of a network and what feeds what.
 //! - [`ops`] are the differentiable operations underneath; [`layers`] the pieces between.
 //! - [`save_pretrained`] and [`from_pretrained`] write and read model folders.
 //!
@@ -14,6 +15,7 @@ pub mod atomic;
 mod backbones;
 mod config;
 mod error;
+pub mod graph;
 pub mod layers;
 pub mod loss;
 pub mod ops;
@@ -28,7 +30,7 @@ pub mod train;
 pub use backbones::Network;
 pub use config::{Backbone, FORMAT_VERSION, ModelConfig, NeuronConfig, Stem};
 pub use error::{Error, Result};
-pub use lmht_core::{GradientMode, QcfsWindow, Tgim};
+pub use lmht_core::{GradientMode, QcfsWindow, Schedule, Tgim};
 pub use params::{ParamKind, ParamStore};
 pub use pass::{Mode, NeuronEvent, Observer, Pass, ProductEvent, Signal, SynapseEvent, SynapseKind};
 pub use pretrained::{ModelCard, from_pretrained, save_pretrained};

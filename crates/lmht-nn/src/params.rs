@@ -24,7 +24,7 @@ pub enum ParamKind {
     Weight,
     /// Parameters of a neuron: T-GIM logits, leak logit, QCFS scale. Trained.
     Neuron,
-    /// Running statistics and firing thresholds: saved with the network, never moved by an optimizer.
+    /// Running statistics, firing thresholds and what stands for one: saved with the network, never moved by an optimizer.
     Buffer,
 }
 
@@ -39,7 +39,7 @@ impl ParamKind {
     /// ```
     pub fn of(name: &str) -> Self {
         match name.rsplit('.').next().unwrap_or(name) {
-            "running_mean" | "running_var" | "v_threshold" => Self::Buffer,
+            "running_mean" | "running_var" | "v_threshold" | "shortcut_scale" => Self::Buffer,
             "mask" | "mask_linear" | "alpha" | "thresh" => Self::Neuron,
             _ => Self::Weight,
         }
@@ -64,7 +64,8 @@ impl ParamKind {
 /// ```
 #[derive(Clone, Debug)]
 pub struct ParamStore {
-    seed: u64,
+    /// `None`: nothing is drawn.
+    seed: Option<u64>,
     vars: Arc<Mutex<BTreeMap<String, Var>>>,
 }
 
@@ -72,7 +73,13 @@ impl ParamStore {
     /// An empty store. Every tensor asked of it starts from `seed` and its own name: the order of construction, other
     /// tensors and the device make no difference.
     pub fn new(seed: u64) -> Self {
-        Self { seed, vars: Arc::default() }
+        Self { seed: Some(seed), vars: Arc::default() }
+    }
+
+    /// An empty store whose tensors start from 0 where [`ParamStore::new`] draws: for weights that are loaded right after,
+    /// or for a network of which only the outline matters.
+    pub fn blank() -> Self {
+        Self { seed: None, vars: Arc::default() }
     }
 
     /// A Candle variable builder over this store.
@@ -101,9 +108,29 @@ impl ParamStore {
     /// passed over. So is the neuron `sn1` of the published MS-ResNets, which no current reaches.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] lists all tensors that are missing, superfluous or of another shape; nothing is changed then.
-    /// `origin` (a file name) opens the message.
+    /// As [`ParamStore::check`]; nothing is changed then.
     pub fn load(&self, origin: &str, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        self.check(origin, tensors)?;
+        let vars = self.lock();
+        // All are converted before the first is set: a failure must not leave half of another network.
+        let mut converted = Vec::with_capacity(vars.len());
+        for (name, var) in vars.iter() {
+            let tensor = tensors[name].to_device(var.device())?.to_dtype(var.dtype())?;
+            // `set` refuses a source that shares the variable's own storage; `copy` makes that impossible.
+            converted.push((var, tensor.contiguous()?.copy()?));
+        }
+        for (var, tensor) in converted {
+            var.set(&tensor)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that `tensors` are those of the store, by name and shape.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] lists all tensors that are missing, superfluous or of another shape. `origin` (a file name) opens
+    /// the message.
+    pub fn check(&self, origin: &str, tensors: &HashMap<String, Tensor>) -> Result<()> {
         let vars = self.lock();
         let mut differences = String::new();
         for (name, var) in vars.iter() {
@@ -123,16 +150,6 @@ impl ParamStore {
         }
         if !differences.is_empty() {
             return Err(Error::Mismatch { origin: origin.to_string(), differences });
-        }
-        // All are converted before the first is set: a failure must not leave half of another network.
-        let mut converted = Vec::with_capacity(vars.len());
-        for (name, var) in vars.iter() {
-            let tensor = tensors[name].to_device(var.device())?.to_dtype(var.dtype())?;
-            // `set` refuses a source that shares the variable's own storage; `copy` makes that impossible.
-            converted.push((var, tensor.contiguous()?.copy()?));
-        }
-        for (var, tensor) in converted {
-            var.set(&tensor)?;
         }
         Ok(())
     }
@@ -179,8 +196,15 @@ impl SimpleBackend for ParamStore {
             }
             return Ok(var.as_tensor().clone());
         }
-        let values = initial_values(&shape, name, init, self.seed);
-        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
+        let tensor = match (self.seed, init) {
+            (None, Init::Uniform { .. } | Init::Randn { .. } | Init::Kaiming { .. }) => {
+                Tensor::zeros(shape, dtype, device)?
+            }
+            (seed, init) => {
+                let values = initial_values(&shape, name, init, seed.unwrap_or(0));
+                Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?
+            }
+        };
         let var = Var::from_tensor(&tensor)?;
         vars.insert(name.to_string(), var.clone());
         Ok(var.as_tensor().clone())

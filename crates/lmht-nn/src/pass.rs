@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::Result;
+use crate::graph::{Graph, Node, Op};
 
 /// Whether batch norm uses the statistics of the batch or the running ones, and whether gradients are recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,22 +189,37 @@ pub trait Observer {
 pub struct Pass<'a> {
     mode: Mode,
     observer: Option<&'a mut dyn Observer>,
+    graph: Option<&'a mut Graph>,
 }
 
 impl<'a> Pass<'a> {
     /// A pass that trains: batch statistics, gradients.
     pub fn train() -> Self {
-        Self { mode: Mode::Train, observer: None }
+        Self { mode: Mode::Train, observer: None, graph: None }
     }
 
     /// A pass that evaluates: running statistics, no gradients.
     pub fn eval() -> Self {
-        Self { mode: Mode::Eval, observer: None }
+        Self { mode: Mode::Eval, observer: None, graph: None }
     }
 
     /// The same pass, watched.
     pub fn observed_by(self, observer: &'a mut dyn Observer) -> Self {
         Self { observer: Some(observer), ..self }
+    }
+
+    /// The same pass, writing down each layer it goes through.
+    pub(crate) fn recorded_in(self, graph: &'a mut Graph) -> Self {
+        Self { graph: Some(graph), ..self }
+    }
+
+    /// Writes a layer down, if this pass does, and returns its number in the graph.
+    pub(crate) fn record(&mut self, name: &str, op: Op, inputs: &[usize], output: &Tensor) -> usize {
+        self.graph.as_mut().map_or(0, |graph| {
+            let shape = output.dims()[1..].to_vec();
+            graph.nodes.push(Node { name: name.to_string(), op, inputs: inputs.to_vec(), shape });
+            graph.nodes.len() - 1
+        })
     }
 
     /// Whether this pass trains or evaluates.
@@ -227,6 +243,7 @@ impl<'a> Pass<'a> {
     pub(crate) fn show_neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
         self.observer.as_mut().map_or(Ok(()), |observer| observer.neuron(event))
     }
+
     pub(crate) fn show_product(&mut self, event: &ProductEvent<'_>) -> Result<()> {
         self.observer.as_mut().map_or(Ok(()), |observer| observer.product(event))
     }

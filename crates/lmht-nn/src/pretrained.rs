@@ -87,7 +87,7 @@ pub fn from_pretrained(path: &Path, dtype: DType, device: &Device) -> Result<(Ne
         Error::file(&config_path, format!("{error}; expected a model folder with config.json and model.safetensors"))
     })?;
     let config = ModelConfig::from_json(&json).map_err(|error| Error::file(&config_path, error))?;
-    let params = ParamStore::new(0);
+    let params = ParamStore::blank();
     let network = Network::new(&config, params.builder(dtype, device))?;
     params.load_file(&path.join("model.safetensors"))?;
     Ok((network, params))

@@ -14,7 +14,8 @@ use candle_nn::VarBuilder;
 use super::Input;
 use super::classifier::{Classifier, ClassifierNames};
 use crate::config::ModelConfig;
-use crate::layers::{BatchNorm, Conv2d, ConvNorm, Flow, Neuron, Site, avg_pool2d};
+use crate::graph::Op;
+use crate::layers::{ConvNorm, Flow, Neuron, Site, avg_pool2d};
 use crate::ops::{Conv2dParams, Pool2dParams};
 use crate::{Pass, Result};
 
@@ -38,12 +39,14 @@ impl Cifarnet {
         for (i, (factor, pool)) in CONVS.into_iter().enumerate() {
             let c_out = width * factor;
             let synapse = vb.pp(format!("conv{}", i + 1));
-            let conv = Conv2d::new(c_in, c_out, 3, Conv2dParams { stride: 1, padding: 1 }, false, synapse.pp(0))?;
+            let params = Conv2dParams { stride: 1, padding: 1 };
+            let parts = (synapse.pp(0), synapse.pp(1));
+            let synapse = ConvNorm::build(config, (c_in, c_out, 3), params, false, parts)?;
             let mut neuron = Neuron::new(config, Site::Maps, vb.pp(format!("sn{}", i + 1)))?;
             if i == 0 {
                 neuron = neuron.with_input_scale(config.input_scale);
             }
-            layers.push((ConvNorm::new(conv, BatchNorm::new(c_out, synapse.pp(1))?), neuron, pool));
+            layers.push((synapse, neuron, pool));
             c_in = c_out;
         }
         let names = ClassifierNames { linear: |i| format!("fc.{}.0", 2 * i), neuron: |i| format!("fc.{}", 2 * i + 1) };
@@ -59,9 +62,11 @@ impl Cifarnet {
             let current = synapse.forward(&xs, pass)?;
             xs = neuron.forward(&current, pass)?;
             if *pool {
-                xs = avg_pool2d(&xs, Pool2dParams { kernel: 2, stride: 2, padding: 0 })?;
+                xs = avg_pool2d(&xs, Pool2dParams { kernel: 2, stride: 2, padding: 0 }, pass)?;
             }
         }
-        self.classifier.forward(&Flow { xs: xs.xs.flatten_from(1)?, signal: xs.signal }, pass)
+        let features = xs.xs.flatten_from(1)?;
+        let node = pass.record("", Op::Reshape, &[xs.node], &features);
+        self.classifier.forward(&Flow { xs: features, signal: xs.signal, node }, pass)
     }
 }

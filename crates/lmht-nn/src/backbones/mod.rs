@@ -12,8 +12,9 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::config::{Backbone, ModelConfig};
+use crate::graph::Op;
 use crate::layers::Flow;
-use crate::{Pass, Result, ops};
+use crate::{Pass, Result, Signal, ops};
 
 /// A body with its neurons: images in, logits at every timestep out.
 ///
@@ -82,7 +83,8 @@ impl Network {
     /// repeated.
     ///
     /// # Shapes
-    /// - `images` `[B, C, H, W]`, or `[T, B, C, H, W]` for inputs that change with time
+    /// - `images` `[B, C, H, W]`, or `[T, B, C, H, W]` for inputs that change with time; a reparameterized network takes a
+    ///   frame for each window ([`ModelConfig::n_frames`]) and holds it for L timesteps
     /// - output `[T, B, K]`
     ///
     /// # Errors
@@ -90,8 +92,11 @@ impl Network {
     pub fn forward(&self, images: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
         self.config.check_images(images.dims())?;
         let t = self.config.timesteps;
-        let input =
-            if images.rank() == 4 { Input::Static(images.clone()) } else { Input::Frames(images.flatten(0, 1)?) };
+        let input = if images.rank() == 4 {
+            Input::Static(images.clone())
+        } else {
+            Input::Frames { frames: images.flatten(0, 1)?, hold: self.config.neuron.window() }
+        };
         let logits = match &self.body {
             Body::Resnet(body) => body.forward(&input, t, pass)?,
             Body::Vgg(body) => body.forward(&input, t, pass)?,
@@ -107,8 +112,8 @@ impl Network {
 enum Input {
     /// `[B, C, H, W]`, the same at every timestep.
     Static(Tensor),
-    /// `[T·B, C, H, W]`, time outermost.
-    Frames(Tensor),
+    /// `[T·B, C, H, W]`, time outermost, each for so many timesteps.
+    Frames { frames: Tensor, hold: usize },
 }
 
 impl Input {
@@ -116,21 +121,33 @@ impl Input {
     /// argument says how many equal timesteps the input stands for.
     fn through_stem(&self, timesteps: usize, stem: impl FnOnce(&Flow, usize) -> Result<Flow>) -> Result<Flow> {
         match self {
-            Self::Frames(frames) => stem(&Flow::analog(frames.clone()), 1),
+            Self::Frames { frames, hold: 1 } => stem(&Flow::analog(frames.clone()), 1),
+            Self::Frames { frames, hold } => {
+                let current = stem(&Flow::analog(frames.clone()), *hold)?;
+                let n = timesteps / hold;
+                let mut dims = current.xs.dims().to_vec();
+                let each = current.xs.reshape((n, 1, current.xs.elem_count() / n))?;
+                dims[0] *= hold;
+                let held = each.repeat((1, *hold, 1))?.reshape(dims)?;
+                Ok(Flow { xs: held, ..current })
+            }
             Self::Static(images) => {
                 let current = stem(&Flow::analog(images.clone()), timesteps)?;
                 let repeated = ops::repeat_time(&current.xs, timesteps)?.flatten(0, 1)?;
-                Ok(Flow { xs: repeated, signal: current.signal })
+                Ok(Flow { xs: repeated, ..current })
             }
         }
     }
 }
 
-/// The sum of two paths: real values, the current of a neuron or a stream that goes on.
-fn join(main: &Flow, shortcut: &Flow) -> Result<Flow> {
+/// The sum of the two paths of a block: real values, the current of a neuron or a stream that goes on.
+fn join(name: &str, main: &Flow, shortcut: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
     if main.xs.dims() != shortcut.xs.dims() {
-        let message = format!("the two paths of a block differ: {:?} and {:?}", main.xs.dims(), shortcut.xs.dims());
+        let message =
+            format!("{name}: the two paths of the block differ: {:?} and {:?}", main.xs.dims(), shortcut.xs.dims());
         return Err(candle_core::Error::Msg(message).into());
     }
-    Ok(Flow::analog((&main.xs + &shortcut.xs)?))
+    let xs = (&main.xs + &shortcut.xs)?;
+    let node = pass.record(name, Op::Add, &[main.node, shortcut.node], &xs);
+    Ok(Flow { xs, signal: Signal::Analog, node })
 }

@@ -13,16 +13,20 @@
 //! Names: `conv1`, `bn1`, `sn1` (not in MS-ResNets), then `layerS.B.{conv1.0, conv1.1, sn1, conv2.0, conv2.1, sn2,
 //! downsample.0.0, downsample.0.1}` and `fc.0`; ResNet-19 has no `layer1` and ends with `fc.0.0`, `fc.1`, `fc.2.0`.
 //! ResNet-20: `conv1.{0, 1, 2}`, `convS_x.B.residual_function.{0, 1, 2, 3, 4}`, `convS_x.B.shortcut.{0, 1}`,
-//! `convS_x.B.relu` (whatever the neuron is) and `fc`.
+//! `convS_x.B.relu` (whatever the neuron is) and `fc`. With unit spikes, a block whose shortcut has no convolution keeps the
+//! amplitude of what passes there as `shortcut_scale`; no published network has that.
 
+use candle_core::Tensor;
 use candle_nn::VarBuilder;
+use candle_nn::init::Init;
 
 use super::classifier::{Classifier, ClassifierNames};
 use super::{Input, join};
 use crate::config::{ModelConfig, Stem};
-use crate::layers::{BatchNorm, Conv2d, ConvNorm, Flow, Neuron, Site, global_avg_pool, max_pool2d};
+use crate::graph::Op;
+use crate::layers::{ConvNorm, Flow, Neuron, Site, global_avg_pool, max_pool2d};
 use crate::ops::{Conv2dParams, Pool2dParams};
-use crate::{Pass, Result};
+use crate::{Pass, Result, Signal};
 
 /// What tells one member of the family from another.
 pub(super) struct Plan {
@@ -192,16 +196,23 @@ struct Block {
     conv2: ConvNorm,
     sn2: Neuron,
     downsample: Option<ConvNorm>,
+    /// θ of the unit spikes that pass by the convolutions.
+    shortcut_scale: Option<Tensor>,
+    name: String,
 }
 
 /// Channels in and out of a convolution, the side of its kernel, its stride.
 type Shape = (usize, usize, usize, usize);
 
 /// A convolution without bias that keeps the map's size up to the stride, and its batch norm.
-fn conv_norm((c_in, c_out, kernel, stride): Shape, names: (&str, &str), vb: &VarBuilder<'_>) -> Result<ConvNorm> {
+fn conv_norm(
+    config: &ModelConfig,
+    (c_in, c_out, kernel, stride): Shape,
+    names: (&str, &str),
+    vb: &VarBuilder<'_>,
+) -> Result<ConvNorm> {
     let params = Conv2dParams { stride, padding: kernel / 2 };
-    let conv = Conv2d::new(c_in, c_out, kernel, params, false, vb.pp(names.0))?;
-    Ok(ConvNorm::new(conv, BatchNorm::new(c_out, vb.pp(names.1))?))
+    ConvNorm::build(config, (c_in, c_out, kernel), params, false, (vb.pp(names.0), vb.pp(names.1)))
 }
 
 impl Block {
@@ -215,17 +226,25 @@ impl Block {
     ) -> Result<Self> {
         let names = plan.names;
         let downsample = if stride != 1 || c_in != c_out {
-            Some(conv_norm((c_in, c_out, 1, stride), names.downsample, vb)?)
+            Some(conv_norm(config, (c_in, c_out, 1, stride), names.downsample, vb)?)
+        } else {
+            None
+        };
+        // Unit spikes have left their θ to the weights after them, and here there are none.
+        let shortcut_scale = if config.unit_spikes && downsample.is_none() && plan.order == Order::PostActivation {
+            Some(vb.get_with_hints(1, "shortcut_scale", Init::Const(1.))?)
         } else {
             None
         };
         Ok(Self {
             order: plan.order,
-            conv1: conv_norm((c_in, c_out, 3, stride), names.conv1, vb)?,
+            conv1: conv_norm(config, (c_in, c_out, 3, stride), names.conv1, vb)?,
             sn1: Neuron::new(config, Site::Maps, vb.pp(names.sn1))?,
-            conv2: conv_norm((c_out, c_out, 3, 1), names.conv2, vb)?,
+            conv2: conv_norm(config, (c_out, c_out, 3, 1), names.conv2, vb)?,
             sn2: Neuron::new(config, Site::Maps, vb.pp(names.sn2))?,
             downsample,
+            shortcut_scale,
+            name: vb.prefix(),
         })
     }
 
@@ -243,10 +262,16 @@ impl Block {
                 self.conv2.forward(&ys, pass)?
             }
         };
-        let sum = match &self.downsample {
-            Some(downsample) => join(&ys, &downsample.forward(xs, pass)?)?,
-            None => join(&ys, xs)?,
+        let shortcut = match (&self.downsample, &self.shortcut_scale) {
+            (Some(downsample), _) => downsample.forward(xs, pass)?,
+            (None, Some(scale)) => {
+                let scaled = xs.xs.broadcast_mul(&pass.param(scale))?;
+                let node = pass.record(&self.name, Op::ShortcutScale, &[xs.node], &scaled);
+                Flow { xs: scaled, signal: Signal::Analog, node }
+            }
+            (None, None) => xs.clone(),
         };
+        let sum = join(&self.name, &ys, &shortcut, pass)?;
         match self.order {
             Order::PostActivation => self.sn2.forward(&sum, pass),
             Order::MembraneShortcut => Ok(sum),
@@ -260,7 +285,7 @@ impl Resnet {
             Stem::Cifar => (3, 1),
             Stem::Imagenet => (7, 2),
         };
-        let stem = conv_norm((config.in_channels, config.width, kernel, stride), plan.names.stem, vb)?;
+        let stem = conv_norm(config, (config.in_channels, config.width, kernel, stride), plan.names.stem, vb)?;
         let input_scale = config.input_scale;
         let entry = match plan.order {
             Order::PostActivation => {
@@ -296,25 +321,36 @@ impl Resnet {
             match &self.entry {
                 Entry::Spikes(_) => Ok(current),
                 // Nothing here depends on time, so it happens before the current is repeated.
-                Entry::Analog { input_scale } => self.pooled(scaled(current, *input_scale)?),
+                Entry::Analog { input_scale } => {
+                    let current = scaled(current, *input_scale, pass)?;
+                    self.pooled(current, pass)
+                }
             }
         })?;
         let mut xs = match &self.entry {
-            Entry::Spikes(neuron) => self.pooled(neuron.forward(&current, pass)?)?,
+            Entry::Spikes(neuron) => {
+                let spikes = neuron.forward(&current, pass)?;
+                self.pooled(spikes, pass)?
+            }
             Entry::Analog { .. } => current,
         };
         for block in &self.blocks {
             xs = block.forward(&xs, pass)?;
         }
-        self.classifier.forward(&global_avg_pool(&xs)?, pass)
+        self.classifier.forward(&global_avg_pool(&xs, pass)?, pass)
     }
 
     /// After the ImageNet stem's max-pooling.
-    fn pooled(&self, xs: Flow) -> Result<Flow> {
-        if self.pool { max_pool2d(&xs, Pool2dParams { kernel: 3, stride: 2, padding: 1 }) } else { Ok(xs) }
+    fn pooled(&self, xs: Flow, pass: &mut Pass<'_>) -> Result<Flow> {
+        if self.pool { max_pool2d(&xs, Pool2dParams { kernel: 3, stride: 2, padding: 1 }, pass) } else { Ok(xs) }
     }
 }
 
-fn scaled(xs: Flow, factor: f64) -> Result<Flow> {
-    if factor == 1. { Ok(xs) } else { Ok(Flow::analog((&xs.xs * factor)?)) }
+fn scaled(flow: Flow, factor: f64, pass: &mut Pass<'_>) -> Result<Flow> {
+    if factor == 1. {
+        return Ok(flow);
+    }
+    let xs = (&flow.xs * factor)?;
+    let node = pass.record("", Op::Scale(factor), &[flow.node], &xs);
+    Ok(Flow { xs, signal: Signal::Analog, node })
 }

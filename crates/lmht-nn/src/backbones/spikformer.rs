@@ -20,14 +20,14 @@
 //! Tokens `[T, B, N, D]` flow as rows `[T·B·N, D]`: linear layers and batch norm treat all rows alike, and a neuron needs
 //! to know T only.
 
-use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use super::Input;
 use crate::config::ModelConfig;
-use crate::layers::{BatchNorm, Conv2d, ConvNorm, Flow, Linear, Neuron, Site, max_pool2d};
+use crate::graph::Op;
+use crate::layers::{BatchNorm, ConvNorm, Flow, Linear, Neuron, Site, averaged, max_pool2d};
 use crate::ops::{Conv2dParams, Pool2dParams};
-use crate::{Pass, ProductEvent, Result, Signal};
+use crate::{Pass, ProductEvent, Result, Signal, ops};
 
 /// The factor on the attention products.
 const SCALE: f64 = 0.125;
@@ -57,16 +57,15 @@ impl Spikformer {
         let maps = self.patches.forward(input, timesteps, pass)?;
         let (rows, channels, h, w) = maps.xs.dims4()?;
         let tokens = maps.xs.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
-        let mut xs = Flow { xs: tokens.reshape((rows * h * w, channels))?, signal: maps.signal };
+        let tokens = tokens.reshape((rows * h * w, channels))?;
+        let node = pass.record("", Op::Reshape, &[maps.node], &tokens);
+        let mut xs = Flow { xs: tokens, signal: maps.signal, node };
         for block in &self.blocks {
             xs = block.forward(&xs, h * w, pass)?;
         }
-        let signal = match xs.signal {
-            Signal::Spikes { v_threshold } | Signal::Averaged { v_threshold } => Signal::Averaged { v_threshold },
-            Signal::Analog => Signal::Analog,
-        };
         let mean = xs.xs.reshape((rows, h * w, channels))?.mean(1)?;
-        self.head.forward(&Flow { xs: mean, signal }, pass)
+        let node = pass.record("", Op::Mean, &[xs.node], &mean);
+        self.head.forward(&Flow { xs: mean, signal: averaged(xs.signal), node }, pass)
     }
 }
 
@@ -81,9 +80,9 @@ impl PatchSplitting {
     fn new(config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let layer = |c_in, c_out, name: &str, number: &str| -> Result<(ConvNorm, Neuron)> {
             let part = |part| vb.pp(format!("{name}_{part}{number}"));
-            let conv = Conv2d::new(c_in, c_out, 3, Conv2dParams { stride: 1, padding: 1 }, false, part("conv"))?;
-            let norm = BatchNorm::new(c_out, part("bn"))?;
-            Ok((ConvNorm::new(conv, norm), Neuron::new(config, Site::Maps, part("lif"))?))
+            let params = Conv2dParams { stride: 1, padding: 1 };
+            let synapse = ConvNorm::build(config, (c_in, c_out, 3), params, false, (part("conv"), part("bn")))?;
+            Ok((synapse, Neuron::new(config, Site::Maps, part("lif"))?))
         };
         let width = config.width;
         let mut convs = Vec::new();
@@ -108,11 +107,12 @@ impl PatchSplitting {
             let current = synapse.forward(&xs, pass)?;
             xs = neuron.forward(&current, pass)?;
             if i >= 2 {
-                xs = max_pool2d(&xs, Pool2dParams { kernel: 3, stride: 2, padding: 1 })?;
+                xs = max_pool2d(&xs, Pool2dParams { kernel: 3, stride: 2, padding: 1 }, pass)?;
             }
         }
         let current = self.position.0.forward(&xs, pass)?;
-        add(&self.position.1.forward(&current, pass)?, &xs)
+        let position = self.position.1.forward(&current, pass)?;
+        add("patch_embed", &position, &xs, pass)
     }
 }
 
@@ -120,7 +120,7 @@ impl PatchSplitting {
 #[derive(Debug, Clone)]
 struct Layer {
     linear: Linear,
-    norm: BatchNorm,
+    norm: Option<BatchNorm>,
     neuron: Neuron,
 }
 
@@ -129,20 +129,24 @@ impl Layer {
         let part = |part| vb.pp(format!("{name}_{part}"));
         Ok(Self {
             linear: Linear::new(f_in, f_out, part("linear"))?,
-            norm: BatchNorm::new(f_out, part("bn"))?,
+            norm: if config.batch_norm { Some(BatchNorm::new(f_out, part("bn"))?) } else { None },
             neuron: Neuron::new(config, Site::Features, part("lif"))?,
         })
     }
 
     fn forward(&self, xs: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
         let current = self.linear.forward(xs, pass)?;
-        let current = self.norm.forward(&current, pass)?;
+        let current = match &self.norm {
+            Some(norm) => norm.forward(&current, pass)?,
+            None => current,
+        };
         self.neuron.forward(&current, pass)
     }
 }
 
 #[derive(Debug, Clone)]
 struct Block {
+    name: String,
     attention: Attention,
     fc1: Layer,
     fc2: Layer,
@@ -153,6 +157,7 @@ impl Block {
         let (width, hidden) = (config.width, MLP_RATIO * config.width);
         let mlp = vb.pp("mlp");
         Ok(Self {
+            name: vb.prefix(),
             attention: Attention::new(config, heads, &vb.pp("attn"))?,
             fc1: Layer::new(config, width, hidden, "fc1", &mlp)?,
             fc2: Layer::new(config, hidden, width, "fc2", &mlp)?,
@@ -160,9 +165,11 @@ impl Block {
     }
 
     fn forward(&self, xs: &Flow, n_tokens: usize, pass: &mut Pass<'_>) -> Result<Flow> {
-        let xs = add(xs, &self.attention.forward(xs, n_tokens, pass)?)?;
+        let attention = self.attention.forward(xs, n_tokens, pass)?;
+        let xs = add(&self.name, xs, &attention, pass)?;
         let hidden = self.fc1.forward(&xs, pass)?;
-        add(&xs, &self.fc2.forward(&hidden, pass)?)
+        let ys = self.fc2.forward(&hidden, pass)?;
+        add(&self.name, &xs, &ys, pass)
     }
 }
 
@@ -170,6 +177,8 @@ impl Block {
 #[derive(Debug, Clone)]
 struct Attention {
     name: String,
+    /// T, and the timesteps of each.
+    windows: (usize, usize),
     heads: usize,
     q: Layer,
     k: Layer,
@@ -183,6 +192,7 @@ impl Attention {
         let layer = |name| Layer::new(config, config.width, config.width, name, vb);
         Ok(Self {
             name: vb.prefix(),
+            windows: (config.n_frames(), config.neuron.window()),
             heads,
             q: layer("q")?,
             k: layer("k")?,
@@ -193,44 +203,57 @@ impl Attention {
     }
 
     /// Rows `[T·B·N, D]` to the same shape; N = `n_tokens`.
+    ///
+    /// Products of spikes are not linear, so in a reparameterized network they run once a window, on the window's counts.
     fn forward(&self, xs: &Flow, n_tokens: usize, pass: &mut Pass<'_>) -> Result<Flow> {
         let q = self.by_head(self.q.forward(xs, pass)?, n_tokens)?;
         let k = self.by_head(self.k.forward(xs, pass)?, n_tokens)?;
         let v = self.by_head(self.v.forward(xs, pass)?, n_tokens)?;
-        let k = Flow { xs: k.xs.transpose(2, 3)?, signal: k.signal };
+        let k = Flow { xs: k.xs.transpose(2, 3)?, ..k };
         let scores = self.product("q_k", &q, &k, pass)?;
-        // Sums of products of spikes are no spikes, and neither is what they weigh.
-        let scores = Flow::analog((scores * SCALE)?);
-        let mixed = self.product("qk_v", &scores, &v, pass)?;
-        let rows = mixed.transpose(1, 2)?.contiguous()?.reshape(xs.xs.shape())?;
-        let spikes = self.neuron.forward(&Flow::analog(rows), pass)?;
+        let scaled = (&scores.xs * SCALE)?;
+        let node = pass.record(&self.name, Op::Scale(SCALE), &[scores.node], &scaled);
+        let mixed = self.product("qk_v", &Flow { xs: scaled, node, ..scores }, &v, pass)?;
+        let (windows, window) = self.windows;
+        let (rows, width) = xs.xs.dims2()?;
+        let rows = mixed.xs.transpose(1, 2)?.contiguous()?.reshape((rows / window, width))?;
+        let current = Flow { xs: ops::front_load(&rows, windows, window)?, ..mixed };
+        let spikes = self.neuron.forward(&current, pass)?;
         self.proj.forward(&spikes, pass)
     }
 
-    /// `[T·B·N, D]` to `[T·B, heads, N, D / heads]`.
+    /// Spikes of every timestep, `[LT·B·N, D]`, to counts of every window, `[T·B, heads, N, D / heads]`.
     fn by_head(&self, flow: Flow, n_tokens: usize) -> Result<Flow> {
-        let (rows, width) = flow.xs.dims2()?;
-        let xs = flow.xs.reshape((rows / n_tokens, n_tokens, self.heads, width / self.heads))?;
-        Ok(Flow { xs: xs.transpose(1, 2)?.contiguous()?, signal: flow.signal })
+        let (windows, window) = self.windows;
+        let counts = ops::sum_windows(&flow.xs, windows, window)?;
+        let (rows, width) = counts.dims2()?;
+        let xs = counts.reshape((rows / n_tokens, n_tokens, self.heads, width / self.heads))?;
+        Ok(Flow { xs: xs.transpose(1, 2)?.contiguous()?, ..flow })
     }
 
-    fn product(&self, name: &str, left: &Flow, right: &Flow, pass: &mut Pass<'_>) -> Result<Tensor> {
+    /// Sums of products of spikes are no spikes, and neither is what they weigh.
+    fn product(&self, name: &str, left: &Flow, right: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
+        let name = format!("{}.{name}", self.name);
         pass.show_product(&ProductEvent {
-            name: &format!("{}.{name}", self.name),
+            name: &name,
             left: &left.xs,
             left_signal: left.signal,
             right: &right.xs,
             right_signal: right.signal,
         })?;
-        Ok(left.xs.matmul(&right.xs)?)
+        let xs = left.xs.matmul(&right.xs)?;
+        let node = pass.record(&name, Op::Product, &[left.node, right.node], &xs);
+        Ok(Flow { xs, signal: Signal::Analog, node })
     }
 }
 
 /// The sum of two spike trains, which counts the spikes of both if they have the same amplitude.
-fn add(a: &Flow, b: &Flow) -> Result<Flow> {
+fn add(name: &str, a: &Flow, b: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
     let signal = match (a.signal, b.signal) {
         (Signal::Spikes { v_threshold }, Signal::Spikes { v_threshold: other }) if v_threshold == other => a.signal,
         _ => Signal::Analog,
     };
-    Ok(Flow { xs: (&a.xs + &b.xs)?, signal })
+    let xs = (&a.xs + &b.xs)?;
+    let node = pass.record(name, Op::Add, &[a.node, b.node], &xs);
+    Ok(Flow { xs, signal, node })
 }

@@ -22,7 +22,7 @@ use candle_nn::VarBuilder;
 use super::Input;
 use super::classifier::{Classifier, ClassifierNames};
 use crate::config::ModelConfig;
-use crate::layers::{BatchNorm, Conv2d, ConvNorm, Flow, Neuron, Site, avg_pool2d, global_avg_pool};
+use crate::layers::{ConvNorm, Flow, Neuron, Site, avg_pool2d, global_avg_pool};
 use crate::ops::{Conv2dParams, Pool2dParams};
 use crate::{Pass, Result};
 
@@ -111,13 +111,12 @@ impl Vgg {
             for i in 0..n_convs {
                 let [conv, norm, neuron] = plan.layout.names(i);
                 let params = Conv2dParams { stride: 1, padding: 1 };
-                let conv = Conv2d::new(c_in, c_out, 3, params, true, vb.pp(conv))?;
-                let norm = BatchNorm::new(c_out, vb.pp(norm))?;
+                let synapse = ConvNorm::build(config, (c_in, c_out, 3), params, true, (vb.pp(conv), vb.pp(norm)))?;
                 let mut neuron = Neuron::new(config, Site::Maps, vb.pp(neuron))?;
                 if stage == 0 && i == 0 {
                     neuron = neuron.with_input_scale(config.input_scale);
                 }
-                layers.push((ConvNorm::new(conv, norm), neuron));
+                layers.push((synapse, neuron));
                 c_in = c_out;
             }
             stages.push(layers);
@@ -138,9 +137,9 @@ impl Vgg {
                 xs = neuron.forward(&current, pass)?;
             }
             if self.pool_last || stage + 1 < self.stages.len() {
-                xs = avg_pool2d(&xs, Pool2dParams { kernel: 2, stride: 2, padding: 0 })?;
+                xs = avg_pool2d(&xs, Pool2dParams { kernel: 2, stride: 2, padding: 0 }, pass)?;
             }
         }
-        self.classifier.forward(&global_avg_pool(&xs)?, pass)
+        self.classifier.forward(&global_avg_pool(&xs, pass)?, pass)
     }
 }

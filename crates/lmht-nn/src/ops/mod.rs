@@ -23,15 +23,17 @@ mod qcfs;
 mod real;
 mod repeat_time;
 mod storage;
+mod windows;
 mod with_gradient;
 
 pub use batch_norm::{BatchStats, batch_norm_eval, batch_norm_train};
 pub use conv2d::{Conv2dParams, conv2d};
 pub use linear::linear;
-pub use neuron::{Learned, neuron, neuron_composed};
+pub use neuron::{Learned, neuron, neuron_composed, tgim};
 pub use pool::{Pool2dParams, avg_pool2d, global_avg_pool, max_pool2d};
 pub use qcfs::{qcfs, qcfs_composed};
 pub use repeat_time::repeat_time;
+pub use windows::{front_load, mix_windows, sum_windows};
 
 use candle_core::{DType, Result, Tensor, bail};
 

@@ -135,15 +135,8 @@ fn compose(xs: &Tensor, neuron: &Neuron, learned: &Learned) -> Result<Tensor> {
     let (t, theta) = (config.timesteps, config.v_threshold);
     let shape = xs.shape().clone();
     let flat = xs.reshape((t, shape.elem_count() / t))?;
-    let sigmoid = |logit: &Tensor| logit.neg()?.exp()?.affine(1., 1.)?.recip();
     let current = match learned {
-        Learned::TgimAndLeak { tgim_logit, .. } => {
-            let mut omega = (sigmoid(tgim_logit)? * (2. / t as f64))?;
-            if config.tgim == Tgim::Causal {
-                omega = omega.mul(&Tensor::tril2(t, xs.dtype(), xs.device())?)?;
-            }
-            omega.matmul(&flat)?
-        }
+        Learned::TgimAndLeak { tgim_logit, .. } => tgim(tgim_logit, config.tgim)?.matmul(&flat)?,
         _ => flat,
     };
     let leak = match learned {
@@ -171,6 +164,33 @@ fn compose(xs: &Tensor, neuron: &Neuron, learned: &Learned) -> Result<Tensor> {
         outputs.push(output);
     }
     Tensor::stack(&outputs, 0)?.reshape(shape)
+}
+
+fn sigmoid(logit: &Tensor) -> Result<Tensor> {
+    logit.neg()?.exp()?.affine(1., 1.)?.recip()
+}
+
+/// Ω `[T, T]` from its logits: ω = 2σ(logit)/T, and 0 above the diagonal of a causal one (Eq. 7).
+///
+/// # Errors
+/// If `logit` is not a square matrix, or `kind` is [`Tgim::Identity`], which has no logits.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use lmht_nn::{Tgim, ops};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let omega = ops::tgim(&Tensor::zeros((2, 2), DType::F64, &Device::Cpu)?, Tgim::Causal)?;
+/// assert_eq!(omega.to_vec2::<f64>()?, [[0.5, 0.], [0.5, 0.5]]);
+/// # Ok(()) }
+/// ```
+pub fn tgim(logit: &Tensor, kind: Tgim) -> Result<Tensor> {
+    let (t, columns) = logit.dims2()?;
+    if t != columns || t == 0 || kind == Tgim::Identity {
+        bail!("tgim: expected logits [T, T] of a full or causal T-GIM, got {:?} and Tgim::{kind:?}", logit.dims())
+    }
+    let omega = (sigmoid(logit)? * (2. / t as f64))?;
+    if kind == Tgim::Causal { omega.mul(&Tensor::tril2(t, logit.dtype(), logit.device())?) } else { Ok(omega) }
 }
 
 /// The fused layer. One type for one, two or three inputs, as Candle has a trait for each number.

@@ -101,7 +101,7 @@ fn synapses_compute_their_operations() -> Result<()> {
         .broadcast_div(&(column("bn.running_var")? + 1e-5)?.sqrt()?)?
         .broadcast_mul(&column("bn.weight")?)?
         .broadcast_add(&column("bn.bias")?)?;
-    assert_close("batch norm", &norm.forward(&ys, &Pass::eval())?.xs, &expected, 1e-12)?;
+    assert_close("batch norm", &norm.forward(&ys, &mut Pass::eval())?.xs, &expected, 1e-12)?;
     let both = ConvNorm::new(conv, norm).forward(&xs, &mut Pass::eval())?;
     assert_close("convolution and batch norm", &both.xs, &expected, 1e-12)?;
     let xs = flow(2, &[4, 5])?;
@@ -116,7 +116,7 @@ fn batch_norm_counts_repeated_inputs() -> Result<()> {
     let run = |flow: &Flow, repeats: usize| -> Result<(Tensor, Vec<Vec<f64>>)> {
         let params = store();
         let norm = BatchNorm::new(3, params.builder(DType::F64, &CPU))?;
-        let ys = norm.forward_repeated(flow, repeats, &Pass::train())?;
+        let ys = norm.forward_repeated(flow, repeats, &mut Pass::train())?;
         let kept = params.all().into_iter().filter(|(name, _)| name.starts_with("running_"));
         Ok((ys.xs, kept.map(|(_, var)| values(&var)).collect::<candle_core::Result<_>>()?))
     };
@@ -238,12 +238,12 @@ fn pooling_says_what_becomes_of_spikes() -> Result<()> {
         [(SPIKES, SPIKES, averaged), (averaged, averaged, averaged), (Signal::Analog, Signal::Analog, Signal::Analog)]
     {
         let xs = Flow { signal: before, ..flow(1, &[2, 3, 4, 4])? };
-        assert_eq!(max_pool2d(&xs, two)?.signal, max);
-        assert_eq!(avg_pool2d(&xs, two)?.signal, average);
-        assert_eq!(global_avg_pool(&xs)?.signal, average);
-        assert_close("max", &max_pool2d(&xs, two)?.xs, &ops::max_pool2d(&xs.xs, two)?, 0.)?;
-        assert_close("average", &avg_pool2d(&xs, two)?.xs, &ops::avg_pool2d(&xs.xs, two)?, 0.)?;
-        assert_eq!(global_avg_pool(&xs)?.xs.dims(), [2, 3]);
+        assert_eq!(max_pool2d(&xs, two, &mut Pass::eval())?.signal, max);
+        assert_eq!(avg_pool2d(&xs, two, &mut Pass::eval())?.signal, average);
+        assert_eq!(global_avg_pool(&xs, &mut Pass::eval())?.signal, average);
+        assert_close("max", &max_pool2d(&xs, two, &mut Pass::eval())?.xs, &ops::max_pool2d(&xs.xs, two)?, 0.)?;
+        assert_close("average", &avg_pool2d(&xs, two, &mut Pass::eval())?.xs, &ops::avg_pool2d(&xs.xs, two)?, 0.)?;
+        assert_eq!(global_avg_pool(&xs, &mut Pass::eval())?.xs.dims(), [2, 3]);
     }
     Ok(())
 }
@@ -259,8 +259,8 @@ fn only_training_tracks_parameters() -> Result<()> {
     let fc = Linear::new(5, 2, vb.pp("fc"))?;
     let run = |mut pass: Pass<'_>| -> Result<Tensor> {
         let xs = conv.forward(&flow(1, &[4, 3, 5, 5])?, &mut pass)?;
-        let xs = neuron.forward(&norm.forward(&xs, &pass)?, &mut pass)?;
-        Ok(fc.forward(&global_avg_pool(&xs)?, &mut pass)?.xs)
+        let xs = neuron.forward(&norm.forward(&xs, &mut pass)?, &mut pass)?;
+        Ok(fc.forward(&global_avg_pool(&xs, &mut pass)?, &mut pass)?.xs)
     };
     assert!(!run(Pass::eval())?.track_op());
     let grads = run(Pass::train())?.sum_all()?.backward()?;
@@ -282,8 +282,8 @@ fn messages_begin_with_the_layer() -> Result<()> {
     let neuron = Neuron::new(&config(NeuronConfig::lmht(2), 2), Site::Maps, vb.pp("layer2.0.sn1"))?;
     let wrong = flow(1, &[3, 4, 5, 5])?;
     assert_error(conv.forward(&wrong, &mut Pass::train()), &["layer1.0.conv1\nconv2d", "[3, 4, 5, 5]"]);
-    for pass in [Pass::train(), Pass::eval()] {
-        assert_error(norm.forward(&wrong, &pass), &["layer1.0.bn1\nbatch_norm", "[3, 4, 5, 5]"]);
+    for mut pass in [Pass::train(), Pass::eval()] {
+        assert_error(norm.forward(&wrong, &mut pass), &["layer1.0.bn1\nbatch_norm", "[3, 4, 5, 5]"]);
     }
     assert_error(fc.forward(&flow(1, &[3, 4])?, &mut Pass::train()), &["fc\nlinear", "[3, 4]", "[2, 5]"]);
     assert_error(
