@@ -2,7 +2,12 @@
 //!
 //! A conversion is a pure function from a configuration and named tensors to a configuration and named tensors: Candle has
 //! no tree of modules to walk, and a pure function can be tested on a handful of tensors. [`ConvertedModel`] is what goes
-//! in and what comes out. The conversions themselves are not part of this version.
+//! in and what comes out.
+//!
+//! - [`qcfs_to_lmht`] and [`qcfs_to_if`] make a spiking network of a pretrained QCFS network (§4.4);
+//! - [`reparameterize`] makes single-threshold neurons of multi-level ones, with nothing lost (§4.5);
+//! - [`absorb_bn`] and [`absorb_thresholds`] take batch norm and the amplitude of spikes into the weights;
+//! - [`compare_spikes`] says whether two networks send the same spikes.
 //!
 //! ```
 //! use candle_core::{DType, Device};
@@ -19,10 +24,24 @@
 //! # Ok(()) }
 //! ```
 
+mod absorb;
+mod compare;
+mod hybrid;
+mod reparameterize;
+
+pub use absorb::{absorb_bn, absorb_thresholds};
+pub use compare::{LayerSpikes, SpikeComparison, compare_spikes};
+pub use hybrid::{HybridStart, qcfs_to_if, qcfs_to_lmht};
+pub use reparameterize::reparameterize;
+
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
+use lmht_nn::graph::Graph;
 use lmht_nn::{ModelConfig, Network, ParamStore, Result};
+
+/// Side of the images for which a network's layers are listed: the one size that every backbone takes.
+const IMAGE_SIDE: usize = 32;
 
 /// A network as a value: its configuration and its tensors under their published names.
 #[derive(Debug, Clone)]
@@ -40,12 +59,23 @@ impl ConvertedModel {
         Self { config: config.clone(), tensors: tensors.collect() }
     }
 
+    /// Checks that the tensors are those of the configuration, and lists the network's layers.
+    ///
+    /// # Errors
+    /// If the configuration is not valid or the tensors do not fit it; all differences are listed.
+    pub fn check(&self) -> Result<Graph> {
+        let outline = ParamStore::blank();
+        Network::new(&self.config, outline.builder(DType::F32, &Device::Cpu))?;
+        outline.check("converted model", &self.tensors)?;
+        Graph::of(&self.config, (IMAGE_SIDE, IMAGE_SIDE))
+    }
+
     /// Builds the network, with tensors of its own.
     ///
     /// # Errors
     /// If the configuration is not valid or the tensors do not fit it; all differences are listed.
     pub fn build(&self, dtype: DType, device: &Device) -> Result<(Network, ParamStore)> {
-        let params = ParamStore::new(0);
+        let params = ParamStore::blank();
         let network = Network::new(&self.config, params.builder(dtype, device))?;
         params.load("converted model", &self.tensors)?;
         Ok((network, params))

@@ -1,0 +1,136 @@
+//! Hybrid training (§4.4): a pretrained QCFS network becomes a spiking one, ready to be fine-tuned.
+
+use candle_core::{DType, Device, Tensor};
+use lmht_nn::{Error, GradientMode, ModelConfig, Network, NeuronConfig, ParamStore, Result, Tgim};
+
+use crate::ConvertedModel;
+
+/// How the spiking network starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HybridStart {
+    /// θ = ϑ/L and no other scaling: the network equals the QCFS network if Q = LT, and in expectation otherwise.
+    #[default]
+    Exact,
+    /// The paper's Algorithm 1: θ = ϑ, and the first neuron's current times L. Biases and batch-norm means of the later
+    /// layers stay at the ANN's scale, which is L times too small; fine-tuning has to repair that.
+    Published,
+}
+
+/// Makes an LM-HT network with `levels` levels and `timesteps` timesteps of a QCFS network.
+///
+/// Ω = 1/T, λ = 1, v(0) = θ/2; θ from each layer's learned scale ϑ, see [`HybridStart`]. All weights are taken over.
+///
+/// # Errors
+/// If the network is not a QCFS network, its tensors do not fit its configuration (every difference is listed), a scale
+/// is not positive (its layer is named), or L or T is 0.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use lmht_convert::{ConvertedModel, HybridStart, qcfs_to_lmht};
+/// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Pass, loss};
+///
+/// # fn main() -> lmht_nn::Result<()> {
+/// let ann = ModelConfig { width: 4, neuron: NeuronConfig::qcfs(4), timesteps: 1, ..ModelConfig::resnet20(10) };
+/// let params = ParamStore::new(42);
+/// let network = Network::new(&ann, params.builder(DType::F64, &Device::Cpu))?;
+/// // Q = 4 = LT: the same function.
+/// let spiking = qcfs_to_lmht(&ConvertedModel::of(&ann, &params), 2, 2, HybridStart::Exact)?;
+/// let (spiking, _) = spiking.build(DType::F64, &Device::Cpu)?;
+/// let image = Tensor::ones((1, 3, 8, 8), DType::F64, &Device::Cpu)?;
+/// let expected = loss::readout(&network.forward(&image, &mut Pass::eval())?)?;
+/// let actual = loss::readout(&spiking.forward(&image, &mut Pass::eval())?)?;
+/// assert!((actual - expected)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
+/// # Ok(()) }
+/// ```
+pub fn qcfs_to_lmht(
+    model: &ConvertedModel,
+    levels: u32,
+    timesteps: usize,
+    start: HybridStart,
+) -> Result<ConvertedModel> {
+    let scale = scale_of(model)?;
+    let share = match start {
+        HybridStart::Exact => f64::from(levels.max(1)),
+        HybridStart::Published => 1.,
+    };
+    let neuron = NeuronConfig::Lmht {
+        levels,
+        tgim: Tgim::Full,
+        v_threshold: Some(scale / share),
+        v_init: 0.5,
+        gradient: GradientMode::Detached,
+    };
+    let input_scale = match start {
+        HybridStart::Exact => model.config.input_scale,
+        HybridStart::Published => model.config.input_scale * f64::from(levels),
+    };
+    spiking(model, ModelConfig { neuron, timesteps, input_scale, ..model.config.clone() }, share)
+}
+
+/// Makes an IF network with `timesteps` timesteps of a QCFS network, as its authors evaluate it: θ = ϑ, v(0) = θ/2.
+///
+/// # Errors
+/// As [`qcfs_to_lmht`].
+///
+/// ```
+/// use candle_core::{DType, Device};
+/// use lmht_convert::{ConvertedModel, qcfs_to_if};
+/// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
+///
+/// # fn main() -> lmht_nn::Result<()> {
+/// let ann = ModelConfig { width: 4, neuron: NeuronConfig::qcfs(4), timesteps: 1, ..ModelConfig::resnet20(10) };
+/// let params = ParamStore::new(42);
+/// Network::new(&ann, params.builder(DType::F32, &Device::Cpu))?;
+/// let spiking = qcfs_to_if(&ConvertedModel::of(&ann, &params), 8)?;
+/// assert_eq!(spiking.config.timesteps, 8);
+/// assert_eq!(spiking.tensors["conv1.2.v_threshold"].to_vec1::<f32>()?, [8.]); // ϑ as it starts
+/// # Ok(()) }
+/// ```
+pub fn qcfs_to_if(model: &ConvertedModel, timesteps: usize) -> Result<ConvertedModel> {
+    let v_threshold = scale_of(model)?;
+    let neuron = NeuronConfig::If { v_threshold, v_init: 0.5, gradient: GradientMode::Full };
+    spiking(model, ModelConfig { neuron, timesteps, ..model.config.clone() }, 1.)
+}
+
+/// ϑ of the configuration, after checking that there is one.
+fn scale_of(model: &ConvertedModel) -> Result<f64> {
+    model.check()?;
+    match &model.config.neuron {
+        NeuronConfig::Qcfs { scale, .. } => Ok(*scale),
+        other => Err(Error::Config(format!(
+            "expected a QCFS network, which hybrid training starts from, got neurons of {other:?}; train one with \
+             NeuronConfig::qcfs"
+        ))),
+    }
+}
+
+/// The tensors of `model` in the network of `config`: θ = ϑ/`share`, what is new as it starts.
+fn spiking(model: &ConvertedModel, config: ModelConfig, share: f64) -> Result<ConvertedModel> {
+    let outline = ParamStore::blank();
+    Network::new(&config, outline.builder(DType::F64, &Device::Cpu))?;
+    let mut tensors = std::collections::HashMap::new();
+    for (name, start) in outline.all() {
+        let tensor = match (name.strip_suffix(".v_threshold"), model.tensors.get(&name)) {
+            (Some(neuron), _) => threshold(neuron, &model.tensors[&format!("{neuron}.thresh")], share)?,
+            (None, Some(tensor)) => tensor.clone(),
+            // T-GIM and leak; they take the type of the scale, which every neuron has.
+            (None, None) => {
+                let neuron = name.rsplit_once('.').map_or("", |(neuron, _)| neuron);
+                start.as_detached_tensor().to_dtype(model.tensors[&format!("{neuron}.thresh")].dtype())?
+            }
+        };
+        tensors.insert(name, tensor);
+    }
+    Ok(ConvertedModel { config, tensors })
+}
+
+fn threshold(neuron: &str, scale: &Tensor, share: f64) -> Result<Tensor> {
+    let value = scale.to_dtype(DType::F64)?.to_vec1::<f64>()?[0];
+    if !(value.is_finite() && value > 0.) {
+        return Err(Error::Config(format!(
+            "{neuron}.thresh is {value}; expected a scale above 0, which becomes the firing threshold: train the ANN again \
+             with a lower learning rate"
+        )));
+    }
+    Ok((scale / share)?)
+}
