@@ -93,7 +93,7 @@ pub fn qcfs_to_if(model: &ConvertedModel, timesteps: usize) -> Result<ConvertedM
 }
 
 /// ϑ of the configuration, after checking that there is one.
-fn scale_of(model: &ConvertedModel) -> Result<f64> {
+pub(crate) fn scale_of(model: &ConvertedModel) -> Result<f64> {
     model.check()?;
     match &model.config.neuron {
         NeuronConfig::Qcfs { scale, .. } => Ok(*scale),
@@ -105,7 +105,7 @@ fn scale_of(model: &ConvertedModel) -> Result<f64> {
 }
 
 /// The tensors of `model` in the network of `config`: θ = ϑ/`share`, what is new as it starts.
-fn spiking(model: &ConvertedModel, config: ModelConfig, share: f64) -> Result<ConvertedModel> {
+pub(crate) fn spiking(model: &ConvertedModel, config: ModelConfig, share: f64) -> Result<ConvertedModel> {
     let outline = ParamStore::blank();
     Network::new(&config, outline.builder(DType::F64, &Device::Cpu))?;
     let mut tensors = std::collections::HashMap::new();

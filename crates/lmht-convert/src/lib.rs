@@ -5,6 +5,7 @@
 //! in and what comes out.
 //!
 //! - [`qcfs_to_lmht`] and [`qcfs_to_if`] make a spiking network of a pretrained QCFS network (§4.4);
+//! - [`relu_to_if`] (RMP), [`relu_to_snm`], [`qcfs_to_srp`] and [`qcfs_to_cos`] are the conversions that the paper compares with;
 //! - [`reparameterize`] makes single-threshold neurons of multi-level ones, with nothing lost (§4.5);
 //! - [`absorb_bn`] and [`absorb_thresholds`] take batch norm and the amplitude of spikes into the weights;
 //! - [`compare_spikes`] says whether two networks send the same spikes.
@@ -27,11 +28,13 @@
 mod absorb;
 mod compare;
 mod hybrid;
+mod relatives;
 mod reparameterize;
 
 pub use absorb::{absorb_bn, absorb_thresholds};
 pub use compare::{LayerSpikes, SpikeComparison, compare_spikes};
 pub use hybrid::{HybridStart, qcfs_to_if, qcfs_to_lmht};
+pub use relatives::{Calibration, qcfs_to_cos, qcfs_to_srp, relu_to_if, relu_to_snm};
 pub use reparameterize::reparameterize;
 
 use std::collections::HashMap;

@@ -54,7 +54,8 @@ pub fn reparameterize(model: &ConvertedModel, schedule: Schedule) -> Result<Conv
         }
         other => {
             return Err(Error::Config(format!(
-                "expected spiking neurons, got {other:?}; make an LM-HT network of a QCFS network with qcfs_to_lmht first"
+                "expected IF, LIF, M-HT or LM-HT neurons, got {other:?}; make an LM-HT network of a QCFS network with \
+                 qcfs_to_lmht first"
             )));
         }
     };

@@ -44,6 +44,7 @@
 //! | [`tgim_from_logits`], [`leak_from_logit`] and their gradients | the learnable numbers behind Ω and λ |
 //! | [`Schedule`] | when a window of the single-threshold twin receives its current |
 //! | [`qcfs`] | the activation of the quantized ANN |
+//! | [`relatives`] | the neurons of conversion methods to compare with |
 //! | [`sum`] | the order of every sum over units |
 //! | [`Real`], [`SpikeCount`] | the number types |
 //!
@@ -55,6 +56,7 @@ mod kernel;
 pub mod qcfs;
 mod real;
 pub mod reference;
+pub mod relatives;
 mod schedule;
 pub mod sum;
 mod tgim;

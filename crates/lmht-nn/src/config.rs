@@ -196,6 +196,28 @@ pub enum NeuronConfig {
         #[serde(default)]
         v_init: f64,
     },
+    /// Signed spikes with memory ([`lmht_core::relatives::snm`]): may take back what it sent. For inference.
+    Snm {
+        /// θ.
+        v_threshold: f64,
+        /// v(0) as a fraction of θ, in [0, 1).
+        #[serde(default)]
+        v_init: f64,
+    },
+    /// IF neurons silenced by their residual potential ([`lmht_core::relatives::srp`]). For inference.
+    Srp {
+        /// τ, the timesteps of the first stage; the logits are those of the others.
+        tau: usize,
+        /// θ.
+        v_threshold: f64,
+    },
+    /// IF neurons started with a calibrated offset ([`lmht_core::relatives::cos`]). For inference.
+    Cos {
+        /// ρ, the timesteps of the first stage; the logits are those of the others.
+        rho: usize,
+        /// θ.
+        v_threshold: f64,
+    },
     /// Quantized clip-floor-shift activation (Eq. 4) with a learnable ceiling: an ANN, one timestep.
     Qcfs {
         /// Q, the number of steps of the activation ("T_q" in the LM-HT paper, "L" in the QCFS paper), at least 1.
@@ -280,6 +302,21 @@ impl NeuronConfig {
         }
     }
 
+    /// Timesteps that only prepare the answer and have no logits: τ of SRP, ρ of COS, 0 of every other neuron.
+    ///
+    /// ```
+    /// use lmht_nn::NeuronConfig;
+    /// assert_eq!(NeuronConfig::Srp { tau: 4, v_threshold: 1. }.first_stage(), 4);
+    /// assert_eq!(NeuronConfig::lmht(2).first_stage(), 0);
+    /// ```
+    pub fn first_stage(&self) -> usize {
+        match self {
+            Self::Srp { tau, .. } => *tau,
+            Self::Cos { rho, .. } => *rho,
+            _ => 0,
+        }
+    }
+
     /// θ before training, which every layer starts from; `None` for activations that do not spike.
     ///
     /// ```
@@ -291,7 +328,10 @@ impl NeuronConfig {
                 Some(v_threshold.unwrap_or(if *levels > 1 { 2. / f64::from(*levels) } else { 1. }))
             }
             Self::If { v_threshold, .. } | Self::Lif { v_threshold, .. } => Some(*v_threshold),
-            Self::Reparameterized { v_threshold, .. } => Some(*v_threshold),
+            Self::Reparameterized { v_threshold, .. }
+            | Self::Snm { v_threshold, .. }
+            | Self::Srp { v_threshold, .. }
+            | Self::Cos { v_threshold, .. } => Some(*v_threshold),
             Self::Qcfs { .. } | Self::Relu => None,
         }
     }
@@ -323,6 +363,18 @@ impl NeuronConfig {
                     ));
                 }
                 (1, Tgim::Identity, *leak, *v_init, GradientMode::Detached)
+            }
+            // The same numbers are checked; what they do differs.
+            Self::Snm { v_init, .. } => (1, Tgim::Identity, Some(1.), *v_init, GradientMode::Detached),
+            Self::Srp { .. } | Self::Cos { .. } => {
+                let stage = self.first_stage();
+                if stage == 0 || stage >= timesteps {
+                    return Err(Error::Config(format!(
+                        "the first stage (neuron.tau or neuron.rho) has {stage} of {timesteps} timesteps; expected at \
+                         least 1, and at least 1 left for the second"
+                    )));
+                }
+                (1, Tgim::Identity, Some(1.), 0.5, GradientMode::Detached)
             }
             Self::Qcfs { .. } | Self::Relu => return Ok(None),
         };

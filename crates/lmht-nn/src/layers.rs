@@ -35,7 +35,7 @@ use lmht_core::{Schedule, Tgim};
 
 use crate::config::{Dynamics, ModelConfig};
 use crate::graph::Op;
-use crate::ops::{self, Conv2dParams, Learned, Pool2dParams};
+use crate::ops::{self, Conv2dParams, Learned, Pool2dParams, Relative};
 use crate::{Mode, NeuronConfig, NeuronEvent, Pass, Result, Signal, SynapseEvent, SynapseKind};
 
 /// A tensor on its way through the network, and whether its values are spikes.
@@ -295,6 +295,11 @@ enum Kind {
         leak_logit: Option<Tensor>,
         v_threshold: Tensor,
     },
+    Relative {
+        relative: Relative,
+        dynamics: Dynamics,
+        v_threshold: Tensor,
+    },
     Qcfs {
         quant_levels: u32,
         scale: Tensor,
@@ -332,13 +337,22 @@ impl Neuron {
                 };
                 let init = Init::Const(dynamics.config.v_threshold);
                 let v_threshold = vb.get_with_hints(1, "v_threshold", init)?;
+                let relative = match neuron {
+                    NeuronConfig::Snm { v_init, .. } => Some(Relative::Snm { v_init: *v_init }),
+                    NeuronConfig::Srp { tau, .. } => Some(Relative::Srp { tau: *tau }),
+                    NeuronConfig::Cos { rho, .. } => Some(Relative::Cos { rho: *rho }),
+                    _ => None,
+                };
                 let windows = match neuron {
                     NeuronConfig::Reparameterized { window, schedule, tgim, .. } => {
                         Some(Windows { window: *window, schedule: *schedule, tgim: *tgim })
                     }
                     _ => None,
                 };
-                Kind::Spiking { dynamics, windows, tgim_logit, leak_logit, v_threshold }
+                match relative {
+                    Some(relative) => Kind::Relative { relative, dynamics, v_threshold },
+                    None => Kind::Spiking { dynamics, windows, tgim_logit, leak_logit, v_threshold },
+                }
             }
             (NeuronConfig::Qcfs { quant_levels, scale, window }, None) => Kind::Qcfs {
                 quant_levels: *quant_levels,
@@ -394,11 +408,17 @@ impl Neuron {
                     _ => Learned::Nothing { leak: dynamics.leak.unwrap_or(1.) },
                 };
                 let ys = ops::neuron(xs, &neuron, &learned);
-                if self.unit_spikes {
-                    (ys.and_then(|ys| counts(&ys, theta)), Signal::Spikes { v_threshold: 1. }, dynamics.config.levels)
-                } else {
-                    (ys, Signal::Spikes { v_threshold: theta }, dynamics.config.levels)
+                let (ys, signal) = self.sent(ys, theta);
+                (ys, signal, dynamics.config.levels)
+            }
+            Kind::Relative { relative, dynamics, v_threshold } => {
+                if pass.mode() == Mode::Train {
+                    let what = "these neurons have no gradient; train an ANN or an LM-HT network and convert it";
+                    return Err(crate::Error::Config(format!("{}: {what}", self.name)));
                 }
+                let (_, theta) = with_threshold(&self.name, dynamics, v_threshold)?;
+                let (ys, signal) = self.sent(ops::relative(xs, self.timesteps, theta, *relative), theta);
+                (ys, signal, 1)
             }
             Kind::Qcfs { quant_levels, scale, window } => {
                 (ops::qcfs(xs, &pass.param(scale), *quant_levels, *window), Signal::Analog, *quant_levels)
@@ -409,6 +429,17 @@ impl Neuron {
         pass.show_neuron(&NeuronEvent { name: &self.name, timesteps: self.timesteps, output: &ys, signal, levels })?;
         let node = pass.record(&self.name, Op::Neuron { input_scale: self.input_scale }, &[flow.node], &ys);
         Ok(Flow { xs: ys, signal, node })
+    }
+}
+
+impl Neuron {
+    /// What leaves the layer: s·θ, or s where a spike is a 1.
+    fn sent(&self, ys: candle_core::Result<Tensor>, theta: f64) -> (candle_core::Result<Tensor>, Signal) {
+        if self.unit_spikes {
+            (ys.and_then(|ys| counts(&ys, theta)), Signal::Spikes { v_threshold: 1. })
+        } else {
+            (ys, Signal::Spikes { v_threshold: theta })
+        }
     }
 }
 

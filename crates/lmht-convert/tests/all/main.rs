@@ -2,5 +2,6 @@
 
 mod absorb;
 mod hybrid;
+mod relatives;
 mod reparameterize;
 mod support;

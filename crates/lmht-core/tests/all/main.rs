@@ -4,6 +4,7 @@ mod config;
 mod gradients;
 mod kernel;
 mod qcfs;
+mod relatives;
 mod tgim;
 mod theorems;
 mod traces;

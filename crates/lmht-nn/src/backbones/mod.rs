@@ -85,7 +85,7 @@ impl Network {
     /// # Shapes
     /// - `images` `[B, C, H, W]`, or `[T, B, C, H, W]` for inputs that change with time; a reparameterized network takes a
     ///   frame for each window ([`ModelConfig::n_frames`]) and holds it for L timesteps
-    /// - output `[T, B, K]`
+    /// - output `[T, B, K]`; without the timesteps of a first stage ([`NeuronConfig::first_stage`](crate::NeuronConfig))
     ///
     /// # Errors
     /// If the images do not fit the configuration; the message names the layer or field.
@@ -104,7 +104,11 @@ impl Network {
             Body::Spikformer(body) => body.forward(&input, t, pass)?,
         };
         let (rows, classes) = logits.xs.dims2()?;
-        Ok(logits.xs.reshape((t, rows / t, classes))?)
+        let logits = logits.xs.reshape((t, rows / t, classes))?;
+        match self.config.neuron.first_stage() {
+            0 => Ok(logits),
+            stage => Ok(logits.narrow(0, stage, t - stage)?),
+        }
     }
 }
 

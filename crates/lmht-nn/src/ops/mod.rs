@@ -21,6 +21,7 @@ mod neuron;
 mod pool;
 mod qcfs;
 mod real;
+mod relative;
 mod repeat_time;
 mod storage;
 mod windows;
@@ -32,6 +33,7 @@ pub use linear::linear;
 pub use neuron::{Learned, neuron, neuron_composed, tgim};
 pub use pool::{Pool2dParams, avg_pool2d, global_avg_pool, max_pool2d};
 pub use qcfs::{qcfs, qcfs_composed};
+pub use relative::{Relative, relative};
 pub use repeat_time::repeat_time;
 pub use windows::{front_load, mix_windows, sum_windows};
 

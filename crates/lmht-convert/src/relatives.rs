@@ -1,0 +1,202 @@
+//! The conversions that hybrid training is compared with (Table 4): RMP and SNM from a ReLU network, SRP and COS from a QCFS
+//! network. QCFS inference itself is [`qcfs_to_if`](crate::qcfs_to_if).
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use lmht_nn::{
+    Error, GradientMode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, Result,
+};
+
+use crate::ConvertedModel;
+use crate::hybrid::{scale_of, spiking};
+
+/// The largest activation of each layer of a ReLU network, or a percentile of it: the thresholds of RMP and SNM.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Calibration {
+    /// By neuron layer.
+    pub ceilings: BTreeMap<String, f64>,
+}
+
+impl Calibration {
+    /// Shows images to a ReLU network and takes the given percentile of each layer's activations; 100 is the largest.
+    ///
+    /// A layer that stays silent has ceiling 0, which no conversion takes: show it more images.
+    ///
+    /// # Errors
+    /// If the percentile is not in 0..=100, the network is not a ReLU network, or the images do not fit.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use lmht_convert::Calibration;
+    /// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
+    ///
+    /// # fn main() -> lmht_nn::Result<()> {
+    /// let ann = ModelConfig { width: 4, neuron: NeuronConfig::Relu, timesteps: 1, ..ModelConfig::resnet20(10) };
+    /// let network = Network::new(&ann, ParamStore::new(42).builder(DType::F32, &Device::Cpu))?;
+    /// let images = Tensor::ones((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
+    /// let (most, all) = (Calibration::of(&network, &images, 99.9)?, Calibration::of(&network, &images, 100.)?);
+    /// assert!(most.ceilings["conv1.2"] <= all.ceilings["conv1.2"]);
+    /// # Ok(()) }
+    /// ```
+    pub fn of(network: &Network, images: &Tensor, percentile: f64) -> Result<Self> {
+        if !(0. ..=100.).contains(&percentile) {
+            return Err(Error::Config(format!("percentile is {percentile}; expected a number in 0..=100")));
+        }
+        if network.config().neuron != NeuronConfig::Relu {
+            return Err(expected_relu(&network.config().neuron));
+        }
+        let mut ceilings = Ceilings { percentile, calibration: Self::default() };
+        network.forward(images, &mut Pass::eval().observed_by(&mut ceilings))?;
+        Ok(ceilings.calibration)
+    }
+
+    /// The larger of two ceilings in every layer: of two batches, that of both.
+    ///
+    /// ```
+    /// use lmht_convert::Calibration;
+    /// let of = |ceiling| Calibration { ceilings: [("sn1".to_string(), ceiling)].into() };
+    /// assert_eq!(of(1.).max(&of(3.)), of(3.));
+    /// ```
+    #[must_use]
+    pub fn max(mut self, other: &Self) -> Self {
+        for (name, &ceiling) in &other.ceilings {
+            let entry = self.ceilings.entry(name.clone()).or_insert(ceiling);
+            *entry = entry.max(ceiling);
+        }
+        self
+    }
+}
+
+struct Ceilings {
+    percentile: f64,
+    calibration: Calibration,
+}
+
+impl Observer for Ceilings {
+    fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
+        let mut values = event.output.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        // The smallest value that so many percent do not exceed.
+        let rank = (self.percentile / 100. * values.len() as f64).ceil() as usize;
+        let index = rank.clamp(1, values.len()) - 1;
+        let (_, &mut ceiling, _) = values.select_nth_unstable_by(index, f64::total_cmp);
+        self.calibration.ceilings.insert(event.name.to_string(), ceiling);
+        Ok(())
+    }
+}
+
+/// RMP (Han et al., CVPR 2020): IF neurons with reset by subtraction, v(0) = 0 and a threshold for each layer, the (percentile
+/// of the) largest current that the layer has in the ANN.
+///
+/// Its authors balance thresholds layer by layer on spiking inputs and train without bias and batch norm; here the ANN's own
+/// activations are taken, and biases and batch norm stay.
+///
+/// # Errors
+/// If the network is not a ReLU network, its tensors do not fit its configuration, T is 0, or a layer has no positive
+/// ceiling (it is named).
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use lmht_convert::{Calibration, ConvertedModel, relu_to_if, relu_to_snm};
+/// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
+///
+/// # fn main() -> lmht_nn::Result<()> {
+/// let ann = ModelConfig { width: 4, neuron: NeuronConfig::Relu, timesteps: 1, ..ModelConfig::resnet20(10) };
+/// let params = ParamStore::new(42);
+/// let network = Network::new(&ann, params.builder(DType::F32, &Device::Cpu))?;
+/// let images = Tensor::rand(0f32, 1., (2, 3, 8, 8), &Device::Cpu)?;
+/// let calibration = Calibration::of(&network, &images, 100.)?;
+/// let ann = ConvertedModel::of(&ann, &params);
+/// let (rmp, snm) = (relu_to_if(&ann, &calibration, 32)?, relu_to_snm(&ann, &calibration, 32)?);
+/// assert_eq!((rmp.config.timesteps, snm.config.timesteps), (32, 32));
+/// # Ok(()) }
+/// ```
+pub fn relu_to_if(model: &ConvertedModel, calibration: &Calibration, timesteps: usize) -> Result<ConvertedModel> {
+    let neuron = NeuronConfig::If { v_threshold: 1., v_init: 0., gradient: GradientMode::Full };
+    calibrated(model, calibration, neuron, timesteps)
+}
+
+/// SNM (Wang et al., IJCAI 2022): neurons that can take back a spike, thresholds as for RMP at percentile 100.
+///
+/// Its authors give every unit a threshold of its own; here a layer has one.
+///
+/// # Errors
+/// As [`relu_to_if`], where there is an example of both.
+pub fn relu_to_snm(model: &ConvertedModel, calibration: &Calibration, timesteps: usize) -> Result<ConvertedModel> {
+    calibrated(model, calibration, NeuronConfig::Snm { v_threshold: 1., v_init: 0. }, timesteps)
+}
+
+fn calibrated(
+    model: &ConvertedModel,
+    calibration: &Calibration,
+    neuron: NeuronConfig,
+    timesteps: usize,
+) -> Result<ConvertedModel> {
+    model.check()?;
+    if model.config.neuron != NeuronConfig::Relu {
+        return Err(expected_relu(&model.config.neuron));
+    }
+    let config = ModelConfig { neuron, timesteps, ..model.config.clone() };
+    let outline = ParamStore::blank();
+    Network::new(&config, outline.builder(DType::F32, &Device::Cpu))?;
+    let mut tensors = model.tensors.clone();
+    for (name, _) in outline.all() {
+        let Some(layer) = name.strip_suffix(".v_threshold") else { continue };
+        let ceiling = calibration.ceilings.get(layer).copied().unwrap_or(f64::NAN);
+        if !(ceiling.is_finite() && ceiling > 0.) {
+            return Err(Error::Config(format!(
+                "{layer}: its largest activation is {ceiling}; expected a number above 0 to become the firing threshold: \
+                 calibrate with more images, or train the network"
+            )));
+        }
+        let dtype = model.tensors.values().next().map_or(DType::F32, Tensor::dtype);
+        tensors.insert(name, Tensor::new(&[ceiling], &Device::Cpu)?.to_dtype(dtype)?);
+    }
+    Ok(ConvertedModel { config, tensors })
+}
+
+/// SRP (Hao et al., AAAI 2023): the QCFS network's IF neurons, silenced where the potential after τ timesteps shows that a
+/// unit sent too much. The network has τ + T timesteps and answers after the last T.
+///
+/// # Errors
+/// If the network is not a QCFS network, its tensors do not fit its configuration, or τ or T is 0.
+///
+/// ```
+/// use candle_core::{DType, Device};
+/// use lmht_convert::{ConvertedModel, qcfs_to_cos, qcfs_to_srp};
+/// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
+///
+/// # fn main() -> lmht_nn::Result<()> {
+/// let ann = ModelConfig { width: 4, neuron: NeuronConfig::qcfs(4), timesteps: 1, ..ModelConfig::resnet20(10) };
+/// let params = ParamStore::new(42);
+/// Network::new(&ann, params.builder(DType::F32, &Device::Cpu))?;
+/// let ann = ConvertedModel::of(&ann, &params);
+/// assert_eq!(qcfs_to_srp(&ann, 4, 2)?.config.timesteps, 6);
+/// assert_eq!(qcfs_to_cos(&ann, 4, 8)?.config.timesteps, 12);
+/// # Ok(()) }
+/// ```
+pub fn qcfs_to_srp(model: &ConvertedModel, tau: usize, timesteps: usize) -> Result<ConvertedModel> {
+    let v_threshold = scale_of(model)?;
+    staged(model, NeuronConfig::Srp { tau, v_threshold }, tau, timesteps)
+}
+
+/// COS (Hao et al., ICLR 2023): the QCFS network's IF neurons, started with an offset that ρ timesteps have shown to be
+/// missing. The network has ρ + T timesteps and answers after the last T.
+///
+/// # Errors
+/// As [`qcfs_to_srp`], where there is an example of both.
+pub fn qcfs_to_cos(model: &ConvertedModel, rho: usize, timesteps: usize) -> Result<ConvertedModel> {
+    let v_threshold = scale_of(model)?;
+    staged(model, NeuronConfig::Cos { rho, v_threshold }, rho, timesteps)
+}
+
+fn staged(model: &ConvertedModel, neuron: NeuronConfig, stage: usize, timesteps: usize) -> Result<ConvertedModel> {
+    spiking(model, ModelConfig { neuron, timesteps: stage.saturating_add(timesteps), ..model.config.clone() }, 1.)
+}
+
+fn expected_relu(neuron: &NeuronConfig) -> Error {
+    Error::Config(format!(
+        "expected a ReLU network, which this method starts from, got neurons of {neuron:?}; train one with \
+         NeuronConfig::Relu"
+    ))
+}
