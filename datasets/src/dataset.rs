@@ -6,16 +6,15 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::decode::{self, Pixels, Refusal};
+use crate::decode::{self, Fit, Pixels, Refusal};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, keyed, shuffle};
 use crate::table::{Rows, Table, guard};
+use crate::transform::MAX_SIDE;
 use crate::{Normalize, files};
 
 /// Rows read and decoded together: enough to keep every core busy, few enough that their decoded copies stay small.
 const CHUNK: usize = 512;
-/// Longest side that images may be brought to; keeps sizes far from overflow.
-const MAX_SIDE: usize = 1 << 14;
 
 /// A part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,6 +63,10 @@ pub struct ParquetOptions {
     /// (height, width) in pixels that every image is brought to, by antialiased bilinear interpolation. Otherwise an
     /// image of another size is an error.
     pub resize: Option<(usize, usize)>,
+    /// (height, width) that every image is brought to with its proportions kept: resized until it covers them, the middle
+    /// cut out. For a square that is torchvision's `Resize(side)` and `CenterCrop(side)`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cover: Option<(usize, usize)>,
     /// The number of classes; labels are in `0..n_classes`. Otherwise as many as the file's metadata names, else one
     /// more than the largest label of the training split.
     pub n_classes: Option<usize>,
@@ -77,16 +80,17 @@ impl ParquetOptions {
         if let Some(channels) = self.channels.filter(|c| ![1, 3].contains(c)) {
             return fail(format!("ParquetOptions::channels: expected 1 (gray) or 3 (RGB), found {channels}"));
         }
-        for (name, size) in [("size", self.size), ("resize", self.resize)] {
+        for (name, size) in [("size", self.size), ("resize", self.resize), ("cover", self.cover)] {
             if let Some((h, w)) = size.filter(|(h, w)| ![h, w].iter().all(|side| (1..=MAX_SIDE).contains(side))) {
                 return fail(format!(
                     "ParquetOptions::{name}: expected (height, width) of 1 to {MAX_SIDE} pixels, found ({h}, {w})"
                 ));
             }
         }
-        if self.size.is_some() && self.resize.is_some() {
+        if [self.size, self.resize, self.cover].iter().flatten().count() > 1 {
             return fail(
-                "ParquetOptions: `size` demands a size and `resize` makes one; expected at most one of them".to_owned(),
+                "ParquetOptions: `size` demands a size, `resize` and `cover` make one; expected at most one of them"
+                    .to_owned(),
             );
         }
         for (name, value) in [("n_classes", self.n_classes), ("max_per_class", self.max_per_class)] {
@@ -389,7 +393,7 @@ impl<'a> Builder<'a> {
             total,
             pixels: Vec::new(),
             labels: Vec::new(),
-            size: options.resize.or(options.size),
+            size: options.resize.or(options.cover).or(options.size),
             channels: options.channels.unwrap_or(1),
             n_of_class: BTreeMap::new(),
         }
@@ -424,10 +428,14 @@ impl<'a> Builder<'a> {
             None => decode::size(first_image).map_err(|refusal| refuse(first_row, refusal, (0, 0)))?,
         };
         self.size = Some(size);
-        let resize = self.options.resize.is_some();
+        let fit = match (self.options.resize, self.options.cover) {
+            (Some(_), _) => Fit::Stretch,
+            (_, Some(_)) => Fit::Cover,
+            (None, None) => Fit::Exact,
+        };
         // Collected one by one, not as one `Result`: rayon would report any of several bad rows, we want the first.
         let images: Vec<std::result::Result<Pixels, Refusal>> =
-            kept.par_iter().map(|(_, encoded)| decode::decode(encoded, size, resize)).collect();
+            kept.par_iter().map(|(_, encoded)| decode::decode(encoded, size, fit)).collect();
         let images = images.into_iter().zip(&kept).map(|(image, (row, _))| image.map_err(|r| refuse(*row, r, size)));
         let images = images.collect::<Result<Vec<_>>>()?;
 

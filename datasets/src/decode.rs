@@ -5,6 +5,8 @@ use std::io::Cursor;
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
+use crate::transform::Window;
+
 /// Memory that one decoded image may take; a damaged header can claim anything.
 const MAX_BYTES: u64 = 1 << 30;
 
@@ -27,20 +29,46 @@ pub(crate) fn size(encoded: &[u8]) -> Result<(usize, usize), Refusal> {
     Ok(reader(encoded)?.1)
 }
 
-/// Decodes a PNG or JPEG of exactly `size` = (height, width), or brings it to that size if `resize` allows it.
-pub(crate) fn decode(encoded: &[u8], size: (usize, usize), resize: bool) -> Result<Pixels, Refusal> {
+/// How an image comes to the size that is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// It has it, or is refused.
+    Exact,
+    /// Height and width each by their own factor.
+    Stretch,
+    /// Both by the same factor, and the middle of what is too long.
+    Cover,
+}
+
+impl Fit {
+    /// (height, width) of an image of size `found` before the middle of `size` is cut out.
+    fn resized(self, found: (usize, usize), size: (usize, usize)) -> (usize, usize) {
+        // As torchvision: the side that decides is exact, the other cut off to a whole number.
+        match self {
+            Self::Cover if found.0 * size.1 <= size.0 * found.1 => (size.0, (size.0 * found.1 / found.0).max(size.1)),
+            Self::Cover => ((size.1 * found.0 / found.1).max(size.0), size.1),
+            Self::Exact | Self::Stretch => size,
+        }
+    }
+}
+
+/// Decodes a PNG or JPEG of exactly `size` = (height, width), or brings it to that size if `fit` allows it.
+pub(crate) fn decode(encoded: &[u8], size: (usize, usize), fit: Fit) -> Result<Pixels, Refusal> {
     let (decoder, found) = reader(encoded)?;
-    if found != size && !resize {
+    if found != size && fit == Fit::Exact {
         return Err(Refusal::Size(found));
     }
+    let resized = fit.resized(found, size);
     let mut image = DynamicImage::from_decoder(decoder).map_err(|e| Refusal::Decode(e.to_string()))?;
     if found != size {
         // The triangle filter with support scaled to the ratio: PIL's BILINEAR, torchvision's antialiased one.
-        let (h, w) = (size.0 as u32, size.1 as u32);
+        let (h, w) = (resized.0 as u32, resized.1 as u32);
         image = match image.color().has_color() {
             true => imageops::resize(&image.into_rgb8(), w, h, FilterType::Triangle).into(),
             false => imageops::resize(&image.into_luma8(), w, h, FilterType::Triangle).into(),
         };
+        let window = Window::centre(resized, size);
+        image = image.crop_imm(window.left as u32, window.top as u32, size.1 as u32, size.0 as u32);
     }
     let is_gray = !image.color().has_color();
     let hwc = if is_gray { image.into_luma8().into_raw() } else { image.into_rgb8().into_raw() };
@@ -88,5 +116,19 @@ pub(crate) fn write_chw(pixels: &Pixels, channels: usize, chw: &mut [u8]) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cover_keeps_the_proportions() {
+        let resized = |found| Fit::Cover.resized(found, (256, 256));
+        // 375 x 500 pixels: the height becomes 256, the width 341.3.
+        assert_eq!((resized((375, 500)), resized((500, 375))), ((256, 341), (341, 256)));
+        assert_eq!((resized((64, 64)), Fit::Cover.resized((10, 10), (4, 8))), ((256, 256), (8, 8)));
+        assert_eq!(Fit::Stretch.resized((375, 500), (256, 256)), (256, 256));
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! - [`ImageDataset`] reads a split into memory, as bytes, on all cores;
 //! - [`Loader`] turns it into the [`Batch`]es of an epoch, which depend on the seed and the epoch and on nothing else;
-//! - [`Augment`] and [`Normalize`] say what happens to the pixels on the way;
+//! - [`Augment`] and [`Normalize`] say what happens to the pixels on the way, [`AutoAugment`] with the [`Operation`]s of
+//!   its policies among it, and [`Mix`] what happens to a batch;
 //! - [`sample_path`] is a small real data set that needs no network.
 //!
 //! Nothing here prints, downloads, or knows a model. A static image becomes `[T, B, C, H, W]` in the network, whose stem
@@ -24,7 +25,7 @@
 //!
 //! let normalize = train.channel_stats();
 //! let config = LoaderConfig {
-//!     augment: Augment { crop_padding: 2, flip: true, cutout: 0 },
+//!     augment: Augment { crop_padding: 2, flip: true, ..Augment::default() },
 //!     ..LoaderConfig::train(64, 42)
 //! };
 //! let loader = Loader::new(Arc::new(train), &config, &normalize, &Device::Cpu)?;
@@ -41,18 +42,24 @@
 //! # Ok::<(), lmht_datasets::Error>(())
 //! ```
 
+mod auto_augment;
 mod dataset;
 mod decode;
 mod error;
 mod files;
 mod loader;
+mod mix;
+mod operation;
 mod random;
 mod sample;
 mod table;
 mod transform;
 
+pub use auto_augment::{AutoAugment, Policy};
 pub use dataset::{ImageDataset, ParquetOptions, Split};
 pub use error::{Error, Result};
 pub use loader::{Batch, Batches, Loader, LoaderConfig};
+pub use mix::Mix;
+pub use operation::Operation;
 pub use sample::sample_path;
 pub use transform::{Augment, Normalize};

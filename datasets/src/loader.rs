@@ -1,7 +1,8 @@
 //! Seeded batches: [`Loader`] knows what an epoch looks like, [`Batches`] delivers it, prepared ahead on a thread of its
 //! own.
 //!
-//! The order of an epoch depends on (seed, epoch) alone, and what happens to an image on (seed, epoch, image) alone. So
+//! The order of an epoch depends on (seed, epoch) alone, what happens to an image on (seed, epoch, image) alone, and how a
+//! batch is mixed on (seed, epoch, step) alone. So
 //! a run that stops after any step and resumes there sees the batches that it would have seen, without replaying what
 //! came before, and the number of cores changes nothing.
 
@@ -15,8 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::ImageDataset;
 use crate::error::{Error, Result};
+use crate::mix::Mix;
 use crate::random::{Purpose, keyed, shuffle};
-use crate::transform::{Augment, Normalize};
+use crate::transform::{Augment, Normalize, Window};
 
 /// How images become batches.
 ///
@@ -26,7 +28,7 @@ use crate::transform::{Augment, Normalize};
 /// let train = LoaderConfig { augment: Augment::cifar10(), ..LoaderConfig::train(64, 42) };
 /// assert!(train.shuffle && train.drop_last);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoaderConfig {
     /// B, images in a batch, at least 1.
@@ -41,17 +43,33 @@ pub struct LoaderConfig {
     pub prefetch: usize,
     /// Random changes to the images.
     pub augment: Augment,
+    /// (height, width) of the middle that is cut out of every image, which must be as large: torchvision's `CenterCrop`.
+    /// For evaluation; not together with a resized crop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub center_crop: Option<(usize, usize)>,
+    /// Mixes the images of each batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mix: Option<Mix>,
 }
 
 impl LoaderConfig {
     /// For training: shuffled by `seed`, only whole batches, two ahead, no augmentation yet.
     pub fn train(batch_size: usize, seed: u64) -> Self {
-        Self { batch_size, shuffle: true, drop_last: true, seed, prefetch: 2, augment: Augment::default() }
+        Self { shuffle: true, drop_last: true, seed, ..Self::eval(batch_size) }
     }
 
     /// For evaluation: every image once, in the order of the files, normalized and nothing else, two batches ahead.
     pub fn eval(batch_size: usize) -> Self {
-        Self { batch_size, shuffle: false, drop_last: false, seed: 0, prefetch: 2, augment: Augment::default() }
+        Self {
+            batch_size,
+            shuffle: false,
+            drop_last: false,
+            seed: 0,
+            prefetch: 2,
+            augment: Augment::default(),
+            center_crop: None,
+            mix: None,
+        }
     }
 }
 
@@ -64,6 +82,9 @@ pub struct Batch {
     pub images: Tensor,
     /// Classes, `u32`, `[B]`.
     pub labels: Tensor,
+    /// Distributions over the classes, `f32`, `[B, K]`, if the batch is mixed; the labels are then those of the images
+    /// themselves.
+    pub targets: Option<Tensor>,
     /// Which images of the data set these are, `[B]`.
     pub indices: Vec<usize>,
 }
@@ -116,8 +137,34 @@ impl Loader {
             )));
         }
         normalize.check(c)?;
-        config.augment.check(h, w)?;
+        if let Some((rows, columns)) = config.center_crop {
+            if !(1..=h).contains(&rows) || !(1..=w).contains(&columns) {
+                return Err(Error::Config(format!(
+                    "LoaderConfig::center_crop: expected at most the size of the {h}x{w} images, found {rows}x{columns}; \
+                     ParquetOptions::cover makes larger ones"
+                )));
+            }
+            if config.augment.resized_crop.is_some() {
+                return Err(Error::Config(
+                    "LoaderConfig: expected center_crop or Augment::resized_crop, found both; the one is for evaluation, \
+                     the other for training"
+                        .to_owned(),
+                ));
+            }
+        }
+        let (h, w) = config.center_crop.unwrap_or((h, w));
+        config.augment.check((c, h, w))?;
+        if let Some(mix) = &config.mix {
+            mix.check()?;
+        }
         Ok(Self { data, config: config.clone(), table: Arc::new(normalize.table()), device: device.clone() })
+    }
+
+    /// (height, width) of the images in a batch.
+    pub fn size(&self) -> (usize, usize) {
+        let (_, h, w) = self.data.shape();
+        let (h, w) = self.config.center_crop.unwrap_or((h, w));
+        self.config.augment.size(h, w)
     }
 
     /// The images.
@@ -205,21 +252,37 @@ impl Plan {
         let (c, h, w) = data.shape();
         let start = step * config.batch_size;
         let indices = &self.order[start..(start + config.batch_size).min(self.order.len())];
-        let image_len = c * h * w;
-        let mut images = vec![0f32; indices.len() * image_len];
+        let (image_len, (out_h, out_w)) = (c * h * w, self.loader.size());
+        let out_len = c * out_h * out_w;
+        let mut images = vec![0f32; indices.len() * out_len];
         // Small images go to a core several at a time: handing out one costs more than a small one takes.
         let at_once = (1 << 14) / image_len + 1;
-        images.par_chunks_exact_mut(image_len).zip(indices).with_min_len(at_once).for_each(|(out, &index)| {
-            let view = config.augment.draw(h, w, config.seed, self.epoch, index);
+        images.par_chunks_exact_mut(out_len).zip(indices).with_min_len(at_once).for_each(|(out, &index)| {
             let image = &data.pixels()[index * image_len..(index + 1) * image_len];
-            view.write(image, h, w, table, out);
+            let key = (config.seed, self.epoch, index);
+            match config.center_crop {
+                Some(size) => {
+                    let middle = Window::centre((h, w), size).cut(image, h, w);
+                    config.augment.write(&middle, (c, size.0, size.1), key, table, out);
+                }
+                None => config.augment.write(image, (c, h, w), key, table, out),
+            }
         });
         let labels: Vec<u32> = indices.iter().map(|index| data.labels()[*index]).collect();
         let b = indices.len();
+        let targets = match &config.mix {
+            Some(mix) => {
+                let mixture = mix.draw(out_h, out_w, config.seed, self.epoch, step);
+                let targets = mixture.apply(&mut images, &labels, out_h, out_w, data.n_classes());
+                Some(Tensor::from_vec(targets, (b, data.n_classes()), device)?)
+            }
+            None => None,
+        };
         Ok(Batch {
             step,
-            images: Tensor::from_vec(images, (b, c, h, w), device)?,
+            images: Tensor::from_vec(images, (b, c, out_h, out_w), device)?,
             labels: Tensor::from_vec(labels, b, device)?,
+            targets,
             indices: indices.to_vec(),
         })
     }

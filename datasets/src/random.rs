@@ -18,6 +18,12 @@ pub(crate) enum Purpose {
     Augment = 2,
     /// The choice of a subset: keyed by (seed, class, 0).
     Subset = 3,
+    /// The window of a resized crop of one image: keyed by (seed, epoch, image).
+    ResizedCrop = 4,
+    /// The operations of AutoAugment on one image: keyed by (seed, epoch, image).
+    AutoAugment = 5,
+    /// How the images of a batch are mixed: keyed by (seed, epoch, step).
+    Mix = 6,
 }
 
 /// The generator of `(purpose, seed, a, b)`; the four numbers are the 256-bit key itself, so no two uses can collide.
@@ -44,6 +50,24 @@ pub(crate) fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
     }
 }
 
+/// A uniform number in `0..1`, a multiple of 2^-53.
+pub(crate) fn uniform(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// A number of the beta distribution with both shapes `alpha`, in 0..=1 (Jöhnk, "Erzeugung von betaverteilten und
+/// gammaverteilten Zufallszahlen", Metrika 1964): quick for `alpha` in (0, 1]. In logarithms, since `u^(1 / alpha)` of a
+/// small `alpha` is too small for an `f64`.
+pub(crate) fn beta(rng: &mut ChaCha8Rng, alpha: f64) -> f64 {
+    loop {
+        // From (0, 1]: a logarithm has no 0.
+        let (x, y) = ((1.0 - uniform(rng)).ln() / alpha, (1.0 - uniform(rng)).ln() / alpha);
+        if x.exp() + y.exp() <= 1.0 {
+            return 1.0 / (1.0 + (y - x).exp());
+        }
+    }
+}
+
 /// Brings `items` into a uniformly random order (Fisher-Yates in Durstenfeld's form, from the back).
 pub(crate) fn shuffle<T>(rng: &mut ChaCha8Rng, items: &mut [T]) {
     for last in (1..items.len()).rev() {
@@ -65,6 +89,32 @@ mod tests {
         // Binomial with mean 10,000 and standard deviation 93; five of them on either side.
         assert!(counts.iter().all(|n| (9_537..=10_463).contains(n)), "{counts:?}");
         assert_eq!(below(&mut rng, 1), 0);
+    }
+
+    /// The beta distribution with both shapes a has mean 1/2 and variance 1 / (4 (2a + 1)); shape 1 is uniform, shape 1/2
+    /// has its distribution function at 2/π arcsin(√x).
+    #[test]
+    fn beta_has_its_moments_and_quantiles() {
+        let n = 100_000;
+        for alpha in [0.01, 0.2, 0.5, 0.8, 1.0] {
+            let mut rng = keyed(Purpose::Mix, 5, 0, 0);
+            let draws: Vec<f64> = (0..n).map(|_| beta(&mut rng, alpha)).collect();
+            assert!(draws.iter().all(|x| (0.0..=1.0).contains(x)), "{alpha}");
+            let mean = draws.iter().sum::<f64>() / f64::from(n);
+            let variance = draws.iter().map(|x| (x - 0.5).powi(2)).sum::<f64>() / f64::from(n);
+            let expected = 0.25 / (2.0 * alpha + 1.0);
+            // Five standard errors of the mean; the fourth moment is below that of a coin, so the variance's are smaller.
+            let bound = 5.0 * (expected / f64::from(n)).sqrt();
+            assert!((mean - 0.5).abs() < bound, "{alpha}: mean {mean}");
+            assert!((variance - expected).abs() < bound, "{alpha}: variance {variance}, not {expected}");
+            let below = draws.iter().filter(|x| **x < 0.1).count() as f64 / f64::from(n);
+            if alpha == 1.0 {
+                assert!((below - 0.1).abs() < 5.0 * (0.09 / f64::from(n)).sqrt(), "{below}");
+            } else if alpha == 0.5 {
+                let expected = 2.0 / std::f64::consts::PI * 0.1f64.sqrt().asin();
+                assert!((below - expected).abs() < 5.0 * (0.163 / f64::from(n)).sqrt(), "{below}, not {expected}");
+            }
+        }
     }
 
     #[test]

@@ -1,21 +1,29 @@
-//! From bytes to what a network reads: random crop, horizontal flip, normalization and cutout.
+//! From bytes to what a network reads: crop, horizontal flip, AutoAugment, normalization and cutout.
 //!
-//! The order is that of the published recipes (Hao et al. 2024, appendix; their code): crop and flip on the bytes, then
-//! `ToTensor` and `Normalize`, then cutout. So a padded border is black and normalized like any pixel, while a cut-out
-//! square is 0 after normalization, which is the mean colour.
+//! The order is that of the published recipes (Hao et al. 2024, appendix; their code): crop, flip and AutoAugment on the
+//! bytes, then `ToTensor` and `Normalize`, then cutout. So a padded border is black and normalized like any pixel, while a
+//! cut-out square is 0 after normalization, which is the mean colour.
 
+use std::borrow::Cow;
+
+use image::imageops::{self, FilterType};
+use image::{ImageBuffer, Luma};
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::auto_augment::{AutoAugment, Policy};
 use crate::error::{Error, Result};
-use crate::random::{Purpose, below, keyed};
+use crate::random::{Purpose, below, keyed, uniform};
+
+/// Longest side that images may be brought to; keeps sizes far from overflow.
+pub(crate) const MAX_SIDE: usize = 1 << 14;
 
 /// Random changes to a training image; the default makes none.
 ///
 /// ```
 /// # use lmht_datasets::Augment;
 /// let augment = Augment { flip: true, ..Augment::default() };
-/// assert_eq!(augment, Augment { crop_padding: 0, flip: true, cutout: 0 });
+/// assert_eq!((augment.crop_padding, augment.cutout, augment.auto_augment), (0, 0, None));
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -29,20 +37,62 @@ pub struct Augment {
     /// cut off at the borders (DeVries and Taylor, 2017, arXiv 1708.04552). It covers rows `y - side / 2` to
     /// `y - side / 2 + side - 1` around the centre y, columns likewise. 0 for none; at most the longer side.
     pub cutout: usize,
+    /// (height, width) to which a random window is brought: torchvision's `RandomResizedCrop(size)`. The window has 8 to
+    /// 100 % of the area and a width of 3/4 to 4/3 of its height, in logarithms; antialiased bilinear interpolation.
+    /// Absent for none; not together with `crop_padding`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resized_crop: Option<(usize, usize)>,
+    /// A learned policy of changes to shape and colour, after crop and flip and before normalization. Absent for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_augment: Option<AutoAugment>,
 }
 
 impl Augment {
-    /// The published recipe for CIFAR-10 without its AutoAugment: padding 4, flip, cutout 16.
+    /// The published recipe for CIFAR-10: padding 4, flip, AutoAugment's policy for CIFAR-10, cutout 16.
     pub fn cifar10() -> Self {
-        Self { crop_padding: 4, flip: true, cutout: 16 }
+        let auto_augment = Some(AutoAugment::new(Policy::Cifar10));
+        Self { crop_padding: 4, flip: true, cutout: 16, auto_augment, ..Self::default() }
     }
 
-    /// The published recipe for CIFAR-100 without its AutoAugment: padding 4, flip, cutout 12.
+    /// The published recipe for CIFAR-100: padding 4, flip, AutoAugment's policy for CIFAR-10, cutout 12.
     pub fn cifar100() -> Self {
-        Self { crop_padding: 4, flip: true, cutout: 12 }
+        Self { cutout: 12, ..Self::cifar10() }
     }
 
-    pub(crate) fn check(&self, h: usize, w: usize) -> Result<()> {
+    /// The published recipe for Tiny-ImageNet (side 64) and ImageNet (side 224): a resized crop of `side`, flip,
+    /// AutoAugment's policy for ImageNet.
+    pub fn imagenet(side: usize) -> Self {
+        let auto_augment = Some(AutoAugment::new(Policy::Imagenet));
+        Self { resized_crop: Some((side, side)), flip: true, auto_augment, ..Self::default() }
+    }
+
+    /// (height, width) of what comes of an image of that size.
+    pub(crate) fn size(&self, h: usize, w: usize) -> (usize, usize) {
+        self.resized_crop.unwrap_or((h, w))
+    }
+
+    /// Checks that the changes fit images of the shape.
+    pub(crate) fn check(&self, (c, h, w): (usize, usize, usize)) -> Result<()> {
+        if let Some((rows, columns)) = self.resized_crop {
+            if ![rows, columns].iter().all(|side| (1..=MAX_SIDE).contains(side)) {
+                return Err(Error::Config(format!(
+                    "Augment::resized_crop: expected (height, width) of 1 to {MAX_SIDE} pixels, found ({rows}, {columns})"
+                )));
+            }
+            if self.crop_padding > 0 {
+                return Err(Error::Config(format!(
+                    "Augment: expected crop_padding or resized_crop, found both ({} and ({rows}, {columns})); set one of \
+                     them to none",
+                    self.crop_padding
+                )));
+            }
+        }
+        if self.auto_augment.is_some() && ![1, 3].contains(&c) {
+            return Err(Error::Config(format!(
+                "Augment::auto_augment: expected gray or RGB images, found {c} channels; its colours mean nothing there"
+            )));
+        }
+        let (h, w) = self.size(h, w);
         if self.crop_padding >= h.min(w) {
             return Err(Error::Config(format!(
                 "Augment::crop_padding: expected less than the shorter side of the {h}x{w} images, found {}",
@@ -58,8 +108,39 @@ impl Augment {
         Ok(())
     }
 
-    /// What happens to image `index` in `epoch`, and nothing else decides it.
-    pub(crate) fn draw(&self, h: usize, w: usize, seed: u64, epoch: u64, index: usize) -> View {
+    /// Changes an image `[C, H, W]` of the shape as (seed, epoch, index) decide, normalizes it by `table`, and writes it
+    /// into `out`, `[C, ..]` with the size of [`size`](Self::size).
+    pub(crate) fn write(
+        &self,
+        image: &[u8],
+        (c, h, w): (usize, usize, usize),
+        (seed, epoch, index): (u64, u64, usize),
+        table: &[[f32; 256]],
+        out: &mut [f32],
+    ) {
+        let image = match self.resized_crop {
+            Some(size) => {
+                let window = Window::draw(h, w, seed, epoch, index);
+                Cow::Owned(window.resize(image, h, w, size))
+            }
+            None => Cow::Borrowed(image),
+        };
+        let (h, w) = self.size(h, w);
+        let view = self.draw(h, w, seed, epoch, index);
+        match self.auto_augment {
+            None => view.write(&image, h, w, table, out),
+            Some(auto_augment) => {
+                let mut bytes = vec![0; c * h * w];
+                let same: [u8; 256] = std::array::from_fn(|byte| byte as u8);
+                View { cut: None, ..view }.write(&image, h, w, &vec![same; c], &mut bytes);
+                auto_augment.apply(&mut keyed(Purpose::AutoAugment, seed, epoch, index as u64), &mut bytes, h, w);
+                View { cut: view.cut, ..View::default() }.write(&bytes, h, w, table, out);
+            }
+        }
+    }
+
+    /// Crop, flip and cutout of image `index` in `epoch`, for the size after a resized crop; nothing else decides them.
+    fn draw(&self, h: usize, w: usize, seed: u64, epoch: u64, index: usize) -> View {
         if *self == Self::default() {
             return View::default();
         }
@@ -124,6 +205,11 @@ impl Normalize {
         Self { mean: vec![0.480, 0.448, 0.398], std: vec![0.272, 0.266, 0.274] }
     }
 
+    /// The figures that ImageNet networks commonly have.
+    pub fn imagenet() -> Self {
+        Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
+    }
+
     /// The normalized value of `byte` in `channel`, computed in `f32` in PyTorch's order; NaN if there is no such
     /// channel.
     pub fn apply(&self, channel: usize, byte: u8) -> f32 {
@@ -161,6 +247,73 @@ impl Normalize {
     }
 }
 
+/// A part of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) top: usize,
+    pub(crate) left: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+}
+
+impl Window {
+    /// The middle (height, width) of an image that is at least as large; torchvision's `CenterCrop`.
+    pub(crate) fn centre((h, w): (usize, usize), (height, width): (usize, usize)) -> Self {
+        // Halves to the even neighbour, as Python rounds.
+        let start = |rest: usize| (rest as f64 / 2.0).round_ties_even() as usize;
+        Self { top: start(h - height), left: start(w - width), height, width }
+    }
+
+    /// The window of a random resized crop of image `index` in `epoch`, as torchvision draws it: ten tries of an area and
+    /// a ratio; should none fit, as much of the middle as the ratios allow.
+    fn draw(h: usize, w: usize, seed: u64, epoch: u64, index: usize) -> Self {
+        const AREA: (f64, f64) = (0.08, 1.0);
+        const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
+        let mut rng = keyed(Purpose::ResizedCrop, seed, epoch, index as u64);
+        for _ in 0..10 {
+            let area = (h * w) as f64 * (AREA.0 + (AREA.1 - AREA.0) * uniform(&mut rng));
+            let ratio = (RATIO.0.ln() + (RATIO.1.ln() - RATIO.0.ln()) * uniform(&mut rng)).exp();
+            let width = (area * ratio).sqrt().round_ties_even() as usize;
+            let height = (area / ratio).sqrt().round_ties_even() as usize;
+            if (1..=w).contains(&width) && (1..=h).contains(&height) {
+                let (top, left) = (below(&mut rng, h - height + 1), below(&mut rng, w - width + 1));
+                return Self { top, left, height, width };
+            }
+        }
+        let ratio = (w as f64 / h as f64).clamp(RATIO.0, RATIO.1);
+        let height = ((w as f64 / ratio).round_ties_even() as usize).clamp(1, h);
+        let width = ((h as f64 * ratio).round_ties_even() as usize).clamp(1, w);
+        Self::centre((h, w), (height, width))
+    }
+
+    /// The part of an image `[C, H, W]`.
+    pub(crate) fn cut(&self, image: &[u8], h: usize, w: usize) -> Vec<u8> {
+        let mut part = Vec::with_capacity(image.len() / (h * w) * self.height * self.width);
+        for channel in image.chunks_exact(h * w) {
+            for row in channel.chunks_exact(w).skip(self.top).take(self.height) {
+                part.extend_from_slice(&row[self.left..self.left + self.width]);
+            }
+        }
+        part
+    }
+
+    /// The part of an image `[C, H, W]`, brought to another size.
+    fn resize(&self, image: &[u8], h: usize, w: usize, (to_h, to_w): (usize, usize)) -> Vec<u8> {
+        let part = self.cut(image, h, w);
+        if (self.height, self.width) == (to_h, to_w) {
+            return part;
+        }
+        let mut resized = Vec::with_capacity(image.len() / (h * w) * to_h * to_w);
+        for channel in part.chunks_exact(self.height * self.width) {
+            let channel = ImageBuffer::<Luma<u8>, _>::from_raw(self.width as u32, self.height as u32, channel)
+                .expect("a channel has height x width bytes");
+            // The triangle filter with support scaled to the ratio: PIL's BILINEAR, torchvision's antialiased one.
+            resized.extend(imageops::resize(&channel, to_w as u32, to_h as u32, FilterType::Triangle).into_raw());
+        }
+        resized
+    }
+}
+
 /// One outcome of [`Augment`]; the default changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct View {
@@ -174,8 +327,8 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// Writes the `view` of an image `[C, H, W]` into `out`, `[C, H, W]`.
-    pub(crate) fn write(&self, image: &[u8], h: usize, w: usize, table: &[[f32; 256]], out: &mut [f32]) {
+    /// Writes the `view` of an image `[C, H, W]` into `out`, `[C, H, W]`; what is cut out has the type's default, 0.
+    fn write<T: Copy + Default>(&self, image: &[u8], h: usize, w: usize, table: &[[T; 256]], out: &mut [T]) {
         // Columns x of the output for which x + right is a column of the image.
         let start = self.right.min(0).unsigned_abs().min(w);
         let end = w - self.right.max(0).unsigned_abs().min(w);
@@ -200,7 +353,7 @@ impl View {
             }
             if let Some(((top, bottom), (left, right))) = self.cut {
                 for row in out.chunks_exact_mut(w).take(bottom).skip(top) {
-                    row[left..right].fill(0.0);
+                    row[left..right].fill(T::default());
                 }
             }
         }
@@ -271,7 +424,7 @@ mod tests {
 
     #[test]
     fn draws_cover_every_place_equally_often() {
-        let augment = Augment { crop_padding: 1, flip: true, cutout: 3 };
+        let augment = Augment { crop_padding: 1, flip: true, cutout: 3, ..Augment::default() };
         let mut places = std::collections::BTreeMap::new();
         let mut centres = std::collections::BTreeMap::new();
         for index in 0..18_000 {
@@ -289,10 +442,84 @@ mod tests {
 
     #[test]
     fn one_transformation_does_not_move_another() {
-        let all = Augment { crop_padding: 2, flip: true, cutout: 2 };
+        let all = Augment { crop_padding: 2, flip: true, cutout: 2, ..Augment::default() };
         for index in 0..100 {
             let (a, b) = (all.draw(8, 9, 1, 2, index), Augment { flip: false, ..all }.draw(8, 9, 1, 2, index));
             assert_eq!(View { flip: false, ..a }, b);
         }
+    }
+
+    #[test]
+    fn the_middle_is_torchvisions() {
+        // Python: round(1 / 2) = 0, round(3 / 2) = 2.
+        let window = |top, left, height, width| Window { top, left, height, width };
+        assert_eq!(Window::centre((256, 256), (224, 224)), window(16, 16, 224, 224));
+        assert_eq!(Window::centre((5, 7), (4, 4)), window(0, 2, 4, 4));
+        assert_eq!(window(1, 2, 2, 1).cut(&IMAGE, 3, 4), [12, 22, 112, 122]);
+    }
+
+    #[test]
+    fn windows_have_the_areas_and_ratios_asked_for() {
+        let (mut area, mut logs) = (0.0, 0.0);
+        let n = 10_000;
+        for index in 0..n {
+            let Window { top, left, height, width } = Window::draw(64, 64, 3, 1, index);
+            assert!(top + height <= 64 && left + width <= 64);
+            let (share, ratio) = ((height * width) as f64 / 4096.0, width as f64 / height as f64);
+            // Rounded to whole pixels: the smallest window has about 16 x 21 of them.
+            assert!((0.075..=1.0).contains(&share) && (0.7..=1.43).contains(&ratio), "{height}x{width}");
+            area += share;
+            logs += ratio.ln();
+        }
+        // Uniform in 0.08..1 and in the logarithm, but for what does not fit at the upper end.
+        assert!((0.45..0.54).contains(&(area / n as f64)), "{area}");
+        assert!((logs / n as f64).abs() < 0.01, "{logs}");
+        // Ten tries of at least 8 % with at most 4/3 never fit into a line: the fallback.
+        assert_eq!(Window::draw(1, 64, 3, 1, 0), Window { top: 0, left: 32, height: 1, width: 1 });
+    }
+
+    #[test]
+    fn the_stages_come_in_the_published_order() {
+        // The image is black; a crop with padding and a flip leave it so, AutoAugment may not, and cutout is 0 after
+        // normalization.
+        let table = [Normalize { mean: vec![0.5], std: vec![0.5] }.table()[0]; 3];
+        let shape = (3, 8, 8);
+        let augment = Augment { cutout: 4, ..Augment::cifar10() };
+        let mut seen = std::collections::BTreeSet::new();
+        for index in 0..200 {
+            let mut out = [f32::NAN; 192];
+            augment.write(&[0; 192], shape, (1, 2, index), &table, &mut out);
+            let n_cut = out.iter().filter(|value| **value == 0.0).count();
+            // The same square in each channel, 2x2 in a corner to 4x4.
+            assert!(n_cut % 3 == 0 && (12..=48).contains(&n_cut), "{n_cut}");
+            seen.extend(out.iter().map(|value| format!("{value}")));
+        }
+        // Black, the middle, and what Invert and Solarize make of black.
+        assert!(["-1", "0", "1"].iter().all(|value| seen.contains(*value)), "{seen:?}");
+    }
+
+    /// A resized crop is off Pillow's by at most one step of 255: Pillow rounds to bytes between the two directions, which
+    /// moves one byte in six here.
+    #[test]
+    fn resized_crops_are_within_one_of_pillows() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pil.safetensors");
+        let tensors = candle_core::safetensors::load(&path, &candle_core::Device::Cpu).unwrap();
+        let bytes = |name: &str| tensors[name].flatten_all().unwrap().to_vec1::<u8>().unwrap();
+        let (mut n_cases, mut n_different, mut n_bytes) = (0, 0, 0);
+        for name in tensors.keys() {
+            let Some((image, numbers)) = name.split_once(" resize ") else { continue };
+            let numbers: Vec<usize> = numbers.split(' ').map(|number| number.parse().unwrap()).collect();
+            let window = Window { top: numbers[0], left: numbers[1], height: numbers[2], width: numbers[3] };
+            let (_, h, w) = tensors[image].dims3().unwrap();
+            let (found, expected) = (window.resize(&bytes(image), h, w, (10, 9)), bytes(name));
+            assert_eq!(found.len(), expected.len());
+            let difference = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
+            assert!(difference <= Some(1), "{name}: {difference:?}");
+            n_different += found.iter().zip(&expected).filter(|(a, b)| a != b).count();
+            n_bytes += found.len();
+            n_cases += 1;
+        }
+        assert_eq!(n_cases, 15);
+        assert!(n_different * 5 < n_bytes, "{n_different} of {n_bytes} bytes differ");
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use lmht_datasets::{ImageDataset, Loader, LoaderConfig, Normalize, ParquetOptions, Split, sample_path};
@@ -22,7 +22,10 @@ impl BatchSource for Source {
 
     fn batches(&self, epoch: usize, first: usize) -> lmht_nn::Result<Batches<'_>> {
         let batches = self.0.epoch_from(epoch as u64, first).map_err(foreign)?;
-        Ok(Box::new(batches.map(|batch| batch.map(|batch| (batch.images, batch.labels)).map_err(foreign))))
+        Ok(Box::new(
+            batches
+                .map(|batch| batch.map(|batch| (batch.images, batch.targets.unwrap_or(batch.labels))).map_err(foreign)),
+        ))
     }
 }
 
@@ -36,16 +39,17 @@ pub(crate) fn open(experiment: &Experiment) -> Result<(Source, Source)> {
     let (train, test, normalize) = read_both(&experiment.data, &experiment.model)?;
     let config = LoaderConfig {
         augment: experiment.data.augment,
+        mix: experiment.data.mix,
         ..LoaderConfig::train(experiment.train.batch_size, experiment.train.seed)
     };
     let train = Loader::new(Arc::new(train), &config, &normalize, &Device::Cpu)?;
-    Ok((Source(train), test_source(test, &normalize)?))
+    Ok((Source(train), test_source(&experiment.data, test, &normalize)?))
 }
 
 /// The test batches alone, for a network that is trained already.
 pub(crate) fn open_test(data: &DataConfig, model: &ModelConfig) -> Result<Source> {
     let (_, test, normalize) = read_both(data, model)?;
-    test_source(test, &normalize)
+    test_source(data, test, &normalize)
 }
 
 /// Both splits, and how their pixels are normalized: the training split decides that, and the classes.
@@ -56,7 +60,7 @@ fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(ImageDataset, Im
     let mut options = data.parquet.clone();
     options.n_classes = Some(train.n_classes());
     options.channels = Some(channels);
-    if options.resize.is_none() {
+    if options.resize.is_none() && options.cover.is_none() {
         options.size = Some((h, w));
     }
     // A smaller training set is a choice; the accuracy is that of the whole test set.
@@ -67,8 +71,9 @@ fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(ImageDataset, Im
 }
 
 /// Every test image once.
-fn test_source(test: ImageDataset, normalize: &Normalize) -> Result<Source> {
-    Ok(Source(Loader::new(Arc::new(test), &LoaderConfig::eval(TEST_BATCH), normalize, &Device::Cpu)?))
+fn test_source(data: &DataConfig, test: ImageDataset, normalize: &Normalize) -> Result<Source> {
+    let config = LoaderConfig { center_crop: data.center_crop, ..LoaderConfig::eval(TEST_BATCH) };
+    Ok(Source(Loader::new(Arc::new(test), &config, normalize, &Device::Cpu)?))
 }
 
 /// Images in an evaluation batch: large enough to keep the cores busy, small enough for any memory.
@@ -95,6 +100,21 @@ fn check_fit(data: &DataConfig, model: &ModelConfig, train: &ImageDataset) -> Re
 fn read(data: &DataConfig, split: Split, options: &ParquetOptions) -> Result<ImageDataset> {
     let sample = sample_path();
     let path: &Path = if data.path == Path::new("sample") { &sample } else { &data.path };
+    if data.events.is_some() {
+        bail!(
+            "{}: recordings of events cannot be read yet; the configuration's data.events only records the recipe. \
+             Choose a data set of images, or remove data.events and give frames that are averaged into images already",
+            path.display()
+        );
+    }
+    if let (Some(hub), false) = (&data.hub, path.exists()) {
+        bail!(
+            "{}: expected the data set {hub} here, and there is nothing. Download its parquet files (train-*.parquet and \
+             those of the test or validation split) from https://huggingface.co/datasets/{hub} into a folder, and give \
+             that with --data FOLDER",
+            path.display()
+        );
+    }
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("reading {msg} {wide_bar} {pos}/{len} {eta} left")?);
     bar.set_message(split.name());

@@ -3,15 +3,24 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use lmht_datasets::{Augment, Normalize, ParquetOptions};
+use lmht_datasets::{Augment, Mix, Normalize, ParquetOptions};
 use lmht_nn::ModelConfig;
 use lmht_nn::train::TrainConfig;
 use serde::{Deserialize, Serialize};
+
+use crate::published::Key;
 
 /// Everything that decides the result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Experiment {
+    /// The published rows that it reproduces; not part of the record.
+    #[serde(default, skip_serializing)]
+    pub(crate) published: Vec<Key>,
+    /// A model folder whose weights training starts from, relative to where the command runs; absent: new ones from the
+    /// seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) start: Option<PathBuf>,
     /// The network.
     pub(crate) model: ModelConfig,
     /// How it is trained.
@@ -28,15 +37,49 @@ pub(crate) struct DataConfig {
     /// repository.
     #[serde(default = "sample")]
     pub(crate) path: PathBuf,
+    /// The name of the data set on the Hugging Face Hub: where to get what is not at `path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hub: Option<String>,
     /// How the parquet is read.
     #[serde(default)]
     pub(crate) parquet: ParquetOptions,
     /// Random changes to the training images.
     #[serde(default)]
     pub(crate) augment: Augment,
+    /// (height, width) of the middle that is cut out of the test images; absent: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) center_crop: Option<(usize, usize)>,
+    /// Mixes the training images of a batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mix: Option<Mix>,
+    /// Recordings of an event camera in place of images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) events: Option<EventConfig>,
     /// Mean and standard deviation of each channel; absent: measured on the training images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) normalize: Option<Normalize>,
+}
+
+/// How recordings of events become the network's input.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EventConfig {
+    /// Frames that a recording is divided into, each with as many events.
+    pub(crate) frames: usize,
+    /// (height, width) that the frames are brought to.
+    pub(crate) size: (usize, usize),
+    /// What the network is shown.
+    pub(crate) input: EventInput,
+}
+
+/// What the network is shown of a recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum EventInput {
+    /// The mean of the frames, a static image: as the published code.
+    Mean,
+    /// A frame at every timestep.
+    Frames,
 }
 
 fn sample() -> PathBuf {
@@ -45,16 +88,77 @@ fn sample() -> PathBuf {
 
 impl Default for DataConfig {
     fn default() -> Self {
-        Self { path: sample(), parquet: ParquetOptions::default(), augment: Augment::default(), normalize: None }
+        Self {
+            path: sample(),
+            hub: None,
+            parquet: ParquetOptions::default(),
+            augment: Augment::default(),
+            center_crop: None,
+            mix: None,
+            events: None,
+            normalize: None,
+        }
     }
 }
 
+/// Names and texts of the files in `presets/`.
+macro_rules! presets {
+    ($($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!("../presets/", $name, ".toml")))),*]
+    };
+}
+
 /// Named presets: the file name without its ending.
-const PRESETS: [(&str, &str); 3] = [
-    ("fashion-resnet18-L2T2", include_str!("../presets/fashion-resnet18-L2T2.toml")),
-    ("fashion-vgg13-L2T2", include_str!("../presets/fashion-vgg13-L2T2.toml")),
-    ("fashion-resnet18-if-T4", include_str!("../presets/fashion-resnet18-if-T4.toml")),
+const PRESETS: &[(&str, &str)] = &presets![
+    "fashion-resnet18-L2T2",
+    "fashion-resnet18-if-T4",
+    "fashion-vgg13-L2T2",
+    "ms-resnet18-cifar10-L2T4",
+    "ms-resnet18-cifar100-L2T4",
+    "ms-resnet34-imagenet1k-L2T2",
+    "resnet18-cifar10-L2T2",
+    "resnet18-cifar100-L2T2",
+    "resnet18-cifar10dvs-L2T2",
+    "resnet18-cifar10dvs-L2T4",
+    "resnet18-cifar10dvs-L4T2",
+    "resnet18-imagenet100-L2T2",
+    "resnet18-imagenet100-if-T4",
+    "resnet18-imagenet100-mht-L2T2",
+    "resnet18-imagenet200-L2T2",
+    "resnet19-cifar10-L2T2",
+    "resnet19-cifar100-L2T2",
+    "resnet20-cifar100-Q4-L2T2",
+    "resnet20-cifar100-Q4-L2T4",
+    "resnet20-cifar100-Q4-L4T2",
+    "resnet20-cifar100-Q8-L2T2",
+    "resnet20-cifar100-Q8-L2T4",
+    "resnet20-cifar100-Q8-L4T2",
+    "resnet20-cifar100-qcfs-Q4",
+    "resnet20-cifar100-qcfs-Q8",
+    "resnet20-cifar100-relu",
+    "resnet34-imagenet100-L2T2",
+    "resnet34-imagenet100-if-T4",
+    "resnet34-imagenet100-mht-L2T2",
+    "transformer-cifar10-L2T4",
+    "transformer-cifar100-L2T4",
+    "vgg13-imagenet200-L2T2",
+    "vgg13-imagenet200-L2T4",
+    "vgg13-imagenet200-L4T2",
+    "vgg16-cifar100-Q4-L2T2",
+    "vgg16-cifar100-Q4-L2T4",
+    "vgg16-cifar100-Q4-L4T2",
+    "vgg16-cifar100-Q8-L2T2",
+    "vgg16-cifar100-Q8-L2T4",
+    "vgg16-cifar100-Q8-L4T2",
+    "vgg16-cifar100-qcfs-Q4",
+    "vgg16-cifar100-qcfs-Q8",
+    "vgg16-cifar100-relu",
 ];
+
+/// Every preset with its name.
+pub(crate) fn presets() -> Result<Vec<(&'static str, Experiment)>> {
+    PRESETS.iter().map(|(name, _)| Ok((*name, Experiment::load(name)?))).collect()
+}
 
 impl Experiment {
     /// The experiment in a file, or the preset of that name.
@@ -65,7 +169,10 @@ impl Experiment {
         let path = Path::new(name);
         if !path.exists() {
             let presets: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
-            bail!("{name}: neither a file nor a preset; the presets are {}", presets.join(", "));
+            bail!(
+                "{name}: neither a file nor a preset; `cargo xtask train --list` describes the presets, which are {}",
+                presets.join(", ")
+            );
         }
         let toml = std::fs::read_to_string(path).with_context(|| format!("{name}: expected a TOML file"))?;
         Self::parse(&toml).with_context(|| name.to_string())
@@ -92,13 +199,168 @@ impl Experiment {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use candle_core::{DType, Device, Tensor};
+    use lmht_nn::optim::OptimizerConfig;
+    use lmht_nn::schedule::ScheduleConfig;
+    use lmht_nn::{Backbone, Network, NeuronConfig, ParamStore, Pass};
+
     use super::*;
+    use crate::published;
 
     #[test]
     fn every_preset_loads_and_survives_a_round_trip() {
-        for (name, _) in PRESETS {
-            let experiment = Experiment::load(name).unwrap();
-            assert_eq!(Experiment::parse(&experiment.to_toml().unwrap()).unwrap(), experiment, "{name}");
+        for (name, experiment) in presets().unwrap() {
+            let again = Experiment::parse(&experiment.to_toml().unwrap()).unwrap();
+            assert_eq!(again, Experiment { published: Vec::new(), ..experiment }, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_file_is_a_preset() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("presets");
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let files: BTreeSet<String> = files.collect();
+        assert_eq!(files, PRESETS.iter().map(|(name, _)| format!("{name}.toml")).collect());
+    }
+
+    /// Each of the paper's rows that are to be reproduced has a preset, and each preset is the network of its rows.
+    #[test]
+    fn no_published_row_is_forgotten() {
+        let rows = published::rows().unwrap();
+        let presets = presets().unwrap();
+        for row in &rows {
+            let found = presets.iter().any(|(_, preset)| preset.published.iter().any(|key| key.matches(row)));
+            assert!(found, "no preset for {row:?}");
+        }
+        for (name, Experiment { published, model, data, train, start }) in &presets {
+            assert_eq!(published.is_empty(), name.starts_with("fashion-"), "{name}");
+            for key in published {
+                let rows: Vec<_> = rows.iter().filter(|row| key.matches(row)).collect();
+                assert!(!rows.is_empty(), "{name}: no row for {key:?}");
+                for row in rows {
+                    let title = match model.backbone {
+                        Backbone::Spikformer => "Transformer-4-384",
+                        // The paper calls it so in Table 3; its appendix names the network.
+                        Backbone::MsResnet34 => "ResNet-34",
+                        backbone => backbone.title(),
+                    };
+                    assert_eq!(row.arch, title, "{name}");
+                    assert_eq!(model.width, model.backbone.published_width(), "{name}");
+                    let n_classes = match row.dataset.as_str() {
+                        "CIFAR-10" | "CIFAR10-DVS" => 10,
+                        "ImageNet-1k" => 1000,
+                        dataset if dataset.starts_with("a subset") => 100,
+                        "CIFAR-100" => 100,
+                        _ => 200,
+                    };
+                    assert_eq!(model.n_classes, n_classes, "{name}: {}", row.dataset);
+                    assert_eq!(data.events.is_some(), row.dataset == "CIFAR10-DVS", "{name}");
+                    match (&model.neuron, row.quant_levels) {
+                        (NeuronConfig::Qcfs { quant_levels, .. }, Some(expected)) => {
+                            assert_eq!((*quant_levels, start), (expected, &None), "{name}");
+                        }
+                        (neuron, _) if neuron.is_spiking() => {
+                            let expected = (row.levels.unwrap_or(2), row.timesteps.unwrap());
+                            let found = (neuron.levels(), model.timesteps);
+                            if row.stage.as_deref() == Some("after") {
+                                // Reparameterized: one level, the product as timesteps.
+                                assert_eq!((1, found.0 as usize * found.1), (expected.0, expected.1), "{name}");
+                            } else {
+                                assert_eq!(found, expected, "{name}");
+                            }
+                            let tgim = matches!(neuron, NeuronConfig::Lmht { .. });
+                            assert_eq!(tgim, row.tgim.unwrap_or(true), "{name}");
+                            let hybrid = row.table == "Table 4";
+                            assert_eq!(hybrid, start.is_some(), "{name}");
+                            if let NeuronConfig::Lmht { v_init, .. } = neuron {
+                                assert_eq!(*v_init, if hybrid { 0.5 } else { 0. }, "{name}");
+                            }
+                        }
+                        _ => assert!(["RMP", "SNM", "SRP"].contains(&row.method.as_str()), "{name}: {row:?}"),
+                    }
+                    assert_eq!(train.schedule, ScheduleConfig::default(), "{name}");
+                }
+            }
+        }
+    }
+
+    /// A recipe of docs/paper-tables.toml; what is not stated there is free.
+    #[derive(Debug, Deserialize)]
+    struct Recipe {
+        lr: Option<f64>,
+        weight_decay: Option<f64>,
+        epochs: Option<usize>,
+        batch_size: Option<usize>,
+    }
+
+    #[derive(Deserialize)]
+    struct Document {
+        recipes: std::collections::BTreeMap<String, Recipe>,
+    }
+
+    #[test]
+    fn recipes_are_the_published_ones() {
+        let document: Document = toml::from_str(published::TOML).unwrap();
+        let mut used = BTreeSet::new();
+        for (name, experiment) in presets().unwrap() {
+            let Experiment { train, start, published, .. } = &experiment;
+            let Some(key) = published.first() else { continue };
+            let row = published::rows().unwrap().into_iter().find(|row| key.matches(row)).unwrap();
+            let recipe = match (row.table.as_str(), row.dataset.as_str(), start) {
+                // The ANNs: "SGD lr 0.1, weight decay 5e-4, 300 epochs", in words there.
+                ("Table 4", _, None) => {
+                    assert_eq!(train.epochs, 300, "{name}");
+                    let OptimizerConfig::Sgd(sgd) = train.optimizer else { panic!("{name}: expected SGD") };
+                    assert_eq!((sgd.lr, sgd.weight_decay), (0.1, 5e-4), "{name}");
+                    continue;
+                }
+                ("Table 4", ..) => "hybrid",
+                (_, "CIFAR10-DVS", _) => "cifar10_dvs",
+                (_, "ImageNet-1k", _) => "imagenet1k",
+                (_, dataset, _) if dataset.starts_with("a subset") => continue,
+                // AdamW, with nothing else stated.
+                _ if experiment.model.backbone == Backbone::Spikformer => {
+                    assert!(matches!(train.optimizer, OptimizerConfig::AdamW(_)), "{name}");
+                    continue;
+                }
+                (_, dataset, _) if dataset.starts_with("CIFAR") => "cifar",
+                _ => "imagenet200",
+            };
+            used.insert(recipe);
+            let stated = &document.recipes[recipe];
+            let (lr, weight_decay) = match train.optimizer {
+                OptimizerConfig::Sgd(sgd) => {
+                    assert!(sgd.momentum == 0.9 && sgd.nesterov && recipe != "cifar10_dvs", "{name}");
+                    (sgd.lr, sgd.weight_decay)
+                }
+                OptimizerConfig::AdamW(adamw) => {
+                    assert_eq!(recipe, "cifar10_dvs", "{name}");
+                    (adamw.lr, adamw.weight_decay)
+                }
+            };
+            assert_eq!(lr, stated.lr.unwrap_or(lr), "{name}");
+            assert_eq!(weight_decay, stated.weight_decay.unwrap_or(weight_decay), "{name}");
+            assert_eq!(train.epochs, stated.epochs.unwrap_or(train.epochs), "{name}");
+            assert_eq!(train.batch_size, stated.batch_size.unwrap_or(train.batch_size), "{name}");
+            assert_eq!(experiment.data.mix.is_some(), recipe == "imagenet1k", "{name}");
+        }
+        // Those without figures of their own are met above.
+        assert_eq!(used, document.recipes.keys().map(String::as_str).collect());
+    }
+
+    #[test]
+    fn every_network_can_be_built_and_run() {
+        for (name, experiment) in presets().unwrap() {
+            let width = experiment.model.width / 8;
+            let model = ModelConfig { width, ..experiment.model };
+            // The smallest images that every backbone takes; the stem of ImageNet quarters them.
+            let side = if name.starts_with("fashion-") { 16 } else { 32 };
+            let network = Network::new(&model, ParamStore::new(1).builder(DType::F32, &Device::Cpu)).expect(name);
+            let images = Tensor::ones((2, model.in_channels, side, side), DType::F32, &Device::Cpu).unwrap();
+            let logits = network.forward(&images, &mut Pass::eval()).expect(name);
+            assert_eq!(logits.dims(), [model.timesteps, 2, model.n_classes], "{name}");
         }
     }
 

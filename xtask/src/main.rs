@@ -6,6 +6,7 @@ mod eval;
 mod experiment;
 mod golden;
 mod provenance;
+mod published;
 mod reproduce;
 mod train;
 

@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use lmht_bench::{CostCounter, CostReport};
 use lmht_nn::atomic::write_file;
 use lmht_nn::train::{Metrics, Progress, RunRecord, evaluate, fit};
-use lmht_nn::{Network, ParamStore};
+use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 
-use crate::experiment::Experiment;
-use crate::{data, provenance};
+use crate::experiment::{Experiment, presets};
+use crate::{data, provenance, published};
 
 /// Train a network from a configuration file or a named preset.
 ///
@@ -18,11 +18,17 @@ use crate::{data, provenance};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask train fashion-resnet18-L2T2
+  cargo xtask train --list                                             every preset, with the paper's accuracy
+  cargo xtask train resnet18-cifar100-L2T2 --data path/to/parquet      a row of the paper with its recipe
   cargo xtask train fashion-resnet18-L2T2 --print-config > mine.toml
   cargo xtask train mine.toml --run runs/mine --epochs 30 --data ../cifar10")]
 pub(crate) struct Args {
     /// A TOML file with the tables model, train and data, or the name of a preset.
-    config: String,
+    #[arg(required_unless_present = "list")]
+    config: Option<String>,
+    /// Print the presets and stop: network, L, T, data, epochs, and the accuracy that the paper published.
+    #[arg(long)]
+    list: bool,
     /// The run's folder [default: runs/NAME-seedSEED, by the configuration].
     #[arg(long)]
     run: Option<PathBuf>,
@@ -35,6 +41,9 @@ pub(crate) struct Args {
     /// Replace the configuration's data folder.
     #[arg(long)]
     data: Option<PathBuf>,
+    /// Replace the model folder whose weights training starts from.
+    #[arg(long, value_name = "MODEL")]
+    start: Option<PathBuf>,
     /// Print the resolved configuration and stop.
     #[arg(long)]
     print_config: bool,
@@ -45,7 +54,11 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut experiment = Experiment::load(&args.config)?;
+    let Some(config) = args.config.as_deref().filter(|_| !args.list) else {
+        print!("{}", list()?);
+        return Ok(());
+    };
+    let mut experiment = Experiment::load(config)?;
     if let Some(seed) = args.seed {
         experiment.train.seed = seed;
     }
@@ -55,13 +68,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(path) = &args.data {
         experiment.data.path = path.clone();
     }
+    if let Some(path) = &args.start {
+        experiment.start = Some(path.clone());
+    }
     experiment.check()?;
     if args.print_config {
         print!("{}", experiment.to_toml()?);
         return Ok(());
     }
     let folder = args.run.clone().unwrap_or_else(|| {
-        let name = Path::new(&args.config).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = Path::new(config).file_stem().unwrap_or_default().to_string_lossy().into_owned();
         PathBuf::from("runs").join(format!("{name}-seed{}", experiment.train.seed))
     });
     let progress = if args.quiet { Progress::Silent } else { Progress::Shown };
@@ -81,9 +97,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Trains an experiment into a run folder, or continues the run that is there, and counts what a test image costs.
 fn train(experiment: &Experiment, folder: &Path, progress: Progress) -> Result<(Metrics, CostReport)> {
-    let (train, test) = data::open(experiment)?;
     let params = ParamStore::new(experiment.train.seed);
     let network = Network::new(&experiment.model, params.builder(DType::F32, &Device::Cpu))?;
+    if let Some(start) = &experiment.start {
+        load_start(start, &experiment.model, &params).with_context(|| format!("start {}", start.display()))?;
+    }
+    let (train, test) = data::open(experiment)?;
     let info = provenance::run_info(data::describe(&experiment.data, &train, &test));
     let mut record = RunRecord::open(folder, experiment, info)?;
     let metrics = fit(&network, &params, &experiment.train, &train, &test, Some(&mut record), progress)
@@ -93,4 +112,59 @@ fn train(experiment: &Experiment, folder: &Path, progress: Progress) -> Result<(
     let cost = counter.report(evaluation.n_images);
     write_file(&folder.join("cost.json"), (serde_json::to_string_pretty(&cost)? + "\n").as_bytes())?;
     Ok((metrics, cost))
+}
+
+/// Loads the weights of a model folder into the network that is trained: the same network, thresholds included, whatever
+/// its configuration calls their initial value.
+fn load_start(start: &Path, model: &ModelConfig, params: &ParamStore) -> Result<()> {
+    let path = start.join("config.json");
+    let json = std::fs::read_to_string(&path).context(
+        "expected a model folder with config.json and model.safetensors; for hybrid training convert the QCFS network \
+         first, or give its converted folder with --start",
+    )?;
+    let mut there = ModelConfig::from_json(&json).with_context(|| path.display().to_string())?;
+    // θ is stored with the weights.
+    if let (NeuronConfig::Lmht { v_threshold: there, .. }, NeuronConfig::Lmht { v_threshold, .. }) =
+        (&mut there.neuron, &model.neuron)
+    {
+        *there = *v_threshold;
+    }
+    ensure!(
+        there == *model,
+        "it holds another network than the one to train: {}, expected {}",
+        describe(&there),
+        describe(model)
+    );
+    params.load_file(&start.join("model.safetensors"))?;
+    Ok(())
+}
+
+/// What tells two networks apart, in a line.
+fn describe(model: &ModelConfig) -> String {
+    serde_json::to_string(model).unwrap_or_default()
+}
+
+/// The presets as a table.
+fn list() -> Result<String> {
+    let rows = published::rows()?;
+    let mut lines = vec![["preset", "network", "L", "T", "data", "epochs", "published top-1 %"].map(str::to_owned)];
+    for (name, preset) in presets()? {
+        let figures: Vec<String> = preset.published.iter().map(|key| key.show(&rows)).collect();
+        let neuron = &preset.model.neuron;
+        lines.push([
+            name.to_owned(),
+            preset.model.backbone.title().to_owned(),
+            if neuron.is_spiking() { neuron.levels().to_string() } else { "ANN".to_owned() },
+            preset.model.timesteps.to_string(),
+            preset.data.hub.clone().unwrap_or_else(|| preset.data.path.display().to_string()),
+            preset.train.epochs.to_string(),
+            if figures.is_empty() { "-".to_owned() } else { figures.join(", ") },
+        ]);
+    }
+    let widths: Vec<usize> = (0..7).map(|i| lines.iter().map(|line| line[i].len()).max().unwrap_or(0)).collect();
+    let show = |line: &[String; 7]| {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned() + "\n"
+    };
+    Ok(lines.iter().map(show).collect())
 }

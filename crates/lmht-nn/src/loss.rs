@@ -198,6 +198,41 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     (log_p * targets)?.sum_all()?.affine(-1. / b as f64, 0.)
 }
 
+/// Mixes target distributions with the uniform one: `(1 - ε) q + ε/K`, label smoothing for targets that are no labels.
+///
+/// Smoothing the targets of Mixup is the same as mixing smoothed ones, which is what timm does.
+///
+/// # Shapes
+/// - `targets` `[B, K]`, any float type
+/// - returns `[B, K]`
+///
+/// # Errors
+/// If `targets` is no float tensor of rank 2 or has no class, or `label_smoothing` (ε) is not in `0..=1`.
+///
+/// ```
+/// # fn main() -> candle_core::Result<()> {
+/// use candle_core::{Device, Tensor};
+/// let targets = Tensor::new(&[[1f64, 0.]], &Device::Cpu)?;
+/// assert_eq!(lmht_nn::loss::smooth_targets(&targets, 0.5)?.to_vec2::<f64>()?, [[0.75, 0.25]]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn smooth_targets(targets: &Tensor, label_smoothing: f64) -> Result<Tensor> {
+    let n_classes = match *targets.dims() {
+        [_, n_classes] if n_classes > 0 && targets.dtype().is_float() => n_classes,
+        ref dims => {
+            bail!(
+                "smooth_targets: expected float targets [B, K] with K >= 1, got {dims:?} of type {:?}",
+                targets.dtype()
+            )
+        }
+    };
+    if !(0. ..=1.).contains(&label_smoothing) {
+        bail!("smooth_targets: expected label_smoothing in 0..=1, got {label_smoothing}; 0 switches it off");
+    }
+    targets.affine(1. - label_smoothing, label_smoothing / n_classes as f64)
+}
+
 /// Counts the images whose largest logit is at the label.
 ///
 /// Of equal largest logits the first counts, as `argmax` in PyTorch on the CPU. An image with a NaN among its logits is

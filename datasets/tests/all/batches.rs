@@ -22,7 +22,7 @@ fn values(batch: &Batch) -> Vec<f32> {
     batch.images.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-const AUGMENT: Augment = Augment { crop_padding: 1, flip: true, cutout: 2 };
+const AUGMENT: Augment = Augment { crop_padding: 1, flip: true, cutout: 2, resized_crop: None, auto_augment: None };
 
 #[test]
 fn evaluation_is_every_image_once_normalized_and_in_order() {

@@ -3,6 +3,7 @@
 mod batches;
 mod damage;
 mod images;
+mod operations;
 mod reading;
 mod sample;
 mod tables;

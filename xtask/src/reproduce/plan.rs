@@ -127,6 +127,8 @@ impl Preset {
 fn stand_in(preset: Preset, model: ModelConfig) -> Experiment {
     let epochs = preset.epochs(model.backbone);
     Experiment {
+        published: Vec::new(),
+        start: None,
         model: ModelConfig { width: preset.width(), in_channels: 1, ..model },
         train: TrainConfig {
             epochs,
@@ -145,7 +147,7 @@ fn stand_in(preset: Preset, model: ModelConfig) -> Experiment {
                 ..ParquetOptions::default()
             },
             // No crop: in a few epochs it costs more than it gives.
-            augment: Augment { crop_padding: 0, flip: true, cutout: 0 },
+            augment: Augment { flip: true, ..Augment::default() },
             ..DataConfig::default()
         },
     }

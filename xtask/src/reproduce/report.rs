@@ -185,7 +185,7 @@ impl Report {
     fn stand_ins(&self, text: &mut String, table: &str) -> std::fmt::Result {
         let mut said = Vec::new();
         for row in self.of_table(table) {
-            let Experiment { model, train, data } = &row.experiment;
+            let Experiment { model, train, data, .. } = &row.experiment;
             let seeds: Vec<String> = row.runs.iter().map(|run| run.seed.to_string()).collect();
             let images = match data.parquet.max_per_class {
                 Some(n) => format!("{n} images of each class"),

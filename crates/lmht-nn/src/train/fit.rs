@@ -26,7 +26,7 @@ pub struct TrainConfig {
     /// How the learning rate changes with time.
     #[serde(default)]
     pub schedule: ScheduleConfig,
-    /// Weight of the uniform distribution in the targets, 0..1.
+    /// Weight of the uniform distribution in the targets, 0..1; of mixed targets, too.
     #[serde(default)]
     pub label_smoothing: f64,
     /// Write a checkpoint after this many steps, beside the one after each epoch.
@@ -93,7 +93,8 @@ pub struct Metrics {
 
 /// Trains `network`, whose tensors `params` holds, and evaluates it on `test` after every epoch.
 ///
-/// The loss is the cross-entropy of the logits' mean over time. With a `record`, the run continues where its last
+/// The loss is the cross-entropy of the logits' mean over time, with the labels or with the target distributions that
+/// `train` gives instead. With a `record`, the run continues where its last
 /// checkpoint left it, and a run that was killed ends with the same bytes as one that was not; without one, nothing is
 /// written.
 ///
@@ -137,7 +138,12 @@ pub fn fit(
             optimizer.set_lr(lr)?;
             let logits = network.forward(&images, &mut Pass::train())?;
             let readout = loss::readout(&logits)?;
-            let loss = loss::cross_entropy(&readout, &labels, config.label_smoothing)?;
+            let (loss, labels) = if labels.rank() == 2 {
+                let targets = loss::smooth_targets(&labels, config.label_smoothing)?;
+                (loss::soft_cross_entropy(&readout, &targets)?, labels.argmax(1)?)
+            } else {
+                (loss::cross_entropy(&readout, &labels, config.label_smoothing)?, labels)
+            };
             let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
             let gradients = loss.backward()?;
             // A spike or a ReLU turns NaN into 0, so a network full of NaN can have a finite loss: the gradients tell.

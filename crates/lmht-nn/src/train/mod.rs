@@ -16,6 +16,9 @@ use candle_core::Tensor;
 use crate::Result;
 
 /// An iterator over one epoch's batches: images `[B, C, H, W]` or frames `[T, B, C, H, W]`, and labels `[B]` (u32).
+///
+/// Training also takes target distributions `[B, K]` (float) in place of the labels, for batches that mix images; an image
+/// then counts as right if it is given the class with the largest target.
 pub type Batches<'a> = Box<dyn Iterator<Item = Result<(Tensor, Tensor)>> + 'a>;
 
 /// Where batches come from.

@@ -12,7 +12,9 @@ use lmht_nn::{Error, ModelConfig, Network, NeuronConfig, ParamStore, Result};
 use crate::support::numbers;
 
 /// Bright images are class 1, dark ones class 0; the last batch is smaller. Fails at a given batch, counted over a run.
+/// With `soft` the labels are given as distributions, with so much for the class.
 struct Images {
+    soft: Option<f64>,
     sizes: Vec<usize>,
     fail_at: Option<usize>,
     given: Cell<usize>,
@@ -20,7 +22,7 @@ struct Images {
 
 impl Images {
     fn new(sizes: &[usize]) -> Self {
-        Self { sizes: sizes.to_vec(), fail_at: None, given: Cell::new(0) }
+        Self { soft: None, sizes: sizes.to_vec(), fail_at: None, given: Cell::new(0) }
     }
 
     fn batch(&self, epoch: usize, index: usize) -> Result<(Tensor, Tensor)> {
@@ -35,7 +37,10 @@ impl Images {
             noise.iter().enumerate().map(|(i, x)| (x + if i / 64 % 2 == 1 { 2. } else { 0. }) as f32).collect();
         let images = Tensor::from_vec::<_, f32>(values, (b, 1, 8, 8), &Device::Cpu)?;
         let labels = Tensor::from_vec((0..b as u32).map(|i| i % 2).collect::<Vec<_>>(), b, &Device::Cpu)?;
-        Ok((images, labels))
+        let Some(share) = self.soft else { return Ok((images, labels)) };
+        let rows = (0..b).flat_map(|i| if i % 2 == 1 { [1. - share, share] } else { [share, 1. - share] });
+        let targets = Tensor::from_vec(rows.map(|x| x as f32).collect::<Vec<_>>(), (b, 2), &Device::Cpu)?;
+        Ok((images, targets))
     }
 }
 
@@ -89,6 +94,30 @@ fn a_network_learns_and_the_same_seed_gives_the_same_bytes() -> Result<()> {
     let (again, same) = train(&Images::new(&[8; 6]), None)?;
     assert_eq!(metrics, again);
     assert!(weights == same, "the same run has other weights");
+    Ok(())
+}
+
+#[test]
+fn distributions_in_place_of_labels_train_as_well() -> Result<()> {
+    let mut losses = Vec::new();
+    for (share, label_smoothing) in [(1., 0.2), (0.9, 0.), (0.6, 0.)] {
+        let params = ParamStore::new(1);
+        let network = Network::new(&model(), params.builder(DType::F32, &Device::Cpu))?;
+        let train = Images { soft: Some(share), ..Images::new(&[8; 6]) };
+        let config = TrainConfig { label_smoothing, ..config() };
+        let folder = tempfile::tempdir().unwrap();
+        let mut record = RunRecord::open(folder.path(), &config, info())?;
+        let test = Images::new(&[8, 8]);
+        let metrics = fit(&network, &params, &config, &train, &test, Some(&mut record), Progress::Silent)?;
+        assert_eq!(metrics.top1, 1., "{share}");
+        let lines = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+        let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+        assert!(last["train_top1"].as_f64().unwrap() > 0.9, "{last}");
+        losses.push(last["train_loss"].as_f64().unwrap());
+    }
+    // One-hot targets smoothed by 0.2 are those of 0.9 and 0.1; 0.6 and 0.4 cannot be learned below their entropy.
+    assert!((losses[0] - losses[1]).abs() < 1e-5, "{losses:?}");
+    assert!(losses[2] > 0.6f64 * -0.6f64.ln() + 0.4 * -0.4f64.ln(), "{losses:?}");
     Ok(())
 }
 

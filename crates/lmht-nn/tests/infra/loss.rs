@@ -1,7 +1,7 @@
 //! Losses against their formulas, against finite differences, and at the ends of the range.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use lmht_nn::loss::{cross_entropy, cumulative_readout, cumulative_top1, readout, soft_cross_entropy, top1};
+use lmht_nn::loss::{cross_entropy, cumulative_readout, cumulative_top1, readout, smooth_targets, soft_cross_entropy, top1};
 
 use crate::{assert_close, numbers};
 
@@ -195,6 +195,28 @@ fn the_last_cumulative_readout_is_the_readout_to_the_bit() -> Result<()> {
     let logits = Tensor::from_vec(values, (7, 3, 10), &CPU)?;
     let last = cumulative_readout(&logits)?.get(6)?.to_vec2::<f32>()?;
     assert_eq!(last, readout(&logits)?.to_vec2::<f32>()?);
+    Ok(())
+}
+
+/// Smoothing one-hot targets is the smoothing of labels, and smoothing a mixture is mixing what was smoothed.
+#[test]
+fn smoothed_targets_are_smoothed_labels() -> Result<()> {
+    let logits = Tensor::from_vec(numbers(5, 6), (2, 3), &CPU)?;
+    let labels = Tensor::new(&[2u32, 0], &CPU)?;
+    let one_hot = Tensor::new(&[[0f64, 0., 1.], [1., 0., 0.]], &CPU)?;
+    for label_smoothing in [0., 0.1, 1.] {
+        let soft = soft_cross_entropy(&logits, &smooth_targets(&one_hot, label_smoothing)?)?.to_scalar::<f64>()?;
+        assert_close(soft, cross_entropy(&logits, &labels, label_smoothing)?.to_scalar()?, 1e-15);
+    }
+    // By hand, ε = 0.3: a quarter of class 0 and three of class 2 become 0.7 of that and 0.1 more.
+    let mixed = smooth_targets(&Tensor::new(&[[0.25f64, 0., 0.75]], &CPU)?, 0.3)?.to_vec2::<f64>()?;
+    for (found, expected) in mixed[0].iter().zip([0.275, 0.1, 0.625]) {
+        assert_close(*found, expected, 1e-15);
+    }
+    let error = smooth_targets(&labels, 0.1).unwrap_err().to_string();
+    assert!(error.contains("[B, K]") && error.contains("U32"), "{error}");
+    let error = smooth_targets(&one_hot, f64::NAN).unwrap_err().to_string();
+    assert!(error.contains("label_smoothing"), "{error}");
     Ok(())
 }
 
