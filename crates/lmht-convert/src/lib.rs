@@ -2,7 +2,9 @@
 //!
 //! A conversion is a pure function from a configuration and named tensors to a configuration and named tensors: Candle has
 //! no tree of modules to walk, and a pure function can be tested on a handful of tensors. [`ConvertedModel`] is what goes
-//! in and what comes out. The conversions themselves are not part of this version.
+//! in and what comes out.
+//!
+//! - [`checkpoint`] reads what PyTorch saved and writes what it loads.
 //!
 //! ```
 //! use candle_core::{DType, Device};
@@ -18,6 +20,8 @@
 //! assert_eq!(copies.to_safetensors()?, params.to_safetensors()?);
 //! # Ok(()) }
 //! ```
+
+pub mod checkpoint;
 
 use std::collections::HashMap;
 
