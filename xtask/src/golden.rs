@@ -257,6 +257,8 @@ impl NetworkConfig {
             timesteps: self.timesteps,
             neuron,
             input_scale: self.input_scale.unwrap_or(1.),
+            batch_norm: true,
+            unit_spikes: false,
         })
     }
 }

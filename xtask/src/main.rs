@@ -1,6 +1,7 @@
 //! Commands of the workspace. Each is thin: what a user of the crates would want is in the crates.
 
 mod ci;
+mod convert;
 mod data;
 mod eval;
 mod experiment;
@@ -29,6 +30,7 @@ enum Command {
     ReproduceTables(reproduce::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Convert(convert::Args),
     Golden(golden::Args),
     Ci(ci::Args),
 }
@@ -38,6 +40,7 @@ fn main() -> std::process::ExitCode {
         Command::ReproduceTables(args) => reproduce::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Golden(args) => golden::run(&args),
         Command::Ci(args) => ci::run(&args),
     };

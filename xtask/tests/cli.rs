@@ -294,11 +294,53 @@ fn evaluation_gives_the_accuracy_of_the_record() {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["reproduce-tables", "train", "eval", "golden", "ci"] {
+    for command in ["reproduce-tables", "train", "eval", "convert", "golden", "ci"] {
         let output = run(&[command, "--help"]);
         assert!(output.status.success(), "{command}");
         let help = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(help.contains(&format!("Usage: cargo xtask {command}")), "{help}");
         assert!(command == "ci" || help.contains("Example"), "{help}");
     }
+}
+
+#[test]
+fn a_model_goes_to_pytorch_and_comes_back_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let toml = CONFIG.replace("epochs = 3", "epochs = 1").replace("max_per_class = 32", "max_per_class = 8");
+    let toml = config(folder.path(), "one.toml", &toml);
+    assert!(run(&["train", &toml, "--quiet", "--run", &path("run")]).status.success());
+    let (model, file, imported) = (path("run/model"), path("out.safetensors"), path("imported"));
+
+    let output = run(&["convert", "to-pytorch", &model, "--out", &file]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let config_json = path("run/model/config.json");
+    for network in [["--config", &config_json], ["--preset", &toml]] {
+        let output = run(&["convert", "import", &file, network[0], network[1], "--out", &imported]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("dropped 20 counters"), "{output:?}");
+        for name in ["config.json", "model.safetensors"] {
+            let [before, after] =
+                [&model, &imported].map(|folder| std::fs::read(Path::new(folder).join(name)).unwrap());
+            assert!(before == after, "{name}");
+        }
+    }
+    let card = std::fs::read_to_string(Path::new(&imported).join("README.md")).unwrap();
+    assert!(card.contains("cargo xtask convert import") && card.contains("those of out.safetensors"), "{card}");
+    let output = run(&["eval", &imported, "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    // Another network: one message, and nothing is written.
+    let other = ["convert", "import", &file, "--preset", "fashion-vgg13-L2T2", "--out", &path("other")];
+    assert_refused(
+        &run(&other),
+        &["out.safetensors", "missing: classifier.0.bias", "not part of this network", "more"],
+    );
+    let page = config(folder.path(), "page.pth", "<html>");
+    let refused = ["convert", "import", &page, "--config", &config_json, "--out", &path("other")];
+    assert_refused(&run(&refused), &["page.pth", "web page"]);
+    assert!(!folder.path().join("other").exists());
+    // Which network it is has to be said.
+    let output = run(&["convert", "import", &file, "--out", &imported]);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("--config"));
 }

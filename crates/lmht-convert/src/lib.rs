@@ -8,7 +8,8 @@
 //! - [`relu_to_if`] (RMP), [`relu_to_snm`], [`qcfs_to_srp`] and [`qcfs_to_cos`] are the conversions that the paper compares with;
 //! - [`reparameterize`] makes single-threshold neurons of multi-level ones, with nothing lost (§4.5);
 //! - [`absorb_bn`] and [`absorb_thresholds`] take batch norm and the amplitude of spikes into the weights;
-//! - [`compare_spikes`] says whether two networks send the same spikes.
+//! - [`compare_spikes`] says whether two networks send the same spikes;
+//! - [`checkpoint`] reads what PyTorch saved and writes what it loads.
 //!
 //! ```
 //! use candle_core::{DType, Device};
@@ -26,6 +27,7 @@
 //! ```
 
 mod absorb;
+pub mod checkpoint;
 mod compare;
 mod hybrid;
 mod relatives;

@@ -128,26 +128,29 @@ impl ParamStore {
     /// Checks that `tensors` are those of the store, by name and shape.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] lists all tensors that are missing, superfluous or of another shape. `origin` (a file name) opens
-    /// the message.
+    /// [`Error::Mismatch`] lists the tensors that are missing, superfluous or of another shape, with the nearest name beside
+    /// a missing or superfluous one; more than 40 of a kind are counted. `origin` (a file name) opens the message.
     pub fn check(&self, origin: &str, tensors: &HashMap<String, Tensor>) -> Result<()> {
         let vars = self.lock();
-        let mut differences = String::new();
-        for (name, var) in vars.iter() {
-            match tensors.get(name) {
-                None => differences += &format!("  missing: {name} {:?}\n", var.dims()),
-                Some(tensor) if tensor.dims() != var.dims() => {
-                    differences += &format!("  {name}: expected shape {:?}, got {:?}\n", var.dims(), tensor.dims());
-                }
-                Some(_) => {}
-            }
-        }
         let is_extra = |name: &&String| !vars.contains_key(*name) && !is_unused(name, &vars);
         let mut extra: Vec<_> = tensors.keys().filter(is_extra).collect();
         extra.sort();
-        for name in extra {
-            differences += &format!("  not part of this network: {name} {:?}\n", tensors[name].dims());
-        }
+        let missing: Vec<_> = vars.keys().filter(|name| !tensors.contains_key(*name)).collect();
+        let misshapen = vars.iter().filter_map(|(name, var)| {
+            let dims = tensors.get(name)?.dims();
+            (dims != var.dims()).then_some((name, var.dims(), dims))
+        });
+        let misshapen: Vec<_> = misshapen.collect();
+        let mut differences =
+            listed(&misshapen, "", |(name, expected, got)| format!("{name}: expected shape {expected:?}, got {got:?}"));
+        differences += &listed(&missing, "missing: ", |name| {
+            let near = nearest(name, &extra).map_or(String::new(), |near| format!(" (nearest in the file: {near})"));
+            format!("missing: {name} {:?}{near}", vars[*name].dims())
+        });
+        differences += &listed(&extra, "not part of this network: ", |name| {
+            let near = nearest(name, &missing).map_or(String::new(), |near| format!(" (nearest missing: {near})"));
+            format!("not part of this network: {name} {:?}{near}", tensors[*name].dims())
+        });
         if !differences.is_empty() {
             return Err(Error::Mismatch { origin: origin.to_string(), differences });
         }
@@ -234,6 +237,31 @@ fn is_unused(name: &str, vars: &BTreeMap<String, Var>) -> bool {
         _ => return false,
     };
     vars.contains_key(&other)
+}
+
+/// Differences of one kind that are written out; a file of another network has hundreds.
+const LISTED: usize = 40;
+
+/// One line for each difference, shortened with a count.
+fn listed<T>(all: &[T], kind: &str, line: impl Fn(&T) -> String) -> String {
+    let mut text: String = all.iter().take(LISTED).map(|one| format!("  {}\n", line(one))).collect();
+    if all.len() > LISTED {
+        text += &format!("  {kind}… and {} more\n", all.len() - LISTED);
+    }
+    text
+}
+
+/// The most similar of `names` by edit distance, if more than half of it agrees.
+fn nearest<'a>(name: &str, names: &[&'a String]) -> Option<&'a str> {
+    // The file may hold any number of names of any length, and a distance costs the product of two lengths.
+    const MOST: usize = 1000;
+    const LONGEST: usize = 200;
+    if name.len() > LONGEST {
+        return None;
+    }
+    let near = names.iter().take(MOST).filter(|other| other.len() <= LONGEST);
+    let (distance, nearest) = near.map(|other| (strsim::levenshtein(name, other), other.as_str())).min()?;
+    (2 * distance < name.len().max(nearest.len())).then_some(nearest)
 }
 
 /// Reads all tensors of a safetensors file onto the CPU.

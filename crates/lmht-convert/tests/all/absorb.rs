@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use lmht_convert::{absorb_bn, absorb_thresholds, compare_spikes, reparameterize};
 use lmht_nn::{ModelConfig, NeuronConfig, Result, Schedule, Tgim};
 
-use crate::support::{is_transformer, lmht, random_input, random_model, readout, relative_error, small_networks};
+use crate::networks::{is_transformer, lmht, random_input, random_model, readout, relative_error, small_networks};
 
 /// Batch norm, then θ, before and after reparameterization: the same spikes in every layer.
 #[test]

@@ -3,7 +3,7 @@
 use lmht_convert::{HybridStart, qcfs_to_if, qcfs_to_lmht};
 use lmht_nn::{ModelConfig, NeuronConfig, Result};
 
-use crate::support::{is_transformer, random_input, random_model, readout, relative_error, small_networks};
+use crate::networks::{is_transformer, random_input, random_model, readout, relative_error, small_networks};
 
 /// Theorem 4.4 with Q = LT: not only in expectation but exactly, for the exact start. Attention multiplies spikes, and the
 /// mean of products is no product of means; a max-pooling of spikes takes no part in the theorem either.

@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 use lmht_convert::{Calibration, ConvertedModel, qcfs_to_cos, qcfs_to_if, qcfs_to_srp, relu_to_if, relu_to_snm};
 use lmht_nn::{ModelConfig, Network, NeuronConfig, Pass, Result};
 
-use crate::support::{random_input, random_model, readout, relative_error};
+use crate::networks::{random_input, random_model, readout, relative_error};
 
 fn relu() -> ModelConfig {
     ModelConfig { width: 4, neuron: NeuronConfig::Relu, timesteps: 1, ..ModelConfig::vgg13(5) }

@@ -5,7 +5,7 @@ use lmht_convert::{ConvertedModel, SpikeComparison, compare_spikes, reparameteri
 use lmht_nn::{ModelConfig, NeuronConfig, Pass, Result, Schedule, Stem, Tgim, loss, ops};
 use proptest::prelude::*;
 
-use crate::support::{is_transformer, lmht, random_input, random_model, relative_error, small_networks};
+use crate::networks::{is_transformer, lmht, random_input, random_model, relative_error, small_networks};
 
 /// The comparison of a network with its twin, and the relative error of the logits summed over windows.
 fn twin(model: &ConvertedModel, schedule: Schedule, images: &Tensor) -> Result<(SpikeComparison, f64)> {

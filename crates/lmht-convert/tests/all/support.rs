@@ -1,102 +1,80 @@
-//! Small networks of every backbone with random parameters.
+//! What the tests share.
+
+use std::path::PathBuf;
+use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::init::Init;
 use lmht_convert::ConvertedModel;
-use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Pass, Result, Stem, Tgim, loss};
+use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore};
 
-/// Every backbone at a small width, with the side of the smallest image that gives it something to do; both stems.
-pub(crate) fn small_networks() -> Vec<(ModelConfig, usize)> {
-    let mut networks: Vec<_> = [
-        (ModelConfig::resnet18(5), 2, 8),
-        (ModelConfig::resnet19(5), 2, 8),
-        (ModelConfig::resnet20(5), 2, 8),
-        (ModelConfig::resnet34(5), 2, 8),
-        (ModelConfig::ms_resnet18(5), 2, 8),
-        (ModelConfig::ms_resnet34(5), 2, 8),
-        (ModelConfig::vgg11(5), 2, 32),
-        (ModelConfig::vgg13(5), 2, 16),
-        (ModelConfig::vgg13_standard(5), 2, 32),
-        (ModelConfig::vgg16(5), 2, 32),
-        (ModelConfig::vgg19(5), 1, 32),
-        (ModelConfig::cifarnet(5), 1, 32),
-        (ModelConfig { depth: Some(1), heads: Some(2), ..ModelConfig::spikformer(5) }, 8, 8),
-    ]
-    .into_iter()
-    .map(|(config, width, side)| (ModelConfig { width, ..config }, side))
-    .collect();
-    for backbone in [ModelConfig::resnet18(5), ModelConfig::ms_resnet18(5)] {
-        networks.push((ModelConfig { width: 2, stem: Stem::Imagenet, ..backbone }, 16));
-    }
-    networks
+/// A file of `fixtures/`.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/all/fixtures").join(name)
 }
 
-/// A network whose statistics, thresholds, T-GIMs and leaks are all random, with layers that are silent and saturated.
-pub(crate) fn random_model(config: &ModelConfig, seed: u64) -> Result<ConvertedModel> {
-    let params = ParamStore::new(seed);
-    Network::new(config, params.builder(DType::F64, &Device::Cpu))?;
+pub(crate) fn fixture_bytes(name: &str) -> Vec<u8> {
+    std::fs::read(fixture(name)).expect("a fixture")
+}
+
+/// The values of a tensor of real numbers.
+pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.flatten_all().and_then(|flat| flat.to_dtype(DType::F64)?.to_vec1()).expect("a tensor of real numbers")
+}
+
+/// Fails unless `result` is an error that says all of `parts`.
+#[track_caller]
+pub(crate) fn assert_refused<T>(result: lmht_nn::Result<T>, parts: &[&str]) {
+    let message = match result {
+        Ok(_) => panic!("expected an error with {parts:?}"),
+        Err(error) => error.to_string(),
+    };
+    for part in parts {
+        assert!(message.contains(part), "expected {part:?} in: {message}");
+    }
+}
+
+/// The network of `fixtures/resnet20_qcfs.pth`.
+pub(crate) fn qcfs() -> ModelConfig {
+    let neuron = NeuronConfig::qcfs(4);
+    ModelConfig { width: 1, timesteps: 1, neuron, ..ModelConfig::resnet20(3) }
+}
+
+/// A small network of a family.
+pub(crate) fn small(backbone: Backbone) -> ModelConfig {
+    let (width, heads) = if backbone == Backbone::Spikformer { (8, Some(2)) } else { (2, None) };
+    ModelConfig { backbone, width, heads, ..ModelConfig::resnet18(10) }
+}
+
+/// A model whose tensors all have values of their own, as training gives them.
+pub(crate) fn model(config: &ModelConfig, dtype: DType) -> ConvertedModel {
+    let params = ParamStore::new(7);
+    Network::new(config, params.builder(dtype, &Device::Cpu)).expect("a valid configuration");
     let mut model = ConvertedModel::of(config, &params);
-    for (name, tensor) in &mut model.tensors {
-        // A factor and a shift for each layer: most are ordinary, some all but silent, some saturated.
-        let layer = name.rsplit_once('.').map_or(name.as_str(), |(layer, _)| layer);
-        let pick = |salt: u64| draw(seed ^ salt, layer, &[1], Init::Uniform { lo: 0., up: 1. })?.to_vec1::<f64>();
-        let (factor, shift) = match (pick(1)?[0] * 8.) as u32 {
-            0 => (0.2, -1.),
-            1 => (3., 0.),
-            2 => (1., 2.5),
-            _ => (1., 0.),
-        };
-        let (part, dims) = (name.rsplit('.').next().unwrap_or(name), tensor.dims());
-        let (init, scale, offset) = match part {
-            "mask" | "mask_linear" | "alpha" => (Init::Randn { mean: 0., stdev: 1.5 }, 1., 0.),
-            "v_threshold" | "thresh" => (Init::Uniform { lo: 0.4, up: 1.6 }, 1., 0.),
-            "running_mean" => (Init::Randn { mean: 0., stdev: 0.3 }, 1., 0.),
-            "running_var" => (Init::Uniform { lo: 0.3, up: 2. }, 1., 0.),
-            // Batch norm's statistics are not those of the data, so its input must be as large as they say.
-            "weight" if dims.len() == 4 => {
-                (Init::Randn { mean: 0., stdev: (6. / (dims[1] * dims[2] * dims[3]) as f64).sqrt() }, 1., 0.)
-            }
-            "weight" if dims.len() == 2 => (Init::Randn { mean: 0., stdev: (6. / dims[1] as f64).sqrt() }, 1., 0.),
-            "weight" if dims.len() == 1 => (Init::Randn { mean: 1., stdev: 0.5 }, factor, 0.),
-            "bias" => (Init::Randn { mean: 0.2, stdev: 0.4 }, 1., shift),
-            _ => continue,
-        };
-        *tensor = ((draw(seed, name, dims, init)? * scale)? + offset)?;
+    let mut names: Vec<_> = model.tensors.keys().cloned().collect();
+    names.sort();
+    for (i, name) in names.iter().enumerate() {
+        let old = &model.tensors[name];
+        let moved = Tensor::arange(0f64, old.elem_count() as f64, &Device::Cpu)
+            .and_then(|xs| xs.affine(0.25, 0.5 + i as f64)?.reshape(old.dims())?.to_dtype(dtype));
+        model.tensors.insert(name.clone(), moved.expect("the same shape"));
     }
-    Ok(model)
+    model
 }
 
-fn draw(seed: u64, name: &str, dims: &[usize], init: Init) -> candle_core::Result<Tensor> {
-    ParamStore::new(seed).builder(DType::F64, &Device::Cpu).get_with_hints(dims, name, init)
+/// The bytes of a model, in the order of names.
+pub(crate) fn bytes(model: &ConvertedModel) -> Vec<u8> {
+    let dtype = model.tensors.values().next().expect("a model has tensors").dtype();
+    let (_, params) = model.build(dtype, &Device::Cpu).expect("a model that fits its configuration");
+    params.to_safetensors().expect("tensors on the CPU")
 }
 
-/// Images `[B, C, side, side]`, or frames `[T, B, C, side, side]`, of both signs.
-pub(crate) fn random_input(config: &ModelConfig, side: usize, temporal: bool, seed: u64) -> Result<Tensor> {
-    let mut dims = vec![2, config.in_channels, side, side];
-    if temporal {
-        dims.insert(0, config.n_frames());
+/// A Python with torch and safetensors: `LMHT_PYTHON`, else `python3`. `None` with a printed line if there is none.
+pub(crate) fn python() -> Option<Command> {
+    let program = std::env::var("LMHT_PYTHON").unwrap_or_else(|_| "python3".into());
+    let found = Command::new(&program).args(["-c", "import torch, safetensors"]).output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        println!("skipped: {program} has no torch and safetensors; set LMHT_PYTHON to a Python that has");
+        return None;
     }
-    Ok(draw(seed, "input", &dims, Init::Randn { mean: 0., stdev: 1.5 })?)
-}
-
-pub(crate) fn lmht(levels: u32, tgim: Tgim, v_init: f64) -> NeuronConfig {
-    let NeuronConfig::Lmht { v_threshold, gradient, .. } = NeuronConfig::lmht(levels) else { unreachable!() };
-    NeuronConfig::Lmht { levels, tgim, v_threshold, v_init, gradient }
-}
-
-/// Logits of the mean over time, `[B, K]`.
-pub(crate) fn readout(model: &ConvertedModel, images: &Tensor) -> Result<Tensor> {
-    let (network, _) = model.build(DType::F64, &Device::Cpu)?;
-    Ok(loss::readout(&network.forward(images, &mut Pass::eval())?)?)
-}
-
-/// Largest difference over largest magnitude.
-pub(crate) fn relative_error(actual: &Tensor, expected: &Tensor) -> Result<f64> {
-    let largest = |x: &Tensor| -> Result<f64> { Ok(x.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?) };
-    Ok(largest(&(actual - expected)?)? / largest(expected)?.max(f64::MIN_POSITIVE))
-}
-
-/// Whether attention is part of it.
-pub(crate) fn is_transformer(config: &ModelConfig) -> bool {
-    config.backbone == Backbone::Spikformer
+    Some(Command::new(program))
 }

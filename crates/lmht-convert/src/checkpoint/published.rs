@@ -1,0 +1,137 @@
+//! A model as a `state_dict` of the published networks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use lmht_nn::{Backbone, Error, NeuronConfig, Result, Tgim, atomic};
+
+use crate::ConvertedModel;
+
+/// A logit whose sigmoid is exactly 0, in float32 and in float64.
+const LOGIT_OF_ZERO: f64 = -1000.;
+
+/// The tensors of a model under the names of the published PyTorch networks, complete for `load_state_dict(strict=True)`.
+///
+/// Beside the model's own tensors these are
+/// - the T-GIM copy that a neuron does not use, with the same values: `mask` `[T, T, 1, 1, 1, 1]` and `mask_linear`
+///   `[T, T, 1, 1, 1]` are both in every LM-HT neuron,
+/// - `num_batches_tracked` of every batch norm, an int64 0 of shape `[]`; with the fixed momentum of the published networks
+///   it counts and does nothing else,
+/// - for MS-ResNets the neuron `sn1`, which no current reaches: logits 0 and the threshold of the other neurons.
+///
+/// The entries that a causal T-GIM holds at 0 get the logit −1000, whose σ is 0.
+///
+/// Not in a `state_dict`, there or here: L, v(0) and the factor on the first current. They are arguments of the PyTorch
+/// network.
+///
+/// # Errors
+/// [`Error::Config`] for a neuron that the published networks do not have: M-HT, LIF, and LM-HT with the identity for a
+/// T-GIM. As [`ConvertedModel::build`] if the tensors do not fit the configuration.
+///
+/// ```
+/// use candle_core::{DType, Device};
+/// use lmht_convert::{ConvertedModel, checkpoint};
+/// use lmht_nn::{ModelConfig, Network, ParamStore};
+///
+/// # fn main() -> lmht_nn::Result<()> {
+/// let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
+/// let params = ParamStore::new(42);
+/// Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
+/// let tensors = checkpoint::to_published(&ConvertedModel::of(&config, &params))?;
+/// assert_eq!(tensors["layer1.0.sn1.mask"].dims(), [2, 2, 1, 1, 1, 1]);
+/// assert_eq!(tensors["layer1.0.sn1.mask_linear"].dims(), [2, 2, 1, 1, 1]);
+/// assert_eq!(tensors["bn1.num_batches_tracked"].to_scalar::<i64>()?, 0);
+/// # Ok(()) }
+/// ```
+pub fn to_published(model: &ConvertedModel) -> Result<BTreeMap<String, Tensor>> {
+    let config = &model.config;
+    let neuron = match &config.neuron {
+        NeuronConfig::Lmht { tgim: Tgim::Identity, .. } => Some("LM-HT with tgim = identity"),
+        NeuronConfig::Mht { .. } => Some("M-HT"),
+        NeuronConfig::Lif { .. } => Some("LIF"),
+        NeuronConfig::Reparameterized { .. } => Some("reparameterized"),
+        NeuronConfig::Snm { .. } | NeuronConfig::Srp { .. } | NeuronConfig::Cos { .. } => Some("of another method"),
+        _ => None,
+    };
+    if let Some(neuron) = neuron {
+        return Err(Error::Config(format!(
+            "the neuron is {neuron}, which the published networks do not have; expected LM-HT with a full or causal T-GIM, \
+             IF, QCFS or ReLU. model.safetensors of a model folder has the tensors as they are"
+        )));
+    }
+    if !config.batch_norm || config.unit_spikes {
+        return Err(Error::Config(
+            "batch norm or θ was folded into the weights, which the published networks do not know; write the model before \
+             folding"
+                .into(),
+        ));
+    }
+    // Building checks names and shapes, and gives the tensors a fixed order.
+    let is_double = model.tensors.values().any(|tensor| tensor.dtype() == DType::F64);
+    let dtype = if is_double { DType::F64 } else { DType::F32 };
+    let (_network, params) = model.build(dtype, &Device::Cpu)?;
+    let mut fitted = ConvertedModel::of(config, &params);
+    if matches!(config.neuron, NeuronConfig::Lmht { tgim: Tgim::Causal, .. }) {
+        set_future(&mut fitted, LOGIT_OF_ZERO)?;
+    }
+    let mut tensors: BTreeMap<String, Tensor> = fitted.tensors.into_iter().collect();
+    let t = config.timesteps;
+    let mut added = Vec::new();
+    for (name, tensor) in &tensors {
+        match name.rsplit_once('.') {
+            Some((layer, "mask")) => added.push((format!("{layer}.mask_linear"), tensor.reshape((t, t, 1, 1, 1))?)),
+            Some((layer, "mask_linear")) => added.push((format!("{layer}.mask"), tensor.reshape((t, t, 1, 1, 1, 1))?)),
+            Some((layer, "running_mean")) => {
+                added.push((format!("{layer}.num_batches_tracked"), Tensor::new(0i64, &Device::Cpu)?));
+            }
+            _ => {}
+        }
+    }
+    if matches!(config.backbone, Backbone::MsResnet18 | Backbone::MsResnet34) {
+        let threshold =
+            tensors.iter().find(|(name, _)| name.ends_with(".v_threshold")).map(|(_, tensor)| tensor.clone());
+        if let Some(v_threshold) = threshold {
+            added.push(("sn1.v_threshold".into(), v_threshold));
+        }
+        if matches!(config.neuron, NeuronConfig::Lmht { .. }) {
+            added.push(("sn1.alpha".into(), Tensor::zeros(1, dtype, &Device::Cpu)?));
+            added.push(("sn1.mask".into(), Tensor::zeros((t, t, 1, 1, 1, 1), dtype, &Device::Cpu)?));
+            added.push(("sn1.mask_linear".into(), Tensor::zeros((t, t, 1, 1, 1), dtype, &Device::Cpu)?));
+        }
+    }
+    tensors.extend(added);
+    Ok(tensors)
+}
+
+/// Writes [`to_published`] as a safetensors file, whole or not at all. The same model gives the same bytes.
+///
+/// In PyTorch: `model.load_state_dict(safetensors.torch.load_file(path), strict=True)`.
+///
+/// # Errors
+/// As [`to_published`], and [`Error::Write`] if the file cannot be written; what was there before is intact then.
+pub fn write_published(path: impl AsRef<Path>, model: &ConvertedModel) -> Result<()> {
+    let tensors = to_published(model)?;
+    // Hugging Face's readers ask who wrote the names. One entry only: safetensors writes them in hash order.
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let bytes = safetensors::serialize(tensors, Some(metadata))
+        .map_err(|error| Error::Candle(candle_core::Error::wrap(error)))?;
+    atomic::write_file(path.as_ref(), &bytes)?;
+    Ok(())
+}
+
+/// Sets the logits of what later timesteps give to earlier ones, in every T-GIM.
+pub(super) fn set_future(model: &mut ConvertedModel, logit: f64) -> Result<()> {
+    let t = model.config.timesteps;
+    for (name, tensor) in &mut model.tensors {
+        if !matches!(name.rsplit('.').next(), Some("mask" | "mask_linear")) {
+            continue;
+        }
+        let mut rows = tensor.reshape((t, t))?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+        for (now, row) in rows.iter_mut().enumerate() {
+            row[now + 1..].fill(logit);
+        }
+        *tensor = Tensor::new(rows, &Device::Cpu)?.to_dtype(tensor.dtype())?.reshape(tensor.dims())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,382 @@
+//! Files made to do harm, and files that were damaged: each is refused with a message, none does anything else.
+
+use std::io::Write;
+use std::path::Path;
+
+use lmht_convert::checkpoint;
+
+use crate::support::{assert_refused, bytes, fixture_bytes, model, qcfs, small};
+
+/// An entry of a zip archive, with what its header claims.
+struct Entry<'a> {
+    name: &'a str,
+    data: &'a [u8],
+    method: u16,
+    /// What the headers say of the size, where that is not true.
+    claimed: Option<u32>,
+}
+
+fn entry<'a>(name: &'a str, data: &'a [u8]) -> Entry<'a> {
+    Entry { name, data, method: 0, claimed: None }
+}
+
+/// A zip archive byte by byte: the writers of libraries refuse to write what is tested here.
+fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut directory = Vec::new();
+    for Entry { name, data, method, claimed } in entries {
+        let stored = data.len() as u32;
+        // Version, flags, method, time and date, checksum, both sizes, lengths of name and extra fields.
+        let mut fields = vec![20, 0, 0, 0];
+        fields.extend(method.to_le_bytes());
+        fields.extend([0; 4]);
+        fields.extend(crc32(data).to_le_bytes());
+        fields.extend(if *method == 0 { claimed.unwrap_or(stored) } else { stored }.to_le_bytes());
+        fields.extend(claimed.unwrap_or(stored).to_le_bytes());
+        fields.extend((name.len() as u16).to_le_bytes());
+        fields.extend([0; 2]);
+        directory.extend(b"PK\x01\x02\x14\x00");
+        directory.extend(&fields);
+        directory.extend([0; 10]);
+        directory.extend((file.len() as u32).to_le_bytes());
+        directory.extend(name.as_bytes());
+        file.extend(b"PK\x03\x04");
+        file.extend(&fields);
+        file.extend(name.as_bytes());
+        file.extend(*data);
+    }
+    let start = file.len() as u32;
+    let n = entries.len() as u16;
+    file.extend(&directory);
+    file.extend(b"PK\x05\x06\0\0\0\0");
+    file.extend([n.to_le_bytes(), n.to_le_bytes()].concat());
+    file.extend((directory.len() as u32).to_le_bytes());
+    file.extend(start.to_le_bytes());
+    file.extend([0; 2]);
+    file
+}
+
+fn crc32(data: &[u8]) -> u32 {
+    !data.iter().fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+    })
+}
+
+/// A pickle of one tensor "w" on four floats; the parts are pickled numbers and tuples.
+fn pickle(storage_len: &str, offset: &str, shape: &str, strides: &str) -> Vec<u8> {
+    let number = |text: &str| match text.parse::<i32>() {
+        Ok(number) => [b"J".as_slice(), &number.to_le_bytes()].concat(),
+        Err(_) => [b"\x8a\x08".as_slice(), &text.parse::<i64>().unwrap().to_le_bytes()].concat(),
+    };
+    let tuple = |text: &str| {
+        let numbers: Vec<u8> = text.split_whitespace().flat_map(number).collect();
+        [b"(", numbers.as_slice(), b"t"].concat()
+    };
+    let text = |text: &str| [b"X", (text.len() as u32).to_le_bytes().as_slice(), text.as_bytes()].concat();
+    [
+        b"\x80\x02}".to_vec(),
+        text("w"),
+        b"ctorch._utils\n_rebuild_tensor_v2\n((".to_vec(),
+        text("storage"),
+        b"ctorch\nFloatStorage\n".to_vec(),
+        text("0"),
+        text("cpu"),
+        number(storage_len),
+        b"tQ".to_vec(),
+        number(offset),
+        tuple(shape),
+        tuple(strides),
+        b"\x89ccollections\nOrderedDict\n)RtRs.".to_vec(),
+    ]
+    .concat()
+}
+
+/// An archive around a pickle and one storage of four floats.
+fn around(pickle: &[u8]) -> Vec<u8> {
+    archive(&[entry("a/data.pkl", pickle), entry("a/data/0", &[0; 16])])
+}
+
+fn parse(bytes: &[u8]) -> lmht_nn::Result<checkpoint::Checkpoint> {
+    checkpoint::parse("evil.pth", bytes)
+}
+
+#[test]
+fn the_archives_of_these_tests_are_read_where_nothing_is_wrong() {
+    let checkpoint = parse(&around(&pickle("4", "0", "2 2", "2 1"))).unwrap();
+    assert_eq!(checkpoint.tensors["w"].dims(), [2, 2]);
+    // The stride of an axis with one element may be anything.
+    let checkpoint = parse(&around(&pickle("4", "3", "1 1", "9223372036854775807 5000000000"))).unwrap();
+    assert_eq!(checkpoint.tensors["w"].dims(), [1, 1]);
+    assert_eq!(parse(&around(&pickle("4", "0", "0 4000000000", "1 1"))).unwrap().tensors["w"].elem_count(), 0);
+}
+
+#[test]
+fn a_function_that_a_pickle_names_is_refused_and_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let witness = folder.path().join("witness");
+    let call = format!("(S'touch {}'\ntR.", witness.display());
+    let modern = |function: &str| {
+        let argument = format!("touch {}", witness.display());
+        let length = (argument.len() as u32).to_le_bytes();
+        [b"\x80\x02c", function.as_bytes(), b"(X", &length, argument.as_bytes(), b"tR."].concat()
+    };
+    let cases = [
+        ("posix.system", format!("cposix\nsystem\n{call}").into_bytes()),
+        ("posix.system", modern("posix\nsystem\n")),
+        ("builtins.eval", modern("builtins\neval\n")),
+        ("torch.load", modern("torch\nload\n")),
+        ("torch._utils._rebuild_device_tensor_from_numpy", modern("torch._utils\n_rebuild_device_tensor_from_numpy\n")),
+    ];
+    for (function, pickle) in cases {
+        assert_refused(parse(&around(&pickle)), &["evil.pth", &format!("{function:?}"), "nothing was executed"]);
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&around(&pickle)).unwrap();
+        assert_refused(checkpoint::read(file.path()), &["nothing was executed"]);
+        assert!(!witness.exists());
+    }
+    // A name on the list is not called with other arguments either, and no instruction imports in another way.
+    assert_refused(parse(&around(b"ccollections\nOrderedDict\n(X\x01\0\0\0atR.")), &["calls something"]);
+    assert_refused(parse(&around(b"X\x01\0\0\0aX\x01\0\0\0b\x93.")), &["instruction 0x93"]);
+    assert_refused(parse(&around(b"(iposix\nsystem\n.")), &["instruction 0x69"]);
+}
+
+#[test]
+fn windows_outside_their_storage_are_refused() {
+    for (storage_len, offset, shape, strides, part) in [
+        ("4", "0", "5", "1", "outside its storage"),
+        ("4", "1", "2 2", "2 1", "outside its storage"),
+        ("4", "0", "2 2", "4 1", "outside its storage"),
+        ("4", "9223372036854775807", "2", "1", "outside its storage"),
+        ("4", "0", "4000000000 4000000000 4000000000", "0 0 0", "outside its storage"),
+        ("4", "0", "3 3", "9223372036854775807 9223372036854775807", "outside its storage"),
+        ("4", "0", "4000000000", "0", "times as large as the file"),
+        ("4", "0", "-1", "1", "size of -1"),
+        ("4", "-1", "1", "1", "size of -1"),
+        ("4", "0", "1", "-1", "size of -1"),
+        ("-4", "0", "1", "1", "size of -4"),
+        ("5", "0", "5", "1", "16 bytes, expected 5 numbers"),
+        ("9223372036854775807", "0", "1", "1", "16 bytes, expected 9223372036854775807 numbers"),
+        ("4", "0", "2 2", "1", "as many of each"),
+        ("4", "0", "1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1", "1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1", "at most 16"),
+    ] {
+        assert_refused(parse(&around(&pickle(storage_len, offset, shape, strides))), &["evil.pth: w: ", part]);
+    }
+}
+
+#[test]
+fn a_pickle_out_of_order_is_refused() {
+    let deep = [vec![b'('; 100_000], vec![b't'; 100_000], b".".to_vec()].concat();
+    let deep_lists = [b"]".repeat(100_000), b"a".repeat(99_999), b".".to_vec()].concat();
+    let deep_calls = [b"ctorch\nSize\n".repeat(1000), b")".to_vec(), b"R\x85".repeat(999), b"R.".to_vec()].concat();
+    // Each round doubles what the memo holds: thirty of them would make a billion values.
+    let doubling = [b"]".to_vec(), b"q\x00]h\x00ah\x00a".repeat(30), b".".to_vec()].concat();
+    // The same width at every level, within the depth: a remembered list of a thousand, a thousand times.
+    let wide =
+        [b"](".to_vec(), b"N".repeat(20_000), b"eq\x00".to_vec(), b"h\x00".repeat(20_000), b".".to_vec()].concat();
+    let cases: [(&[u8], &str); 24] = [
+        (&deep, "more than 32 deep"),
+        (&deep_lists, "more than 32 deep"),
+        (&deep_calls, "more than 32 deep"),
+        (&doubling, "repeats itself"),
+        (&wide, "repeats itself"),
+        (b"", "in the middle"),
+        (b"\x80", "in the middle"),
+        (b"}", "in the middle"),
+        (b".", "left over"),
+        (b"}}.", "left over"),
+        (b"}.}", "left over"),
+        (b"(.", "left over"),
+        (b"}X\xff\xff\xff\xffabc.", "in the middle"),
+        (b"}c", "in the middle of a name"),
+        (b"c\xff\n\xff\n.", "not UTF-8"),
+        (b"h\x07.", "never kept"),
+        (b"q\x00.", "where there is none"),
+        (b"(q\x00.", "where there is none"),
+        (b"}(NNNu.", "without a value"),
+        (b"]NNs.", "takes none"),
+        (b"t.", "never set"),
+        (b"\x8a\xff", "255 bytes"),
+        (b"Nb.", "no dictionary"),
+        (b"N.", "no dictionary of tensors"),
+    ];
+    for (pickle, part) in cases {
+        assert_refused(parse(&around(pickle)), &["evil.pth: ", part]);
+    }
+    assert_refused(parse(&around(&vec![b'N'; (16 << 20) + 1])), &["at most 16777216"]);
+    assert_refused(parse(&around(b"}X\x01\0\0\0aNs.")), &["no tensors at its top", "only: a"]);
+    // Text that is not UTF-8 passes the check, and Candle refuses it.
+    assert_refused(parse(&around(b"}X\x01\0\0\0\xffNs.")), &["cannot be read"]);
+}
+
+#[test]
+fn archives_that_torch_does_not_write_are_refused() {
+    let good = pickle("4", "0", "4", "1");
+    let storage = entry("a/data/0", &[0; 16]);
+    let bomb = Entry { name: "a/data/0", data: &[0; 16], method: 8, claimed: Some(u32::MAX - 1) };
+    let large = Entry { name: "a/data/0", data: &[0; 16], method: 0, claimed: Some(u32::MAX - 1) };
+    let pickle_bomb = Entry { name: "a/data.pkl", data: &good, method: 8, claimed: Some(u32::MAX - 1) };
+    let cases = [
+        (archive(&[entry("a/data.pkl", &good), bomb]), "compressed or encrypted"),
+        (archive(&[pickle_bomb, entry("a/data/0", &[0; 16])]), "compressed or encrypted"),
+        (archive(&[entry("a/data.pkl", &good), large]), "a/data/0"),
+        (archive(&[entry("a/data.pkl", &good)]), "\"a/data/0\" cannot be read"),
+        (archive(&[entry("a/data.pkl", &good), entry("a/data/0", &[0; 15])]), "15 bytes, expected 4 numbers"),
+        (archive(&[entry("a/data.pkl", &good), entry("a/data.pkl", &good), storage]), "same name"),
+        (archive(&[entry("a/data.pkl", &good), entry("b/data.pkl", &good)]), "2 entries data.pkl"),
+        (archive(&[entry("a/other.pkl", &good)]), "0 entries data.pkl"),
+        (archive(&[]), "evil.pth"),
+        (archive(&[entry("a/data.pkl", &good), entry("a/byteorder", b"big")]), "little-endian"),
+        (archive(&[entry("weights.npy", &good)]), "NumPy archive"),
+        (archive(&[entry("a/data.pkl", &good), entry("a/constants.pkl", b"")]), "TorchScript"),
+    ];
+    for (bytes, part) in cases {
+        assert_refused(parse(&bytes), &["evil.pth: ", part]);
+    }
+    // Where the directory begins is moved: the headers lie elsewhere.
+    let mut moved = around(&good);
+    let at = moved.len() - 6;
+    moved[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert_refused(parse(&moved), &["evil.pth: "]);
+}
+
+#[test]
+fn names_of_paths_lead_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = pickle("4", "0", "4", "1");
+    let target = folder.path().join("written");
+    for name in ["../../data.pkl", "/etc/data.pkl", "a\\..\\..\\data.pkl", target.to_str().unwrap()] {
+        let bytes = archive(&[entry(name, &good), entry("a/data.pkl", &good), entry("a/data/0", &[0; 16])]);
+        assert_refused(parse(&bytes), &["points outside the archive"]);
+    }
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none());
+    // A storage is looked up in the archive only.
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, [0; 16]).unwrap();
+    let path = secret.display().to_string();
+    let text = |text: &str| [b"X", (text.len() as u32).to_le_bytes().as_slice(), text.as_bytes()].concat();
+    let name = text("0");
+    let at = good.windows(name.len()).position(|window| window == name).unwrap();
+    let elsewhere = [&good[..at], &text(&path), &good[at + name.len()..]].concat();
+    assert_refused(parse(&around(&elsewhere)), &[&path, "cannot be read"]);
+}
+
+#[test]
+fn several_networks_in_one_file_are_told_apart() {
+    let one = pickle("4", "0", "4", "1");
+    let one = &one[2..one.len() - 1];
+    let key = |name: &str| [b"X", (name.len() as u32).to_le_bytes().as_slice(), name.as_bytes()].concat();
+    let both = [b"}", key("net").as_slice(), one, b"s", &key("model"), one, b"s."].concat();
+    assert_refused(parse(&around(&both)), &["several networks: net, model", "torch.save(checkpoint[\"net\"], path)"]);
+    let twice = [b"}", key("net").as_slice(), one, b"s", &key("net"), one, b"s."].concat();
+    assert_refused(parse(&around(&twice)), &["several networks"]);
+    let body = &one[1..];
+    let same_name = [b"}", body, body, b"."].concat();
+    assert_refused(parse(&around(&same_name)), &["w: there twice"]);
+}
+
+/// A safetensors file from its header and four bytes of data for each number.
+fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+#[test]
+fn damaged_safetensors_are_refused() {
+    let w = |name: &str, shape: &str, from: u64, to: u64| {
+        format!(r#""{name}":{{"dtype":"F32","shape":[{shape}],"data_offsets":[{from},{to}]}}"#)
+    };
+    let good = safetensors(&format!("{{{}}}", w("w", "2,2", 0, 16)), &[0; 16]);
+    assert_eq!(parse(&good).unwrap().tensors["w"].dims(), [2, 2]);
+    let huge = "4611686018427387904,4611686018427387904";
+    let deep = format!("{{\"__metadata__\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    let cases = [
+        safetensors(&format!("{{{},{}}}", w("v", "4", 0, 16), w("w", "4", 8, 24)), &[0; 24]),
+        safetensors(&format!("{{{},{}}}", w("v", "4", 0, 16), w("w", "4", 0, 16)), &[0; 16]),
+        safetensors(&format!("{{{},{}}}", w("v", "1", 0, 4), w("w", "1", 8, 12)), &[0; 12]),
+        safetensors(&format!("{{{}}}", w("w", "2,2", 0, 16)), &[0; 12]),
+        safetensors(&format!("{{{}}}", w("w", "2,2", 0, 16)), &[0; 20]),
+        safetensors(&format!("{{{}}}", w("w", "2,3", 0, 16)), &[0; 16]),
+        safetensors(&format!("{{{}}}", w("w", huge, 0, 16)), &[0; 16]),
+        safetensors(&format!("{{{}}}", w("w", "-1", 0, 16)), &[0; 16]),
+        safetensors(&format!("{{{}}}", w("w", "4", 16, 0)), &[0; 16]),
+        safetensors(&format!("{{{}", w("w", "4", 0, 16)), &[0; 16]),
+        safetensors(&format!("{{{}}}", w("w", "4", 0, u64::MAX)), &[0; 16]),
+        safetensors(&deep, &[]),
+        safetensors("{", &[]),
+        good[..12].to_vec(),
+    ];
+    for bytes in cases {
+        assert_refused(parse(&bytes), &["evil.pth: ", "safetensors"]);
+    }
+    let mut long = good.clone();
+    long[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert_refused(parse(&long), &["its header would have 18446744073709551615 bytes", "cut off"]);
+    let integers = r#"{"w":{"dtype":"I32","shape":[4],"data_offsets":[0,16]}}"#;
+    assert_refused(parse(&safetensors(integers, &[0; 16])), &["evil.pth: w: of type I32"]);
+}
+
+/// Files cut off at every 64th part of their length.
+#[test]
+fn a_file_cut_off_anywhere_is_refused() {
+    let config = small(lmht_nn::Backbone::Vgg13);
+    for bytes in
+        [fixture_bytes("bare.pth"), fixture_bytes("resnet20_qcfs.pth"), bytes(&model(&config, candle_core::DType::F32))]
+    {
+        assert!(parse(&bytes).is_ok());
+        for part in 0..64 {
+            assert_refused(parse(&bytes[..bytes.len() * part / 64]), &["evil.pth: "]);
+        }
+    }
+}
+
+/// One to eight bytes changed at places from a seed: an error, or tensors of the same names and shapes.
+#[test]
+fn changed_bytes_never_panic() {
+    let config = small(lmht_nn::Backbone::Vgg13);
+    let mut state = 0x1234_5678_9abc_def0_u64;
+    let mut next = move |below: usize| {
+        // SplitMix64.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % below as u64) as usize
+    };
+    let model = bytes(&model(&config, candle_core::DType::F32));
+    for (original, fits, rounds) in [
+        (fixture_bytes("parameter.pth"), None, 4000),
+        (around(&pickle("4", "0", "2 2", "2 1")), None, 4000),
+        (fixture_bytes("resnet20_qcfs.pth"), Some(qcfs()), 100),
+        (model, Some(config), 300),
+    ] {
+        let (mut refused, mut read) = (0, 0);
+        for _ in 0..rounds {
+            let mut bytes = original.clone();
+            for _ in 0..1 + next(8) {
+                let at = next(bytes.len());
+                bytes[at] ^= 1 << next(8);
+            }
+            match (parse(&bytes), &fits) {
+                (Ok(checkpoint), Some(config)) => {
+                    read += 1;
+                    let _ = checkpoint.into_model(config);
+                }
+                (Ok(_), None) => read += 1,
+                (Err(error), _) => {
+                    refused += 1;
+                    assert!(error.to_string().starts_with("evil.pth: "), "{error}");
+                }
+            }
+        }
+        assert!(refused > 0 && read > 0, "{refused} refused, {read} read");
+    }
+}
+
+#[test]
+fn nothing_is_written_beside_a_file_that_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("evil.pth");
+    std::fs::write(&path, around(b"cposix\nsystem\n.")).unwrap();
+    assert_refused(checkpoint::read(&path), &["posix.system"]);
+    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, [Path::new("evil.pth").file_name().unwrap()]);
+}
