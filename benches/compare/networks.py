@@ -1,7 +1,7 @@
 """LM-HT spiking networks in PyTorch: the neurons and backbones of `docs/paper.md`, for comparison with the Rust crates.
 
-Written from the equations (Hao et al., NeurIPS 2024, arXiv 2402.00411v2) and from the structures that `docs/paper.md` and
-the crate's documentation describe; it shares no code with the crates.
+Written from the equations (Hao et al., NeurIPS 2024, arXiv 2402.00411v2) and from the structures that `docs/paper.md`
+and the crate's documentation describe; it shares no code with the crates.
 `xtask/testdata/golden/make.py` makes float64 cases with it.
 
 - Time is folded into the batch: `[T*B, ...]`, time outermost. Only the neuron knows T.
@@ -127,7 +127,8 @@ class SpikingNeuron(nn.Module):
 class Quantize(torch.autograd.Function):
     """clip(floor(x Q + 1/2) / Q, 0, 1). Its gradient is 1 where the clip changes nothing, both ends included, else 0.
 
-    Not `torch.clamp`: whether its gradient is 1 or 0 at the ends, where a quantized value often is, depends on the version.
+    Not `torch.clamp`: whether its gradient is 1 or 0 at the ends, where a quantized value often is, depends on the
+    version of torch.
     """
 
     @staticmethod
@@ -455,7 +456,7 @@ class TokenLayers(nn.Module):
 
 
 class Attention(TokenLayers):
-    """Spiking self-attention: (q kᵀ) v / 8 in every head, without a softmax; the scale does not depend on the head's size."""
+    """Spiking self-attention: (q kᵀ) v / 8 in every head, without a softmax; the 8 does not depend on the head's size."""
 
     def __init__(self, config: NeuronConfig, width: int, heads: int):
         super().__init__()
@@ -556,8 +557,8 @@ def build(
 ) -> Network:
     """A backbone of `BACKBONES` by its name in `config.json`; the published width unless one is given.
 
-    `stem` is for the ResNets of `RESNETS`, `depth` and `heads` for spikformer. `input_scale` is a factor on the current of
-    the first neuron (on the residual stream of an MS-ResNet).
+    `stem` is for the ResNets of `RESNETS`, `depth` and `heads` for spikformer. `input_scale` is a factor on the current
+    of the first neuron (on the residual stream of an MS-ResNet).
     """
     if config.kind in ("qcfs", "relu") and config.timesteps != 1:
         raise ValueError(f"timesteps is {config.timesteps}, but {config.kind} does not spike; an ANN has timesteps = 1")

@@ -313,8 +313,8 @@ def network_case(
 ):  # fmt: skip
     """A network with random parameters, statistics, Ω and leaks; two images of one channel.
 
-    Parameters are drawn until in no neuron layer all units are silent, or all fire at every timestep: such a layer would
-    hide mistakes.
+    Parameters are drawn until in no neuron layer all units are silent, or all fire at every timestep: such a layer
+    would hide mistakes.
     """
     random, batch = Random(seed), 2
     theta = rest.pop("v_threshold", 2 / levels if levels > 1 else 1.0)
@@ -338,7 +338,8 @@ def network_case(
 def is_alive(metadata: dict, inputs: Tensors) -> bool:
     config = metadata["config"]
     network = build_network(config, 1).eval()
-    network.load_state_dict({name.removeprefix("param/"): tensor for name, tensor in inputs.items() if "param/" in name})
+    params = {name.removeprefix("param/"): tensor for name, tensor in inputs.items() if name.startswith("param/")}
+    network.load_state_dict(params)
     shares = []
 
     def hook(module, _, output):
@@ -389,7 +390,8 @@ def cases() -> list[Case]:
         network_case("vgg19_L4_T2", 112, "vgg19", 32, 4, 2, sections="reparam train"),
         network_case("cifarnet_L2_T2", 113, "cifarnet", 32, sections="reparam train grad sgd2"),
         network_case(
-            "spikformer_L3_T3", 114, "spikformer", 8, 3, 3, sections="reparam train grad sgd2", width=8, depth=1, heads=2
+            "spikformer_L3_T3", 114, "spikformer", 8, 3, 3,
+            sections="reparam train grad sgd2", width=8, depth=1, heads=2,
         ),
         network_case("spikformer_mht_L2_T3", 115, "spikformer", 8, 2, 3, "mht", "train", width=8, depth=1, heads=4),
     ]  # fmt: skip

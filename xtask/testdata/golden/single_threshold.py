@@ -1,13 +1,13 @@
 """Reparameterization of an LM-HT network to single-threshold neurons over L·T timesteps, in PyTorch.
 
-Written from the equations (Hao et al. 2024, section 4.5 and theorem A.2): timestep t of the LM-HT network becomes window t
-of L timesteps, in which a neuron with one threshold fires at most once a timestep.
+Written from the equations (Hao et al. 2024, section 4.5 and theorem A.2): timestep t of the LM-HT network becomes
+window t of L timesteps, in which a neuron with one threshold fires at most once a timestep.
 
 - A bias, or the running mean of a batch norm, acts L times in a window: it is divided by L. The stem reads the image at
   every timestep: there the whole current is divided instead.
 - The leak acts on entering a window, the first one too, and is 1 inside it.
-- Ω becomes `[L·T, L·T]`. Schedule `uniform` (the paper's): every timestep of window t receives ω_ti / L of what window i
-  delivered. Schedule `front_loaded`: the first timestep of window t receives ω_ti of it, the others nothing.
+- Ω becomes `[L·T, L·T]`. Schedule `uniform` (the paper's): every timestep of window t receives ω_ti / L of what
+  window i delivered. Schedule `front_loaded`: the first timestep of window t receives ω_ti of it, the others nothing.
 - Products of spike trains are not linear: attention runs once a window, on what the window delivered.
 """
 
