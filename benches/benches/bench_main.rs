@@ -18,10 +18,14 @@ criterion_group!(
     benchmarks::conv2d::bench,
     benchmarks::batch_norm::bench,
     benchmarks::pool::bench,
-    benchmarks::train_step::bench
+    benchmarks::train_step::bench,
+    benchmarks::backbones::bench
 );
 
 fn main() {
+    if benchmarks::backbones::printed_memory() {
+        return;
+    }
     benches();
     Criterion::default().configure_from_args().final_summary();
     // As criterion reads its arguments: what is no option is a filter on names.

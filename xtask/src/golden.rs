@@ -1,4 +1,8 @@
 //! `cargo xtask golden`: float64 cases, computed elsewhere, against this implementation.
+//!
+//! `xtask/testdata/golden/README.md` describes the files.
+
+mod float32;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -18,11 +22,15 @@ use serde::de::DeserializeOwned;
 /// Run golden cases: compare neurons, activations and whole networks with recorded float64 results.
 ///
 /// Prints one line per quantity with its largest relative error (largest difference over largest magnitude) and ends with
-/// status 1 if one is out of tolerance.
+/// status 1 if one is out of tolerance, after all cases have run.
+///
+/// With --float32 the evaluation runs in float32 instead, beside a float64 run of the same parameters: how many spikes
+/// does rounding move, and what does that do to the logits?
 #[derive(clap::Args)]
-#[command(after_help = "Example:
-  cargo xtask golden golden/                every case of a folder
-  cargo xtask golden case.safetensors       one case")]
+#[command(after_help = "Examples:
+  cargo xtask golden xtask/testdata/golden            every case of a folder
+  cargo xtask golden case.safetensors                 one case
+  cargo xtask golden --float32 xtask/testdata/golden  spikes that float32 moves, layer by layer")]
 pub(crate) struct Args {
     /// Files, or folders of *.safetensors files.
     #[arg(required = true)]
@@ -30,6 +38,10 @@ pub(crate) struct Args {
     /// Largest relative error allowed.
     #[arg(long, default_value_t = 1e-9)]
     tolerance: f64,
+    /// Report what float32 changes instead: the spikes of each neuron layer that differ from a float64 run, and the error
+    /// of the logits. Status 1 if the logits are off by more than 1e-4 although no spike differs.
+    #[arg(long, conflicts_with = "tolerance")]
+    float32: bool,
 }
 
 /// Runs the command.
@@ -50,10 +62,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     files.sort();
     ensure!(!files.is_empty(), "{}: expected golden cases, found no *.safetensors file", args.paths[0].display());
+    if args.float32 {
+        return float32::report(&files);
+    }
+    let mut failures = Vec::new();
     for file in &files {
         println!("{}", file.display());
-        let checks = run_file(file, args.tolerance).with_context(|| file.display().to_string())?;
-        ensure!(checks > 0, "{}: nothing to compare in this case", file.display());
+        let mut case = Case::read(file, args.tolerance).with_context(|| file.display().to_string())?;
+        case.run().with_context(|| file.display().to_string())?;
+        ensure!(case.n_checks > 0, "{}: nothing to compare in this case", file.display());
+        failures.extend(case.failures.into_iter().map(|failure| format!("{}: {failure}", file.display())));
+    }
+    if let Some(first) = failures.first() {
+        bail!("{first}; {} out of tolerance in all, marked above", failures.len());
     }
     println!("{} cases within {:e}", files.len(), args.tolerance);
     Ok(())
@@ -65,25 +86,28 @@ struct Case {
     tensors: HashMap<String, Tensor>,
     tolerance: f64,
     n_checks: usize,
-}
-
-/// Runs one case; returns the number of quantities compared.
-fn run_file(path: &Path, tolerance: f64) -> Result<usize> {
-    let bytes = std::fs::read(path)?;
-    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).context("expected a safetensors file")?;
-    let metadata = header.metadata().clone().context("expected metadata with a `case`")?;
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
-    let mut case = Case { metadata, tensors, tolerance, n_checks: 0 };
-    match case.text("case")?.as_str() {
-        "neuron" => neuron(&mut case)?,
-        "qcfs" => qcfs(&mut case)?,
-        "network" => network(&mut case)?,
-        other => bail!("case is {other:?}; expected neuron, qcfs or network"),
-    }
-    Ok(case.n_checks)
+    failures: Vec<String>,
 }
 
 impl Case {
+    fn read(path: &Path, tolerance: f64) -> Result<Self> {
+        let bytes = std::fs::read(path)?;
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).context("expected a safetensors file")?;
+        let metadata = header.metadata().clone().context("expected metadata with a `case`")?;
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
+        Ok(Self { metadata, tensors, tolerance, n_checks: 0, failures: Vec::new() })
+    }
+
+    /// Makes all comparisons of the case.
+    fn run(&mut self) -> Result<()> {
+        match self.text("case")?.as_str() {
+            "neuron" => neuron(self),
+            "qcfs" => qcfs(self),
+            "network" => network(self),
+            other => bail!("case is {other:?}; expected neuron, qcfs or network"),
+        }
+    }
+
     fn text(&self, key: &str) -> Result<String> {
         self.metadata.get(key).cloned().with_context(|| format!("the metadata lacks `{key}`"))
     }
@@ -91,6 +115,11 @@ impl Case {
     fn json<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
         let text = self.text(key)?;
         serde_json::from_str(&text).with_context(|| format!("metadata `{key}`: {text}"))
+    }
+
+    /// The `detach` of a case: whether the gradient stops at v(t-1).
+    fn gradient(&self, absent: GradientMode) -> Result<GradientMode> {
+        if self.metadata.contains_key("detach") { Ok(gradient(Some(self.json("detach")?), absent)) } else { Ok(absent) }
     }
 
     fn tensor(&self, name: &str) -> Result<&Tensor> {
@@ -139,7 +168,9 @@ impl Case {
         // Written so that a value that is no number is out of tolerance.
         let ok = error <= self.tolerance;
         println!("  {name:<60} {error:.1e}  {}", if ok { "ok" } else { "OUT OF TOLERANCE" });
-        ensure!(ok, "{name}: relative error {error:e}, tolerance {:e}", self.tolerance);
+        if !ok {
+            self.failures.push(format!("{name}: relative error {error:e}, tolerance {:e}", self.tolerance));
+        }
         self.n_checks += 1;
         Ok(())
     }
@@ -158,40 +189,53 @@ fn backward(ys: &Tensor, grad_out: &Tensor) -> Result<candle_core::backprop::Gra
     Ok((ys * grad_out)?.sum_all()?.backward()?)
 }
 
-fn neuron(case: &mut Case) -> Result<()> {
-    let kind = case.text("kind")?;
-    let base = lmht_core::NeuronConfig {
+fn gradient(detach: Option<bool>, absent: GradientMode) -> GradientMode {
+    match detach {
+        Some(true) => GradientMode::Detached,
+        Some(false) => GradientMode::Full,
+        None => absent,
+    }
+}
+
+/// The neuron of a neuron case, and whether it has a T-GIM and a learned leak.
+fn neuron_config(case: &Case) -> Result<(lmht_core::NeuronConfig, bool)> {
+    let (tgim, absent) = match case.text("kind")?.as_str() {
+        "lmht" => (Tgim::Full, GradientMode::Detached),
+        "if" | "lif" => (Tgim::Identity, GradientMode::Full),
+        "lif_detach" => (Tgim::Identity, GradientMode::Detached),
+        other => bail!("kind is {other:?}; expected lmht, if, lif or lif_detach"),
+    };
+    let config = lmht_core::NeuronConfig {
         timesteps: case.json("timesteps")?,
         levels: case.json("levels")?,
         v_threshold: case.json("v_threshold")?,
         v_init: case.json("v_init")?,
-        tgim: Tgim::Full,
-        gradient: GradientMode::Detached,
+        tgim,
+        gradient: case.gradient(absent)?,
         window: 1,
     };
+    Ok((config, tgim == Tgim::Full))
+}
+
+fn neuron(case: &mut Case) -> Result<()> {
+    let (config, is_lmht) = neuron_config(case)?;
     let xs = case.var("x")?;
     let grad_out = case.tensor("grad_out")?.clone();
-    match kind.as_str() {
-        "lmht" => {
-            let (tgim, leak) = (case.var("tgim_logit")?, case.var("leak_logit")?);
-            let learned =
-                Learned::TgimAndLeak { tgim_logit: tgim.as_tensor().clone(), leak_logit: leak.as_tensor().clone() };
-            let ys = ops::neuron(&xs, &base.check()?, &learned)?;
-            let gradients = backward(&ys, &grad_out)?;
-            case.compare("y", &ys)?;
-            for (name, var) in [("grad_x", &xs), ("grad_tgim_logit", &tgim), ("grad_leak_logit", &leak)] {
-                case.compare(name, gradients.get(var).context("no gradient")?)?;
-            }
+    if is_lmht {
+        let (tgim, leak) = (case.var("tgim_logit")?, case.var("leak_logit")?);
+        let learned =
+            Learned::TgimAndLeak { tgim_logit: tgim.as_tensor().clone(), leak_logit: leak.as_tensor().clone() };
+        let ys = ops::neuron(&xs, &config.check()?, &learned)?;
+        let gradients = backward(&ys, &grad_out)?;
+        case.compare("y", &ys)?;
+        for (name, var) in [("grad_x", &xs), ("grad_tgim_logit", &tgim), ("grad_leak_logit", &leak)] {
+            case.compare(name, gradients.get(var).context("no gradient")?)?;
         }
-        "if" | "lif" | "lif_detach" => {
-            let gradient = if case.json("detach")? { GradientMode::Detached } else { GradientMode::Full };
-            let config = lmht_core::NeuronConfig { tgim: Tgim::Identity, gradient, ..base };
-            let ys = ops::neuron(&xs, &config.check()?, &Learned::Nothing { leak: case.json("leak")? })?;
-            let gradients = backward(&ys, &grad_out)?;
-            case.compare("y", &ys)?;
-            case.compare("grad_x", gradients.get(&xs).context("no gradient")?)?;
-        }
-        other => bail!("kind is {other:?}; expected lmht, if, lif or lif_detach"),
+    } else {
+        let ys = ops::neuron(&xs, &config.check()?, &Learned::Nothing { leak: case.json("leak")? })?;
+        let gradients = backward(&ys, &grad_out)?;
+        case.compare("y", &ys)?;
+        case.compare("grad_x", gradients.get(&xs).context("no gradient")?)?;
     }
     Ok(())
 }
@@ -219,6 +263,8 @@ struct NetworkConfig {
     v_init: f64,
     quant_levels: Option<u32>,
     scale: Option<f64>,
+    leak: Option<f64>,
+    detach: Option<bool>,
     input_scale: Option<f64>,
     depth: Option<usize>,
     heads: Option<usize>,
@@ -235,15 +281,28 @@ impl NetworkConfig {
                 tgim: Tgim::Full,
                 v_threshold: Some(v_threshold),
                 v_init,
-                gradient: GradientMode::Detached,
+                gradient: gradient(self.detach, GradientMode::Detached),
             },
-            "if" => NeuronConfig::If { v_threshold, v_init, gradient: GradientMode::Full },
+            "mht" => NeuronConfig::Mht {
+                levels: self.levels,
+                leak: self.leak.unwrap_or(1.),
+                v_threshold: Some(v_threshold),
+                v_init,
+                gradient: gradient(self.detach, GradientMode::Detached),
+            },
+            "if" => NeuronConfig::If { v_threshold, v_init, gradient: gradient(self.detach, GradientMode::Full) },
+            "lif" => NeuronConfig::Lif {
+                leak: self.leak.context("the config lacks leak")?,
+                v_threshold,
+                v_init,
+                gradient: gradient(self.detach, GradientMode::Full),
+            },
             "qcfs" => NeuronConfig::Qcfs {
                 quant_levels: self.quant_levels.context("the config lacks quant_levels")?,
                 scale: self.scale.context("the config lacks scale")?,
                 window: QcfsWindow::default(),
             },
-            other => bail!("neuron is {other:?}; expected lmht, if or qcfs"),
+            other => bail!("neuron is {other:?}; expected lmht, mht, if, lif or qcfs"),
         };
         Ok(ModelConfig {
             format_version: lmht_nn::FORMAT_VERSION,
@@ -296,22 +355,41 @@ impl Observer for Recorder {
     }
 }
 
-fn network(case: &mut Case) -> Result<()> {
-    let config: NetworkConfig = case.json("config")?;
-    let input = case.tensor("input")?.clone();
-    let labels = case.tensor("labels")?.to_dtype(DType::U32)?;
-    let model = config.model(input.dim(1)?)?;
-    let published: HashMap<String, Tensor> = case.below("param/").into_iter().collect();
-    let build = || -> Result<(Network, ParamStore)> {
+/// What a network case describes, ready to be built.
+struct NetworkCase {
+    model: ModelConfig,
+    published: HashMap<String, Tensor>,
+    /// Images `[B, C, H, W]` or frames `[T, B, C, H, W]`.
+    input: Tensor,
+}
+
+impl NetworkCase {
+    fn of(case: &Case) -> Result<Self> {
+        let config: NetworkConfig = case.json("config")?;
+        let input = case.tensor("input")?.clone();
+        let rank = input.rank();
+        ensure!(rank == 4 || rank == 5, "input: expected [B, C, H, W] or [T, B, C, H, W], got {:?}", input.dims());
+        let model = config.model(input.dim(rank - 3)?)?;
+        Ok(Self { model, published: case.below("param/").into_iter().collect(), input })
+    }
+
+    fn build(&self, dtype: DType) -> Result<(Network, ParamStore)> {
         let params = ParamStore::new(0);
-        let network = Network::new(&model, params.builder(DType::F64, &Device::Cpu))?;
-        params.load("param/", &published)?;
+        let network = Network::new(&self.model, params.builder(dtype, &Device::Cpu))?;
+        params.load("param/", &self.published)?;
         Ok((network, params))
-    };
+    }
+}
+
+fn network(case: &mut Case) -> Result<()> {
+    let description = NetworkCase::of(case)?;
+    let (input, published) = (&description.input, &description.published);
+    let labels = case.tensor("labels")?.to_dtype(DType::U32)?;
+    let build = || description.build(DType::F64);
 
     let (network, _) = build()?;
     let mut recorder = Recorder::default();
-    let logits = network.forward(&input, &mut Pass::eval().observed_by(&mut recorder))?;
+    let logits = network.forward(input, &mut Pass::eval().observed_by(&mut recorder))?;
     case.compare("eval/logits", &logits)?;
     for name in case.below("eval/spikes/").keys() {
         let spikes = recorder.spikes.get(name).with_context(|| format!("{name}: no such neuron layer here"))?;
@@ -328,7 +406,7 @@ fn network(case: &mut Case) -> Result<()> {
     }
 
     let (network, params) = build()?;
-    let logits = network.forward(&input, &mut Pass::train())?;
+    let logits = network.forward(input, &mut Pass::train())?;
     let value = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?;
     let gradients = value.backward()?;
     case.compare("train/logits", &logits)?;
@@ -354,7 +432,7 @@ fn network(case: &mut Case) -> Result<()> {
         let mut optimizer =
             OptimizerConfig::Sgd(SgdConfig { lr, momentum, weight_decay, nesterov }).build(params.trainable())?;
         for _ in 0..steps {
-            let logits = network.forward(&input, &mut Pass::train())?;
+            let logits = network.forward(input, &mut Pass::train())?;
             optimizer.step(&loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?.backward()?)?;
         }
         let vars: HashMap<String, Var> = params.all().into_iter().collect();

@@ -1,5 +1,8 @@
 //! The commands as a user runs them: a killed run, a full disk, bad input.
 
+#[path = "cli/golden.rs"]
+mod golden;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -1,5 +1,6 @@
 //! One module per operation, and what they share: seeded inputs, copies of known traffic, the quick mode.
 
+pub(crate) mod backbones;
 pub(crate) mod batch_norm;
 pub(crate) mod conv2d;
 pub(crate) mod neuron;
