@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use lmht_bench::CostCounter;
+use lmht_convert::{ConvertedModel, reparameterize};
 use lmht_nn::ops::{self, Learned};
 use lmht_nn::optim::{OptimizerConfig, SgdConfig};
 use lmht_nn::{
     Backbone, GradientMode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, QcfsWindow,
-    Signal, Stem, SynapseEvent, Tgim, loss,
+    Schedule, Signal, Stem, SynapseEvent, Tgim, loss,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -381,6 +382,38 @@ impl NetworkCase {
     }
 }
 
+/// The single-threshold twins of a network, by both schedules: logits summed over windows, spikes at every timestep.
+fn reparameterized(case: &mut Case, description: &NetworkCase) -> Result<()> {
+    for (name, schedule) in [("uniform", Schedule::Uniform), ("front_loaded", Schedule::FrontLoaded)] {
+        let prefix = format!("reparam/{name}/");
+        let expected = case.below(&prefix);
+        if expected.is_empty() {
+            continue;
+        }
+        let (_, params) = description.build(DType::F64)?;
+        let single = reparameterize(&ConvertedModel::of(&description.model, &params), schedule)?;
+        let (network, _) = single.build(DType::F64, &Device::Cpu)?;
+        let mut recorder = Recorder::default();
+        let logits = network.forward(&description.input, &mut Pass::eval().observed_by(&mut recorder))?;
+        let (steps, batch, classes) = logits.dims3()?;
+        let windows = single.config.n_frames();
+        let summed = ops::sum_windows(&logits.flatten(0, 1)?, windows, steps / windows)?;
+        for quantity in expected.keys() {
+            let full = format!("{prefix}{quantity}");
+            match quantity.strip_prefix("spikes/") {
+                None if quantity == "logits" => case.compare(&full, &summed.reshape((windows, batch, classes))?)?,
+                None => bail!("{full}: expected logits or spikes/…"),
+                Some(layer) => {
+                    let spikes =
+                        recorder.spikes.get(layer).with_context(|| format!("{full}: no such neuron layer here"))?;
+                    case.compare(&full, &Tensor::new(spikes.as_slice(), &Device::Cpu)?)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 fn network(case: &mut Case) -> Result<()> {
     let description = NetworkCase::of(case)?;
     let (input, published) = (&description.input, &description.published);
@@ -401,9 +434,7 @@ fn network(case: &mut Case) -> Result<()> {
         let layer = layer.with_context(|| format!("{name}: no such synapse here"))?;
         case.compare(&format!("eval/sops/{name}"), &Tensor::new(&[layer.paper_sops], &Device::Cpu)?)?;
     }
-    if !case.below("reparam/").is_empty() {
-        println!("  reparam/…: skipped, conversion is not part of this program yet");
-    }
+    reparameterized(case, &description)?;
 
     let (network, params) = build()?;
     let logits = network.forward(input, &mut Pass::train())?;
