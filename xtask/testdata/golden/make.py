@@ -3,6 +3,7 @@
     python make.py                  write all cases beside this file
     python make.py --check          compute them again and compare with the files, relative error 1e-12
     python make.py --verify PATH…   run any golden files (or folders) through this implementation, relative error 1e-9
+    python make.py --large FOLDER   write cases that are too large for the repository, for the float32 report
     python make.py --list           names and sizes
 """
 
@@ -309,14 +310,14 @@ def random_parameter(random: Random, name: str, tensor: Tensor, theta: float) ->
 
 def network_case(
     name, seed, arch, side, levels=2, timesteps=2, neuron="lmht", sections="reparam train grad", width=1, frames=False,
-    **rest,
+    batch=2, initial=False, **rest,
 ):  # fmt: skip
-    """A network with random parameters, statistics, Ω and leaks; two images of one channel.
+    """A network with random parameters, statistics, Ω and leaks (1/T and 1 if `initial`); images of one channel.
 
     Parameters are drawn until in no neuron layer all units are silent, or all fire at every timestep: such a layer
     would hide mistakes.
     """
-    random, batch = Random(seed), 2
+    random = Random(seed)
     theta = rest.pop("v_threshold", 2 / levels if levels > 1 else 1.0)
     config = {"arch": arch, "stem": rest.pop("stem", "cifar"), "width": width, "classes": 4, "neuron": neuron}
     config |= {"levels": levels, "timesteps": timesteps, "v_threshold": theta, "v_init": rest.pop("v_init", 0.0)}
@@ -330,6 +331,8 @@ def network_case(
     for _ in range(200):
         for key, tensor in params.items():
             inputs[f"param/{key}"] = random_parameter(random, key, tensor, theta)
+            if initial and key.endswith((".mask", ".mask_linear", ".alpha")):
+                inputs[f"param/{key}"].zero_()
         if neuron == "qcfs" or is_alive(metadata, inputs):
             return Case(f"net_{name}", metadata, inputs, sections)
     raise ValueError(f"{name}: some layer never fires, or always, whatever is drawn; choose another seed or width")
@@ -394,6 +397,17 @@ def cases() -> list[Case]:
             sections="reparam train grad sgd2", width=8, depth=1, heads=2,
         ),
         network_case("spikformer_mht_L2_T3", 115, "spikformer", 8, 2, 3, "mht", "train", width=8, depth=1, heads=4),
+    ]  # fmt: skip
+
+
+def large_cases() -> list[Case]:
+    """Networks with many more spikes; `initial` ones have the Ω and λ that training starts from."""
+    return [
+        network_case(f"resnet18_w32_{start}_L{levels}_T{timesteps}", seed, "resnet18", 32, levels, timesteps,
+                     sections="", width=32, batch=8, initial=start == "initial")
+        for seed, (start, levels, timesteps) in enumerate(
+            [("initial", 2, 2), ("learned", 2, 2), ("initial", 4, 4), ("learned", 4, 4), ("initial", 3, 3)], 200
+        )
     ]  # fmt: skip
 
 
@@ -470,6 +484,7 @@ def main() -> int:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--check", action="store_true")
     group.add_argument("--verify", nargs="+", type=Path, metavar="PATH")
+    group.add_argument("--large", type=Path, metavar="FOLDER")
     group.add_argument("--list", action="store_true")
     arguments = parser.parse_args()
     # One thread: the order of sums, and with it every bit, does not depend on the machine's cores.
@@ -488,9 +503,11 @@ def main() -> int:
         for name in strangers:
             print(f"{name}: make.py does not make this file; remove it")
         return 0 if all([check(case) for case in cases()]) and not strangers else 1
+    folder = arguments.large or HERE
+    folder.mkdir(parents=True, exist_ok=True)
     total = 0
-    for case in cases():
-        path = HERE / f"{case.name}.safetensors"
+    for case in large_cases() if arguments.large else cases():
+        path = folder / f"{case.name}.safetensors"
         if not arguments.list:
             write(path, case.metadata, case.tensors())
         size = path.stat().st_size if path.exists() else 0
