@@ -1,4 +1,6 @@
-//! `cargo xtask convert`: models from and for other programs.
+//! `cargo xtask convert`: models from and for other programs, and of other networks.
+
+pub(crate) mod networks;
 
 use std::path::{Path, PathBuf};
 
@@ -11,9 +13,12 @@ use lmht_nn::{ModelCard, ModelConfig, save_pretrained};
 use crate::experiment::Experiment;
 use crate::provenance;
 
-/// Convert models: checkpoints in and out.
+/// Convert models: hybrid training, single-threshold networks, folding, checkpoints in and out.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
+  cargo xtask convert hybrid runs/qcfs --levels 2 --timesteps 2 --out hybrid-start
+  cargo xtask convert reparameterize runs/fashion-resnet18-L2T2-seed42 --out single
+  cargo xtask convert fold single --out folded
   cargo xtask convert import resnet18.pth --config config.json --out models/resnet18
   cargo xtask convert to-pytorch models/resnet18 --out resnet18.safetensors
   cargo xtask convert import --help")]
@@ -24,6 +29,10 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Conversion {
+    Hybrid(networks::Hybrid),
+    Inference(networks::Inference),
+    Reparameterize(networks::Reparameterize),
+    Fold(networks::Fold),
     Import(Import),
     ToPytorch(ToPytorch),
 }
@@ -87,6 +96,10 @@ struct ToPytorch {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.conversion {
+        Conversion::Hybrid(args) => args.run(),
+        Conversion::Inference(args) => args.run(),
+        Conversion::Reparameterize(args) => args.run(),
+        Conversion::Fold(args) => args.run(),
         Conversion::Import(args) => import(args),
         Conversion::ToPytorch(args) => to_pytorch(args),
     }

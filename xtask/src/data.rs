@@ -52,6 +52,13 @@ pub(crate) fn open_test(data: &DataConfig, model: &ModelConfig) -> Result<Source
     test_source(data, test, &normalize)
 }
 
+/// One batch of training images without augmentation, in the order of training: for a calibration.
+pub(crate) fn open_plain_train(data: &DataConfig, model: &ModelConfig, n_images: usize) -> Result<Source> {
+    let (train, _, normalize) = read_both(data, model)?;
+    let config = LoaderConfig { drop_last: false, ..LoaderConfig::train(n_images, 0) };
+    Ok(Source(Loader::new(Arc::new(train), &config, &normalize, &Device::Cpu)?))
+}
+
 /// Both splits, and how their pixels are normalized: the training split decides that, and the classes.
 fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(ImageDataset, ImageDataset, Normalize)> {
     let train = read(data, Split::Train, &data.parquet)?;

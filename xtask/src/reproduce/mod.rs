@@ -1,5 +1,6 @@
 //! `cargo xtask reproduce-tables`: the paper's tables, each row beside what this machine measured.
 
+mod conversions;
 mod paper;
 mod plan;
 mod report;
@@ -21,7 +22,7 @@ use runs::Run;
 /// were recorded before are read, not trained again; interrupted ones continue. Needs no network.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  cargo xtask reproduce-tables                    Tables 1 and 3 as stand-ins, at most 10 minutes on 2 cores
+  cargo xtask reproduce-tables                    Tables 1 to 4 as stand-ins, at most 10 minutes on 2 cores
   cargo xtask reproduce-tables --preset smoke     the same path in under a minute, accuracies without meaning
   cargo xtask reproduce-tables --retrain          train every row again")]
 pub(crate) struct Args {
@@ -57,6 +58,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
         }
     }
+    let anns = conversions::ann_runs(args.preset, &out);
+    all.extend(anns.iter().cloned());
     if args.retrain {
         for run in &all {
             if run.folder.exists() {
@@ -65,13 +68,26 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     runs::train_missing(&all, args.jobs, progress)?;
+    let hybrids = conversions::hybrid_runs(args.preset, &anns[0], &out)?;
+    if args.retrain {
+        for run in hybrids.iter().filter(|run| run.folder.exists()) {
+            std::fs::remove_dir_all(&run.folder).with_context(|| run.folder.display().to_string())?;
+        }
+    }
+    runs::train_missing(&hybrids, args.jobs, progress)?;
+    let mut reparameterized = Vec::new();
+    for (arch, row) in [("VGG-13", "table3-vgg13-l2t2"), ("ResNet-18", "table1-resnet18-l2t2")] {
+        let run = all.iter().find(|run| run.row == row).with_context(|| format!("no run of {row}"))?;
+        reparameterized.extend(conversions::table2(args.preset, arch, run, progress)?);
+    }
+    let table4 = conversions::table4(args.preset, &anns, &hybrids, progress)?;
     let mut results = Vec::new();
     for row in rows {
         let of_row = all.iter().filter(|run| run.row == row.id);
         let outcomes = of_row.map(Run::outcome).collect::<Result<Vec<_>>>()?;
         results.push((row, outcomes));
     }
-    let report = report::Report::new(args.preset, &results);
+    let report = report::Report::new(args.preset, &results, reparameterized, table4);
     let markdown = report.markdown();
     write_file(&out.join("tables.md"), markdown.as_bytes())?;
     write_file(&out.join("tables.json"), (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;

@@ -121,10 +121,39 @@ impl Preset {
             (Self::Smoke, _) => 1,
         }
     }
+
+    /// Channels of the first stage of Table 4's networks; the published one has 16.
+    pub(crate) fn hybrid_width(self) -> usize {
+        match self {
+            Self::Laptop => 8,
+            Self::Smoke => 4,
+        }
+    }
+
+    /// Epochs of hybrid training; the published one has 30 after 300 of the ANN.
+    pub(crate) fn fine_tuning_epochs(self) -> usize {
+        1
+    }
+
+    /// Timesteps of RMP (of the published 32, 64 and 128 what fits the time), of SRP's second stage, and of QCFS.
+    pub(crate) fn inference_timesteps(self) -> [&'static [usize]; 3] {
+        match self {
+            Self::Laptop => [&[32], &[1, 2, 4], &[2, 4, 8]],
+            Self::Smoke => [&[2], &[1], &[4]],
+        }
+    }
+
+    /// Test images on which spikes are compared; absent: all.
+    pub(crate) fn compared_images(self) -> Option<usize> {
+        match self {
+            Self::Laptop => None,
+            Self::Smoke => Some(100),
+        }
+    }
 }
 
 /// The same network and recipe at the preset's size, on the sample.
-fn stand_in(preset: Preset, model: ModelConfig) -> Experiment {
+pub(crate) fn stand_in(preset: Preset, model: ModelConfig) -> Experiment {
     let epochs = preset.epochs(model.backbone);
     Experiment {
         published: Vec::new(),

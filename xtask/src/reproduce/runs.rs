@@ -26,7 +26,8 @@ pub(crate) struct Run {
     pub(crate) row: String,
     /// For people.
     title: String,
-    experiment: Experiment,
+    /// What is run, with its seed.
+    pub(crate) experiment: Experiment,
     /// Where the record is or will be.
     pub(crate) folder: PathBuf,
 }
@@ -57,13 +58,18 @@ pub(crate) struct Outcome {
 impl Run {
     /// The run of `row` with `seed`, recorded below `out`.
     pub(crate) fn new(row: &Row, seed: u64, out: &Path) -> Self {
-        let mut experiment = row.experiment.clone();
+        Self::of(&row.id, &row.title, &row.experiment, seed, out)
+    }
+
+    /// A run of `experiment` with `seed`, recorded below `out`.
+    pub(crate) fn of(id: &str, title: &str, experiment: &Experiment, seed: u64, out: &Path) -> Self {
+        let mut experiment = experiment.clone();
         experiment.train.seed = seed;
         Self {
-            row: row.id.clone(),
-            title: format!("{}, seed {seed}", row.title),
+            row: id.to_string(),
+            title: format!("{title}, seed {seed}"),
             experiment,
-            folder: out.join(format!("{}-seed{seed}", row.id)),
+            folder: out.join(format!("{id}-seed{seed}")),
         }
     }
 
@@ -160,7 +166,7 @@ pub(crate) fn train_missing(runs: &[Run], jobs: Option<NonZeroUsize>, progress: 
     })
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let json = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     serde_json::from_str(&json).with_context(|| format!("{}: not a record; --retrain trains anew", path.display()))
 }

@@ -15,7 +15,7 @@ pub struct Evaluation {
     pub loss: f64,
     /// Share of images whose readout is right, 0..1.
     pub top1: f64,
-    /// The same after each timestep: entry t is the readout over timesteps 1..=t + 1.
+    /// The same after each timestep that has logits: entry t is the readout over the first t + 1 of them.
     pub top1_by_timestep: Vec<f64>,
 }
 
@@ -32,7 +32,8 @@ pub fn evaluate(
     let bar = progress.bar("evaluating", data.n_batches(), 0);
     let mut n_images = 0;
     let mut loss_sum = 0.;
-    let mut correct = vec![0; network.config().timesteps];
+    let config = network.config();
+    let mut correct = vec![0; config.timesteps - config.neuron.first_stage()];
     for batch in data.batches(0, 0)? {
         let (images, labels) = batch?;
         let mut pass = Pass::eval();

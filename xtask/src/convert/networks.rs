@@ -1,0 +1,327 @@
+//! The subcommands that make one network of another.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device};
+use indicatif::{ProgressBar, ProgressStyle};
+use lmht_convert::{
+    Calibration, ConvertedModel, HybridStart, SpikeComparison, absorb_bn, absorb_thresholds, compare_spikes,
+    qcfs_to_cos, qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, relu_to_if, relu_to_snm, reparameterize,
+};
+use lmht_nn::train::BatchSource;
+use lmht_nn::{ModelCard, Network, Schedule, from_pretrained, save_pretrained};
+
+use crate::data::{self, Source};
+use crate::experiment::DataConfig;
+use crate::{eval, provenance};
+
+/// Make an LM-HT network of a QCFS network, ready to be fine-tuned (hybrid training).
+///
+/// θ of each layer comes from its learned scale; Ω = 1/T, λ = 1, v(0) = θ/2. With L·T = Q the exact start is the same
+/// function as the QCFS network.
+#[derive(clap::Args)]
+#[command(after_help = "Example, from an ANN to its fine-tuned network:
+  cargo xtask train resnet20-cifar100-qcfs-Q4
+  cargo xtask convert hybrid runs/resnet20-cifar100-qcfs-Q4-seed42 --levels 2 --timesteps 2 --out hybrid-start
+  cargo xtask train resnet20-cifar100-Q4-L2T2 --start hybrid-start")]
+pub(super) struct Hybrid {
+    /// A run folder or model folder of a QCFS network.
+    model: PathBuf,
+    /// L.
+    #[arg(long, default_value_t = 2)]
+    levels: u32,
+    /// T.
+    #[arg(long, default_value_t = 2)]
+    timesteps: usize,
+    /// How it starts: `exact` keeps the function of the ANN, `published` is the paper's Algorithm 1.
+    #[arg(long, value_enum, default_value_t = Start::Exact)]
+    start: Start,
+    /// The model folder to write; a model folder there is replaced.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Start {
+    Exact,
+    Published,
+}
+
+/// Convert an ANN without training, by QCFS inference, RMP, SNM, SRP or COS.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask convert inference runs/qcfs --method if --timesteps 4 --out qcfs-4
+  cargo xtask convert inference runs/qcfs --method srp --first-stage 4 --timesteps 2 --out srp-4-2
+  cargo xtask convert inference runs/relu --method rmp --timesteps 32 --percentile 99.9 --out rmp-32
+  cargo xtask eval rmp-32")]
+pub(super) struct Inference {
+    /// A run folder or model folder: a QCFS network for if, srp and cos, a ReLU network for rmp and snm.
+    model: PathBuf,
+    /// The method.
+    #[arg(long, value_enum)]
+    method: Method,
+    /// Timesteps that answer.
+    #[arg(long)]
+    timesteps: usize,
+    /// Timesteps of the first stage of srp and cos (τ, ρ).
+    #[arg(long, default_value_t = 4)]
+    first_stage: usize,
+    /// Percentile of the activations that becomes the threshold of rmp and snm.
+    #[arg(long, default_value_t = 100.)]
+    percentile: f64,
+    /// Training images that are shown for that.
+    #[arg(long, default_value_t = 500)]
+    calibration_images: usize,
+    /// A parquet folder for that [default: the data of the run; for a model folder the repository's sample].
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// The model folder to write; a model folder there is replaced.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// A conversion method without training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Method {
+    /// IF neurons with v(0) = θ/2: QCFS inference.
+    If,
+    /// IF neurons with the largest activation for a threshold.
+    Rmp,
+    /// Signed spikes with memory.
+    Snm,
+    /// Two stages: neurons that sent too much are silenced.
+    Srp,
+    /// Two stages: a calibrated initial potential.
+    Cos,
+}
+
+/// Rewrite a network as one of single-threshold neurons over L·T timesteps.
+///
+/// Then shows both networks the test images and says, layer by layer, how many spikes differ: none but where float32
+/// rounding meets a tie, with the front-loaded schedule.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask convert reparameterize runs/fashion-resnet18-L2T2-seed42 --out single
+  cargo xtask convert reparameterize models/mine --schedule uniform --out single --limit 500
+  cargo xtask eval single")]
+pub(super) struct Reparameterize {
+    /// A run folder or model folder.
+    model: PathBuf,
+    /// When a window of L timesteps receives its current: at its first timestep (ours, lossless) or evenly (the paper's).
+    #[arg(long, value_enum, default_value_t = WindowSchedule::FrontLoaded)]
+    schedule: WindowSchedule,
+    /// A parquet folder to compare on [default: the data of the run; for a model folder the repository's sample].
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Compare on the first N test images only; 0 compares nothing.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// The model folder to write; a model folder there is replaced.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum WindowSchedule {
+    FrontLoaded,
+    Uniform,
+}
+
+/// Fold batch norm, and the amplitude of spikes, into the weights.
+///
+/// Without options both are folded. The result is for inference; it gives the same spikes up to rounding.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask convert fold single --out folded
+  cargo xtask convert fold models/spikformer --batch-norm --out folded")]
+pub(super) struct Fold {
+    /// A run folder or model folder.
+    model: PathBuf,
+    /// Fold batch norm.
+    #[arg(long)]
+    batch_norm: bool,
+    /// Fold θ, so that a spike is a 1.
+    #[arg(long)]
+    thresholds: bool,
+    /// The model folder to write; a model folder there is replaced.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+impl Hybrid {
+    pub(super) fn run(&self) -> Result<()> {
+        let (model, _) = load(&self.model)?;
+        let start = match self.start {
+            Start::Exact => HybridStart::Exact,
+            Start::Published => HybridStart::Published,
+        };
+        let spiking = qcfs_to_lmht(&model, self.levels, self.timesteps, start).with_context(|| shown(&self.model))?;
+        save(&self.out, &spiking, &self.model)
+    }
+}
+
+impl Inference {
+    pub(super) fn run(&self) -> Result<()> {
+        let (model, mut data) = load(&self.model)?;
+        if let Some(path) = &self.data {
+            data.path = path.clone();
+        }
+        let calibration = match self.method {
+            Method::Rmp | Method::Snm => Some(
+                calibrate(&model, &data, self.calibration_images, self.percentile)
+                    .with_context(|| shown(&self.model))?,
+            ),
+            Method::If | Method::Srp | Method::Cos => None,
+        };
+        let converted = convert(&model, self.method, self.timesteps, self.first_stage, calibration.as_ref());
+        save(&self.out, &converted.with_context(|| shown(&self.model))?, &self.model)
+    }
+}
+
+impl Reparameterize {
+    pub(super) fn run(&self) -> Result<()> {
+        let (model, mut data) = load(&self.model)?;
+        if let Some(path) = &self.data {
+            data.path = path.clone();
+        }
+        let schedule = match self.schedule {
+            WindowSchedule::FrontLoaded => Schedule::FrontLoaded,
+            WindowSchedule::Uniform => Schedule::Uniform,
+        };
+        let single = reparameterize(&model, schedule).with_context(|| shown(&self.model))?;
+        save(&self.out, &single, &self.model)?;
+        if self.limit != Some(0) {
+            let test = data::open_test(&data, &model.config)?;
+            print!("{}", describe(&compare(&model, &single, &test, self.limit)?));
+        }
+        Ok(())
+    }
+}
+
+impl Fold {
+    pub(super) fn run(&self) -> Result<()> {
+        let (mut model, _) = load(&self.model)?;
+        let all = !self.batch_norm && !self.thresholds;
+        if self.batch_norm || all {
+            model = absorb_bn(&model).with_context(|| shown(&self.model))?;
+        }
+        if self.thresholds || all {
+            model = absorb_thresholds(&model).with_context(|| shown(&self.model))?;
+        }
+        save(&self.out, &model, &self.model)
+    }
+}
+
+/// A conversion without training.
+pub(crate) fn convert(
+    model: &ConvertedModel,
+    method: Method,
+    timesteps: usize,
+    first_stage: usize,
+    calibration: Option<&Calibration>,
+) -> Result<ConvertedModel> {
+    let none = Calibration::default();
+    let calibration = calibration.unwrap_or(&none);
+    Ok(match method {
+        Method::If => qcfs_to_if(model, timesteps)?,
+        Method::Rmp => relu_to_if(model, calibration, timesteps)?,
+        Method::Snm => relu_to_snm(model, calibration, timesteps)?,
+        Method::Srp => qcfs_to_srp(model, first_stage, timesteps)?,
+        Method::Cos => qcfs_to_cos(model, first_stage, timesteps)?,
+    })
+}
+
+/// The ceilings of a ReLU network's layers on so many training images, as they are: no crop, no flip.
+pub(crate) fn calibrate(
+    model: &ConvertedModel,
+    data: &DataConfig,
+    n_images: usize,
+    percentile: f64,
+) -> Result<Calibration> {
+    ensure!(n_images > 0, "--calibration-images is 0; expected at least one image");
+    let (network, _) = model.build(DType::F32, &Device::Cpu)?;
+    let source = data::open_plain_train(data, &model.config, n_images)?;
+    let mut calibration = Calibration::default();
+    // One batch, so that a percentile is one of all images.
+    for batch in source.batches(0, 0)?.take(1) {
+        calibration = Calibration::of(&network, &batch?.0, percentile)?;
+    }
+    Ok(calibration)
+}
+
+/// The spikes of two networks on the first `limit` test images, or on all.
+pub(crate) fn compare(
+    before: &ConvertedModel,
+    after: &ConvertedModel,
+    test: &Source,
+    limit: Option<usize>,
+) -> Result<SpikeComparison> {
+    let build = |model: &ConvertedModel| -> Result<Network> { Ok(model.build(DType::F32, &Device::Cpu)?.0) };
+    let mut left = limit.unwrap_or(usize::MAX);
+    let bar = ProgressBar::new(test.n_batches() as u64);
+    bar.set_style(ProgressStyle::with_template("comparing spikes {wide_bar} {pos}/{len} {eta} left")?);
+    let batches = test.batches(0, 0)?.map_while(|batch| {
+        let kept = batch.and_then(|(images, labels)| {
+            let n = images.dim(0)?.min(left);
+            left -= n;
+            Ok((n > 0).then_some((images.narrow(0, 0, n.max(1))?, labels.narrow(0, 0, n.max(1))?)))
+        });
+        bar.inc(1);
+        kept.transpose()
+    });
+    let comparison = compare_spikes(&build(before)?, &build(after)?, batches)?;
+    bar.finish_and_clear();
+    Ok(comparison)
+}
+
+fn describe(comparison: &SpikeComparison) -> String {
+    let share = |differing: u64, counts: u64| 100. * differing as f64 / counts.max(1) as f64;
+    let mut text = format!("{:<32} {:>14} {:>12} {:>12}\n", "layer", "spike counts", "differing", "%");
+    for layer in &comparison.layers {
+        let percent = share(layer.differing, layer.counts);
+        text += &format!("{:<32} {:>14} {:>12} {percent:>12.6}\n", layer.name, layer.counts, layer.differing);
+    }
+    let counts = comparison.layers.iter().map(|layer| layer.counts).sum();
+    let accuracy = |correct: u64| 100. * correct as f64 / comparison.images.max(1) as f64;
+    text + &format!(
+        "{:<32} {counts:>14} {:>12} {:>12.6}\n{} images: top-1 {:.2} % before, {:.2} % after; another class for {} of them\n",
+        "all",
+        comparison.differing(),
+        share(comparison.differing(), counts),
+        comparison.images,
+        accuracy(comparison.correct_before),
+        accuracy(comparison.correct_after),
+        comparison.class_differs,
+    )
+}
+
+/// The network of a run or model folder as a value, and the data it belongs to.
+fn load(path: &Path) -> Result<(ConvertedModel, DataConfig)> {
+    let (folder, data) = eval::locate(path)?;
+    Ok((read(&folder)?, data))
+}
+
+/// The network of a model folder as a value.
+pub(crate) fn read(folder: &Path) -> Result<ConvertedModel> {
+    let (network, params) = from_pretrained(folder, DType::F32, &Device::Cpu)?;
+    Ok(ConvertedModel::of(network.config(), &params))
+}
+
+fn save(out: &Path, model: &ConvertedModel, from: &Path) -> Result<()> {
+    let (_, params) = model.build(DType::F32, &Device::Cpu)?;
+    let card = ModelCard {
+        command: provenance::command(),
+        data: format!("that of {}, from which it was converted", from.display()),
+        top1: None,
+        config: model.config.to_json(),
+    };
+    save_pretrained(out, &model.config, &params, &card)?;
+    let (levels, t) = (model.config.neuron.levels(), model.config.timesteps);
+    println!("{}: {}, L = {levels}, T = {t}", out.display(), model.config.backbone.title());
+    Ok(())
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
