@@ -339,7 +339,7 @@ fn training_starts_from_the_weights_of_a_model_folder() {
     let weights = |run: &Path| {
         let bytes = std::fs::read(run.join("model/model.safetensors")).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        tensors.tensor("layer1.0.conv1.weight").unwrap().data().to_vec()
+        tensors.tensor("conv1.weight").unwrap().data().to_vec()
     };
     assert!(weights(&first) == weights(&second), "the start was not used");
     let other = config(folder.path(), "other.toml", &CONFIG.replace("levels = 2", "levels = 4"));
