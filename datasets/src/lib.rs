@@ -51,6 +51,7 @@ mod loader;
 mod mix;
 mod operation;
 mod random;
+mod resize;
 mod sample;
 mod table;
 mod transform;

@@ -296,6 +296,62 @@ fn evaluation_gives_the_accuracy_of_the_record() {
 }
 
 #[test]
+fn the_presets_are_listed_with_the_papers_accuracies() {
+    let output = run(&["train", "--list"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let list = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = |name: &str| {
+        let found = list.lines().find(|line| line.split_whitespace().next() == Some(name));
+        found.unwrap_or_else(|| panic!("no {name} in: {list}")).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        line("resnet19-cifar100-L2T2"),
+        "resnet19-cifar100-L2T2 ResNet-19 2 2 uoft-cs/cifar100 300 81.76 (Table 3)"
+    );
+    assert!(
+        line("vgg13-imagenet200-L2T2").ends_with("61.09 (Table 3), 61.64 (Table 2, before), 61.66 (Table 2, after)")
+    );
+    assert!(list.lines().next().unwrap().contains("published"));
+}
+
+#[test]
+fn what_a_preset_lacks_is_named_with_where_to_get_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let in_folder = |arguments: &[&str]| xtask(arguments).current_dir(folder.path()).output().unwrap();
+    let output = in_folder(&["train", "resnet18-cifar100-L2T2"]);
+    assert_refused(&output, &["data/cifar100", "huggingface.co/datasets/uoft-cs/cifar100", "--data FOLDER"]);
+    assert_refused(&in_folder(&["train", "resnet18-cifar10dvs-L2T4"]), &["data/cifar10-dvs", "events cannot be read"]);
+    let output = in_folder(&["train", "resnet20-cifar100-Q4-L2T2"]);
+    assert_refused(&output, &["resnet20-cifar100-qcfs-Q4-seed42", "QCFS", "--start"]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something was written");
+}
+
+#[test]
+fn training_starts_from_the_weights_of_a_model_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = config(folder.path(), "one.toml", &CONFIG.replace("epochs = 3", "epochs = 1"));
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    assert!(run(&["train", &one, "--quiet", "--run", text(&first)]).status.success());
+    // At a learning rate of 0 the weights stay what they were at the start.
+    let still =
+        CONFIG.replace("epochs = 3", "epochs = 1").replace("lr = 0.05", "lr = 0.0").replace("seed = 7", "seed = 8");
+    let still = config(folder.path(), "still.toml", &still);
+    let model = first.join("model");
+    let output = run(&["train", &still, "--quiet", "--run", text(&second), "--start", text(&model)]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let weights = |run: &Path| {
+        let bytes = std::fs::read(run.join("model/model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        tensors.tensor("conv1.weight").unwrap().data().to_vec()
+    };
+    assert!(weights(&first) == weights(&second), "the start was not used");
+    let other = config(folder.path(), "other.toml", &CONFIG.replace("levels = 2", "levels = 4"));
+    let output =
+        run(&["train", &other, "--quiet", "--run", text(&folder.path().join("third")), "--start", text(&model)]);
+    assert_refused(&output, &["another network", "\"levels\":2", "\"levels\":4"]);
+}
+
+#[test]
 fn every_command_explains_itself() {
     for command in ["reproduce-tables", "train", "eval", "convert", "golden", "ci"] {
         let output = run(&[command, "--help"]);

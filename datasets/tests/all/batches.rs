@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
-use lmht_datasets::{Augment, Batch, Error, ImageDataset, Loader, LoaderConfig, Normalize, ParquetOptions};
+use lmht_datasets::{
+    Augment, AutoAugment, Batch, Error, ImageDataset, Loader, LoaderConfig, Mix, Normalize, ParquetOptions, Policy,
+};
 
 /// `n` images of `[2, 3, 4]`, no two alike.
 fn data(n: usize) -> Arc<ImageDataset> {
@@ -201,4 +203,98 @@ fn unknown_settings_are_refused() {
     let config = LoaderConfig { augment: AUGMENT, ..LoaderConfig::train(64, 42) };
     let json = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<LoaderConfig>(&json).unwrap(), config);
+}
+
+/// `n` RGB images of 8x8.
+fn rgb(n: usize) -> Arc<ImageDataset> {
+    let pixels = (0..n * 192).map(|i| (i * 37 % 241) as u8 ^ (i / 192) as u8).collect();
+    Arc::new(ImageDataset::new(pixels, (0..n).map(|i| i as u32 % 3).collect(), (3, 8, 8), 3).unwrap())
+}
+
+fn rgb_loader(n: usize, config: &LoaderConfig) -> lmht_datasets::Result<Loader> {
+    Loader::new(rgb(n), config, &Normalize::cifar10(), &Device::Cpu)
+}
+
+#[test]
+fn the_whole_recipe_resumes_and_is_of_its_own_seed_and_epoch() {
+    let augments = [Augment { cutout: 4, ..Augment::cifar10() }, Augment::imagenet(6)];
+    for (augment, side) in augments.into_iter().zip([8, 6]) {
+        let config = LoaderConfig { augment, mix: Some(Mix::default()), ..LoaderConfig::train(4, 9) };
+        let loader = rgb_loader(13, &config).unwrap();
+        let whole: Vec<Batch> = loader.epoch(3).unwrap().map(Result::unwrap).collect();
+        assert_eq!(whole[0].images.dims(), [4, 3, side, side]);
+        let resumed = loader.epoch_from(3, 2).unwrap().next().unwrap().unwrap();
+        let targets = |batch: &Batch| batch.targets.as_ref().unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(values(&resumed), values(&whole[2]));
+        assert_eq!(targets(&resumed), targets(&whole[2]));
+        let other = loader.epoch(4).unwrap().next().unwrap().unwrap();
+        assert_ne!(values(&other), values(&whole[0]));
+        for batch in &whole {
+            for (i, row) in targets(batch).iter().enumerate() {
+                assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{row:?}");
+                // Only the image's own class and its partner's.
+                let labels = batch.labels.to_vec1::<u32>().unwrap();
+                let others = (0..3).filter(|class| ![labels[i], labels[3 - i]].contains(class));
+                assert!(others.into_iter().all(|class| row[class as usize] == 0.0), "{row:?}");
+            }
+        }
+    }
+}
+
+/// What happens to one image depends on nothing but (seed, epoch, image): not on its place, batch or neighbours.
+#[test]
+fn auto_augment_and_resized_crops_do_not_depend_on_the_batch() {
+    for augment in [Augment::imagenet(5), Augment { cutout: 0, ..Augment::cifar100() }] {
+        let seen = |batch_size: usize| {
+            let config = LoaderConfig { augment, drop_last: false, ..LoaderConfig::train(batch_size, 9) };
+            let mut images = std::collections::BTreeMap::new();
+            for batch in rgb_loader(13, &config).unwrap().epoch(1).unwrap() {
+                let batch = batch.unwrap();
+                let rows = batch.images.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
+                images.extend(batch.indices.into_iter().zip(rows));
+            }
+            images
+        };
+        assert_eq!(seen(1), seen(5));
+    }
+}
+
+#[test]
+fn a_centre_crop_is_the_middle() {
+    let config = LoaderConfig { center_crop: Some((1, 2)), ..LoaderConfig::eval(2) };
+    let loader = loader(&data(2), &config);
+    assert_eq!(loader.size(), (1, 2));
+    let batch = loader.epoch(0).unwrap().next().unwrap().unwrap();
+    assert_eq!(batch.images.dims(), [2, 2, 1, 2]);
+    // Row 1 of 3, columns 1 and 2 of 4, in both channels.
+    let bytes: Vec<u8> = [5, 6, 17, 18, 29, 30, 41, 42].map(|i| data(2).pixels()[i]).to_vec();
+    let normalize = Normalize { mean: vec![0.25, 0.5], std: vec![0.5, 0.125] };
+    let expected: Vec<f32> = bytes.iter().enumerate().map(|(i, byte)| normalize.apply(i / 2 % 2, *byte)).collect();
+    assert_eq!(values(&batch), expected);
+}
+
+#[test]
+fn augmentation_that_does_not_fit_is_refused_by_name() {
+    let plain = LoaderConfig::train(2, 1);
+    let refuse = |config: LoaderConfig, part: &str| {
+        let error = rgb_loader(4, &config).unwrap_err();
+        assert!(matches!(&error, Error::Config(message) if message.contains(part)), "{error}");
+    };
+    let augment = |augment: Augment| LoaderConfig { augment, ..plain.clone() };
+    refuse(augment(Augment { crop_padding: 1, ..Augment::imagenet(6) }), "found both");
+    refuse(augment(Augment::imagenet(0)), "resized_crop");
+    refuse(augment(Augment { cutout: 7, ..Augment::imagenet(6) }), "6x6");
+    refuse(LoaderConfig { center_crop: Some((4, 9)), ..plain.clone() }, "center_crop");
+    refuse(LoaderConfig { center_crop: Some((4, 4)), ..augment(Augment::imagenet(6)) }, "found both");
+    for (mix, part) in [
+        (Mix { mixup: 0.0, cutmix: 0.0, switch: 0.5 }, "above 0"),
+        (Mix { mixup: 1.5, ..Mix::default() }, "Mix::mixup"),
+        (Mix { switch: f64::NAN, ..Mix::default() }, "Mix::switch"),
+    ] {
+        refuse(LoaderConfig { mix: Some(mix), ..plain.clone() }, part);
+    }
+    let auto_augment = Some(AutoAugment::new(Policy::Imagenet));
+    let config = augment(Augment { auto_augment, ..Augment::default() });
+    let error = Loader::new(data(4), &config, &Normalize::unit(2), &Device::Cpu).unwrap_err();
+    assert!(error.to_string().contains("2 channels"), "{error}");
 }
