@@ -92,7 +92,8 @@ impl Conv2d {
             stride: self.params.stride,
             padding: self.params.padding,
         };
-        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input: &flow.xs, signal: flow.signal })?;
+        let (input, weight, signal) = (&flow.xs, &self.weight, flow.signal);
+        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input, weight, signal })?;
         let bias = self.bias.as_ref().map(|bias| pass.param(bias));
         let ys = ops::conv2d(&flow.xs, &pass.param(&self.weight), bias.as_ref(), self.params);
         Ok(Flow::analog(named(&self.name, ys)?))
@@ -194,7 +195,8 @@ impl Linear {
     /// If the input does not fit; the message names this layer.
     pub fn forward(&self, flow: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
         let kind = SynapseKind::Linear { f_out: self.weight.dims()[0] };
-        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input: &flow.xs, signal: flow.signal })?;
+        let (input, weight, signal) = (&flow.xs, &self.weight, flow.signal);
+        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input, weight, signal })?;
         let bias = pass.param(&self.bias);
         let ys = ops::linear(&flow.xs, &pass.param(&self.weight), Some(&bias));
         Ok(Flow::analog(named(&self.name, ys)?))
@@ -335,7 +337,12 @@ impl Neuron {
             Kind::Relu => (xs.relu(), Signal::Analog, 1),
         };
         let ys = named(&self.name, ys)?;
-        pass.show_neuron(&NeuronEvent { name: &self.name, timesteps: self.timesteps, output: &ys, signal, levels })?;
+        let (tgim, has_leak) = match &self.kind {
+            Kind::Spiking { dynamics, .. } => (dynamics.config.tgim, dynamics.leak != Some(1.)),
+            _ => (lmht_core::Tgim::Identity, false),
+        };
+        let (name, timesteps, output) = (&self.name, self.timesteps, &ys);
+        pass.show_neuron(&NeuronEvent { name, timesteps, output, signal, levels, tgim, has_leak })?;
         Ok(Flow { xs: ys, signal })
     }
 }

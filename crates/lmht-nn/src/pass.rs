@@ -1,6 +1,7 @@
 //! One forward pass: its mode, and an observer that is shown what flows through the network.
 
 use candle_core::Tensor;
+use lmht_core::Tgim;
 
 use crate::Result;
 
@@ -28,6 +29,16 @@ pub enum Signal {
     },
     /// Real values (an image, a residual stream, an activation of an ANN): a multiply-accumulate for each.
     Analog,
+}
+
+/// What an [`Observer`] is shown when a pass begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassEvent {
+    /// T.
+    pub timesteps: usize,
+    /// B. The rows that later events show are B, for what a static image needs once, or T·B times the tokens of an image,
+    /// time outermost.
+    pub n_images: usize,
 }
 
 /// The connections of a synapse.
@@ -60,6 +71,8 @@ pub struct SynapseEvent<'a> {
     pub kind: SynapseKind,
     /// What it receives, `[N, C, H, W]` or `[N, F]`, where N counts images, or images times timesteps (time first).
     pub input: &'a Tensor,
+    /// Its weight, `[c_out, c_in, k, k]` or `[f_out, f_in]`.
+    pub weight: &'a Tensor,
     /// Spikes or analog values.
     pub signal: Signal,
 }
@@ -77,6 +90,10 @@ pub struct NeuronEvent<'a> {
     pub signal: Signal,
     /// The largest number of spikes a timestep can have.
     pub levels: u32,
+    /// Which entries of Ω mix the timesteps; [`Tgim::Identity`] where none do.
+    pub tgim: Tgim,
+    /// Whether a leak λ multiplies the potential at every timestep.
+    pub has_leak: bool,
 }
 
 /// What an [`Observer`] is shown of a matrix product of two activations, as attention has them. No synapse has a weight
@@ -151,6 +168,15 @@ pub struct ProductEvent<'a> {
 /// # Ok(()) }
 /// ```
 pub trait Observer {
+    /// Called before anything else of a pass.
+    ///
+    /// # Errors
+    /// An error ends the pass.
+    fn begin(&mut self, event: &PassEvent) -> Result<()> {
+        let _ = event;
+        Ok(())
+    }
+
     /// Called before a synapse computes.
     ///
     /// # Errors
@@ -204,6 +230,15 @@ impl<'a> Pass<'a> {
     /// The same pass, watched.
     pub fn observed_by(self, observer: &'a mut dyn Observer) -> Self {
         Self { observer: Some(observer), ..self }
+    }
+
+    /// Tells the observer what is about to pass: T, and B images. [`crate::Network`] does; a network of one's own whose
+    /// costs are to be told apart by timestep and image calls this first.
+    ///
+    /// # Errors
+    /// What the observer returns.
+    pub fn begin(&mut self, timesteps: usize, n_images: usize) -> Result<()> {
+        self.observer.as_mut().map_or(Ok(()), |observer| observer.begin(&PassEvent { timesteps, n_images }))
     }
 
     /// Whether this pass trains or evaluates.
