@@ -18,7 +18,8 @@ criterion_group!(
     benchmarks::conv2d::bench,
     benchmarks::batch_norm::bench,
     benchmarks::pool::bench,
-    benchmarks::train_step::bench
+    benchmarks::train_step::bench,
+    benchmarks::counting::bench
 );
 
 fn main() {

@@ -1,6 +1,6 @@
 //! `cargo xtask eval`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
@@ -27,17 +27,21 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// The model folder of a run and the data of that run; of a model folder itself, and the repository's sample.
+pub(crate) fn locate(model: &Path) -> Result<(PathBuf, DataConfig)> {
+    let of_run = model.join("model");
+    if !of_run.join("config.json").exists() {
+        return Ok((model.to_path_buf(), DataConfig::default()));
+    }
+    let path = model.join("config.json");
+    let json = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let experiment: Experiment = serde_json::from_str(&json).with_context(|| path.display().to_string())?;
+    Ok((of_run, experiment.data))
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let of_run = args.model.join("model");
-    let (folder, mut data) = if of_run.join("config.json").exists() {
-        let path = args.model.join("config.json");
-        let json = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let experiment: Experiment = serde_json::from_str(&json).with_context(|| path.display().to_string())?;
-        (of_run, experiment.data)
-    } else {
-        (args.model.clone(), DataConfig::default())
-    };
+    let (folder, mut data) = locate(&args.model)?;
     if let Some(path) = &args.data {
         data.path = path.clone();
     }

@@ -2,6 +2,7 @@
 
 mod ci;
 mod data;
+mod energy;
 mod eval;
 mod experiment;
 mod golden;
@@ -28,6 +29,7 @@ enum Command {
     ReproduceTables(reproduce::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Energy(energy::Args),
     Golden(golden::Args),
     Ci(ci::Args),
 }
@@ -37,6 +39,7 @@ fn main() -> std::process::ExitCode {
         Command::ReproduceTables(args) => reproduce::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Energy(args) => energy::run(&args),
         Command::Golden(args) => golden::run(&args),
         Command::Ci(args) => ci::run(&args),
     };

@@ -10,7 +10,7 @@ pub(crate) fn run_info(data: String) -> RunInfo {
 }
 
 /// The command line as a user types it.
-fn command() -> String {
+pub(crate) fn command() -> String {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     format!("cargo xtask {}", arguments.join(" "))
 }

@@ -296,9 +296,7 @@ impl Layer {
         }
         let bounds = self.lowest.par_chunks_mut(CHUNK).zip(self.highest.par_chunks_mut(CHUNK)).enumerate();
         let parts: Vec<Part> = bounds
-            .map(|(chunk, bounds)| {
-                count(values, shape, chunk * CHUNK, n_levels, (bounds.0, bounds.1), &is_at_least)
-            })
+            .map(|(chunk, bounds)| count(values, shape, chunk * CHUNK, n_levels, (bounds.0, bounds.1), &is_at_least))
             .collect();
         for part in parts {
             self.at_least.iter_mut().zip(&part.at_least).for_each(|(sum, part)| *sum += part);

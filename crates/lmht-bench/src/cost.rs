@@ -1,13 +1,11 @@
 //! Counting the operations of synapses, neurons and attention during forward passes.
 
-use lmht_nn::{
-    NeuronEvent, Observer, PassEvent, ProductEvent, Result, Signal, SynapseEvent, Tgim,
-};
+use lmht_nn::{NeuronEvent, Observer, PassEvent, ProductEvent, Result, Signal, SynapseEvent, Tgim};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::tally::{Tally, Values, tally_rows, with_values};
 use crate::Connections;
+use crate::tally::{Tally, Values, tally_rows, with_values};
 
 /// An [`Observer`] that counts what it is shown, over any number of passes: whole numbers, exact.
 ///
@@ -426,17 +424,21 @@ impl Observer for CostCounter {
         let timesteps = self.pass.map_or(1, |pass| pass.timesteps);
         let first_image = self.first_image;
         let is_first = self.synapses.is_empty();
-        let layer = entry(&mut self.synapses, |layer| layer.name == event.name, || {
-            let input = match event.signal {
-                Signal::Spikes { .. } => InputKind::Spikes,
-                Signal::Averaged { .. } => InputKind::Averaged,
-                Signal::Analog if is_first => InputKind::Image,
-                Signal::Analog => InputKind::Analog,
-            };
-            let name = event.name.to_string();
-            let (total, sops) = (Tally::default(), Vec::new());
-            SynapseTotal { name, connections, input, n_rows: 0, total, macs: 0, paper: 0., sops, timesteps }
-        });
+        let layer = entry(
+            &mut self.synapses,
+            |layer| layer.name == event.name,
+            || {
+                let input = match event.signal {
+                    Signal::Spikes { .. } => InputKind::Spikes,
+                    Signal::Averaged { .. } => InputKind::Averaged,
+                    Signal::Analog if is_first => InputKind::Image,
+                    Signal::Analog => InputKind::Analog,
+                };
+                let name = event.name.to_string();
+                let (total, sops) = (Tally::default(), Vec::new());
+                SynapseTotal { name, connections, input, n_rows: 0, total, macs: 0, paper: 0., sops, timesteps }
+            },
+        );
         layer.connections = connections;
         layer.n_rows += n_rows;
         let mut total = Tally::default();
@@ -472,14 +474,18 @@ impl Observer for CostCounter {
         let t = event.timesteps as u64;
         let per_step = values / t.max(1);
         let is_spiking = matches!(event.signal, Signal::Spikes { .. });
-        let layer = entry(&mut self.neurons, |layer| layer.name == event.name, || NeuronTotal {
-            name: event.name.to_string(),
-            n_units: per_step / n_images.max(1) as u64,
-            updates: 0,
-            tgim_macs: 0,
-            leak_muls: 0,
-            is_spiking,
-        });
+        let layer = entry(
+            &mut self.neurons,
+            |layer| layer.name == event.name,
+            || NeuronTotal {
+                name: event.name.to_string(),
+                n_units: per_step / n_images.max(1) as u64,
+                updates: 0,
+                tgim_macs: 0,
+                leak_muls: 0,
+                is_spiking,
+            },
+        );
         layer.updates += values;
         layer.leak_muls += if event.has_leak { values } else { 0 };
         layer.tgim_macs += per_step

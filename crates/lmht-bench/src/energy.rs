@@ -116,7 +116,11 @@ impl EnergyModel {
     /// ```
     pub fn check(&self) -> Result<(), String> {
         let price = |name: &str, pj: f64| {
-            if pj.is_finite() && pj >= 0. { Ok(()) } else { Err(format!("{name} is {pj}; expected a price of at least 0 pJ")) }
+            if pj.is_finite() && pj >= 0. {
+                Ok(())
+            } else {
+                Err(format!("{name} is {pj}; expected a price of at least 0 pJ"))
+            }
         };
         price("mac_pj", self.mac_pj)?;
         price("ac_pj", self.ac_pj)?;
@@ -253,9 +257,11 @@ impl MemoryModel {
             let written = if layer.macs > 0. { layer.outputs * potential } else { 0. };
             layer.sops * (weight + 2. * potential) + layer.macs * (weight + activation) + written
         };
-        let neurons = cost.neurons.iter().filter(|layer| layer.is_spiking).map(|layer| {
-            2. * layer.updates * self.value_pj(bytes(layer.n_units as f64), value_bits)
-        });
+        let neurons = cost
+            .neurons
+            .iter()
+            .filter(|layer| layer.is_spiking)
+            .map(|layer| 2. * layer.updates * self.value_pj(bytes(layer.n_units as f64), value_bits));
         // Both factors of attention are small; what they hold is not known here, so the smallest memory's price.
         let factor = self.value_pj(0., value_bits);
         let products = cost.products.iter().map(|product| 2. * (product.acs + product.macs) * factor);

@@ -2,11 +2,11 @@
 
 use candle_core::{D, DType, Device, Tensor};
 use lmht_bench::{CostCounter, Footprint, InputKind, Profiler};
-use lmht_nn::layers::{Flow, avg_pool2d, Conv2d, Linear};
+use lmht_nn::layers::{Conv2d, Flow, Linear, avg_pool2d};
 use lmht_nn::ops::{Conv2dParams, Pool2dParams};
 use lmht_nn::{
-    Backbone, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, ProductEvent, Result, Signal,
-    SynapseEvent, SynapseKind, Tgim,
+    Backbone, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, ProductEvent, Result,
+    Signal, SynapseEvent, SynapseKind, Tgim,
 };
 
 fn images(shape: &[usize]) -> Tensor {
