@@ -19,7 +19,8 @@ criterion_group!(
     benchmarks::batch_norm::bench,
     benchmarks::pool::bench,
     benchmarks::train_step::bench,
-    benchmarks::backbones::bench
+    benchmarks::backbones::bench,
+    benchmarks::counting::bench
 );
 
 fn main() {

@@ -84,7 +84,7 @@ fn test_source(data: &DataConfig, test: ImageDataset, normalize: &Normalize) -> 
 }
 
 /// Images in an evaluation batch: large enough to keep the cores busy, small enough for any memory.
-const TEST_BATCH: usize = 100;
+pub(crate) const TEST_BATCH: usize = 100;
 
 /// The network and the data must agree on channels and classes; said here, where both have a name.
 fn check_fit(data: &DataConfig, model: &ModelConfig, train: &ImageDataset) -> Result<()> {

@@ -3,6 +3,7 @@
 mod ci;
 mod convert;
 mod data;
+mod energy;
 mod eval;
 mod experiment;
 mod golden;
@@ -31,6 +32,7 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Convert(convert::Args),
+    Energy(energy::Args),
     Golden(golden::Args),
     Ci(ci::Args),
 }
@@ -41,6 +43,7 @@ fn main() -> std::process::ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Energy(args) => energy::run(&args),
         Command::Golden(args) => golden::run(&args),
         Command::Ci(args) => ci::run(&args),
     };

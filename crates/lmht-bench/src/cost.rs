@@ -1,22 +1,138 @@
-//! Counting the operations of every synapse during a forward pass.
+//! Counting the operations of synapses, neurons and attention during forward passes.
 
-use candle_core::{DType, Device, Tensor};
-use lmht_nn::{Observer, Result, Signal, SynapseEvent, SynapseKind};
+use lmht_nn::{NeuronEvent, Observer, PassEvent, ProductEvent, Result, Signal, SynapseEvent, Tgim};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// An [`Observer`] that counts the operations of every synapse it is shown, over any number of passes.
+use crate::Connections;
+use crate::tally::{Tally, Values, tally_rows, with_values};
+
+/// An [`Observer`] that counts what it is shown, over any number of passes: whole numbers, exact.
+///
+/// Watching changes no value of a pass. Without an observer a pass counts nothing and takes no longer.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use lmht_bench::CostCounter;
+/// use lmht_nn::{ModelConfig, Network, ParamStore, Pass};
+///
+/// # fn main() -> lmht_nn::Result<()> {
+/// let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
+/// let network = Network::new(&config, ParamStore::new(42).builder(DType::F32, &Device::Cpu))?;
+/// let images = Tensor::ones((3, 3, 16, 16), DType::F32, &Device::Cpu)?;
+/// let mut counter = CostCounter::new();
+/// network.forward(&images, &mut Pass::eval().observed_by(&mut counter))?;
+///
+/// let conv = &counter.synapses()[1];
+/// assert_eq!((conv.name.as_str(), counter.n_images()), ("layer1.0.conv1.0", 3));
+/// // Per layer, image and timestep: T = 2.
+/// let cells = (0..3).flat_map(|image| (0..2).map(move |t| (image, t)));
+/// assert_eq!(cells.map(|(image, t)| conv.sops_at(image, t)).sum::<u64>(), conv.total.sops);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Default, Clone)]
 pub struct CostCounter {
-    layers: Vec<LayerTotal>,
+    pass: Option<PassEvent>,
+    /// Images of the passes before this one.
+    first_image: usize,
+    n_images: usize,
+    synapses: Vec<SynapseTotal>,
+    neurons: Vec<NeuronTotal>,
+    products: Vec<ProductTotal>,
+}
+
+/// What a synapse receives; this decides what one of its operations is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InputKind {
+    /// The image: the first synapse, whose input is real values. Multiply-accumulates.
+    Image,
+    /// Spikes: accumulates.
+    #[default]
+    Spikes,
+    /// Averages of spikes, after average pooling: multiply-accumulates.
+    Averaged,
+    /// Other real values, such as a residual stream or an ANN's activations: multiply-accumulates.
+    Analog,
+}
+
+impl InputKind {
+    /// As tables call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Spikes => "spikes",
+            Self::Averaged => "averaged",
+            Self::Analog => "analog",
+        }
+    }
 }
 
 /// Totals of one synapse over all passes.
 #[derive(Debug, Clone)]
-struct LayerTotal {
-    name: String,
-    sops: u64,
-    macs: u64,
-    paper: f64,
+pub struct SynapseTotal {
+    /// The path of the synapse's weight.
+    pub name: String,
+    /// Its sizes, those of the last pass.
+    pub connections: Connections,
+    /// What it receives.
+    pub input: InputKind,
+    /// Inputs that were counted: images times timesteps (times tokens); images alone for what a static image needs once.
+    pub n_rows: u64,
+    /// Spikes, active values, operations.
+    pub total: Tally,
+    /// Multiply-accumulates, zeros included, padding not; 0 where the input is spikes.
+    pub macs: u64,
+    /// The paper's count: amplitude over θ for spikes and for averages of spikes, 0 for other inputs.
+    pub paper: f64,
+    /// [`Tally::sops`] of every image and timestep, image by image.
+    sops: Vec<u64>,
+    timesteps: usize,
+}
+
+impl SynapseTotal {
+    /// Synaptic operations of one image at one timestep, both counted from 0; 0 for what was not seen.
+    pub fn sops_at(&self, image: usize, t: usize) -> u64 {
+        if t >= self.timesteps { 0 } else { self.sops.get(image * self.timesteps + t).copied().unwrap_or(0) }
+    }
+
+    /// T of the passes.
+    pub fn timesteps(&self) -> usize {
+        self.timesteps
+    }
+}
+
+/// Totals of one neuron layer over all passes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NeuronTotal {
+    /// Its path.
+    pub name: String,
+    /// Neurons of the layer, for one image.
+    pub n_units: u64,
+    /// Potentials computed: units times timesteps, all images.
+    pub updates: u64,
+    /// Multiplications by entries of Ω: T² for each unit, T(T + 1)/2 for a causal T-GIM, none without.
+    pub tgim_macs: u64,
+    /// Multiplications by λ.
+    pub leak_muls: u64,
+    /// Whether it sends spikes; an activation of an ANN has no potential.
+    pub is_spiking: bool,
+}
+
+/// Totals of one product of two activations over all passes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProductTotal {
+    /// The path of the attention and what is multiplied.
+    pub name: String,
+    /// Accumulates: where both sides are spikes, one for each pair of spikes that meet; where one is, one for each of its
+    /// spikes and value of the other side that it meets, zeros included. 0 where none is.
+    pub acs: u64,
+    /// Multiply-accumulates, zeros included; 0 where a side is spikes.
+    pub macs: u64,
+    /// Pairs of values other than 0 that meet.
+    pub effective: u64,
+    /// What a dense product multiplies.
+    pub dense: u64,
 }
 
 impl CostCounter {
@@ -25,21 +141,102 @@ impl CostCounter {
         Self::default()
     }
 
-    /// What was counted, for each of the `n_images` images that were shown.
-    pub fn report(&self, n_images: usize) -> CostReport {
-        let per_image = |total: f64| if n_images == 0 { 0. } else { total / n_images as f64 };
-        let layers = self.layers.iter().map(|layer| LayerCost {
-            name: layer.name.clone(),
-            sops: per_image(layer.sops as f64),
-            macs: per_image(layer.macs as f64),
-            paper_sops: per_image(layer.paper),
-        });
-        CostReport { n_images, layers: layers.collect() }
+    /// Images seen so far. A network of one's own has to say with [`lmht_nn::Pass::begin`] how many it is shown.
+    pub fn n_images(&self) -> usize {
+        self.n_images
+    }
+
+    /// Every synapse, in the order of the network.
+    pub fn synapses(&self) -> &[SynapseTotal] {
+        &self.synapses
+    }
+
+    /// Every neuron layer, in the order of the network.
+    pub fn neurons(&self) -> &[NeuronTotal] {
+        &self.neurons
+    }
+
+    /// Every product of two activations, in the order of the network.
+    pub fn products(&self) -> &[ProductTotal] {
+        &self.products
+    }
+
+    /// SOPs of each image over all synapses and timesteps.
+    pub fn sops_by_image(&self) -> Vec<u64> {
+        let of_image = |image| {
+            let of_layer = |layer: &SynapseTotal| (0..layer.timesteps).map(|t| layer.sops_at(image, t)).sum::<u64>();
+            self.synapses.iter().map(of_layer).sum()
+        };
+        (0..self.n_images).map(of_image).collect()
     }
 
     /// SOPs of every synapse so far, over all images and timesteps, in the order of the network.
     pub fn total_sops(&self) -> Vec<(&str, u64)> {
-        self.layers.iter().map(|layer| (layer.name.as_str(), layer.sops)).collect()
+        self.synapses.iter().map(|layer| (layer.name.as_str(), layer.total.sops)).collect()
+    }
+
+    /// What was counted, for each of the `n_images` images that were shown.
+    pub fn report(&self, n_images: usize) -> CostReport {
+        let per_image = |total: f64| if n_images == 0 { 0. } else { total / n_images as f64 };
+        let mean = |total: u64| per_image(total as f64);
+        let layers = self.synapses.iter().map(|layer| {
+            let connections = &layer.connections;
+            let rows = mean(layer.n_rows);
+            let by_timestep = |t| (0..self.n_images).map(|image| layer.sops_at(image, t)).sum::<u64>();
+            LayerCost {
+                name: layer.name.clone(),
+                sops: mean(layer.total.sops),
+                macs: mean(layer.macs),
+                paper_sops: per_image(layer.paper),
+                input: layer.input,
+                spikes: mean(layer.total.spikes),
+                sops_nz: if layer.input == InputKind::Spikes { mean(layer.total.effective) } else { 0. },
+                macs_nz: if layer.input == InputKind::Spikes { 0. } else { mean(layer.total.effective) },
+                sop_rate: mean(layer.total.spikes) * connections.dense_padded() as f64
+                    / connections.n_inputs().max(1) as f64,
+                dense: rows * connections.dense() as f64,
+                dense_padded: rows * connections.dense_padded() as f64,
+                inputs: rows * connections.n_inputs() as f64,
+                outputs: rows * connections.n_outputs() as f64,
+                n_weights: connections.n_weights(),
+                runs: rows,
+                sops_by_timestep: (0..layer.timesteps).map(|t| mean(by_timestep(t))).collect(),
+            }
+        });
+        let neurons = self.neurons.iter().map(|layer| NeuronCost {
+            name: layer.name.clone(),
+            n_units: layer.n_units,
+            is_spiking: layer.is_spiking,
+            updates: mean(layer.updates),
+            tgim_macs: mean(layer.tgim_macs),
+            leak_muls: mean(layer.leak_muls),
+        });
+        let products = self.products.iter().map(|product| ProductCost {
+            name: product.name.clone(),
+            acs: mean(product.acs),
+            macs: mean(product.macs),
+            effective: mean(product.effective),
+            dense: mean(product.dense),
+        });
+        CostReport {
+            n_images,
+            timesteps: self.pass.map_or(1, |pass| pass.timesteps),
+            layers: layers.collect(),
+            neurons: neurons.collect(),
+            products: products.collect(),
+        }
+    }
+
+    /// T and B of this pass; without a word on it, one timestep and an image in every row.
+    fn shape(&self, rows: usize) -> (usize, usize) {
+        match self.pass {
+            Some(PassEvent { timesteps, n_images }) => {
+                // What a static image needs once comes as B rows.
+                let t = if rows == n_images { 1 } else { timesteps };
+                (t, n_images)
+            }
+            None => (1, rows),
+        }
     }
 }
 
@@ -48,200 +245,353 @@ impl CostCounter {
 pub struct CostReport {
     /// Number of images the figures are a mean of.
     pub n_images: usize,
+    /// T.
+    #[serde(default = "one")]
+    pub timesteps: usize,
     /// Every synapse, in the order of the network.
     pub layers: Vec<LayerCost>,
+    /// Every neuron layer, in the order of the network.
+    #[serde(default)]
+    pub neurons: Vec<NeuronCost>,
+    /// Every product of two activations, in the order of the network.
+    #[serde(default)]
+    pub products: Vec<ProductCost>,
 }
 
-/// Operations per image of one synapse; over all timesteps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+fn one() -> usize {
+    1
+}
+
+/// Operations per image of one synapse; over all timesteps. `docs/cost.md` has the definitions side by side.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerCost {
     /// The path of the synapse's weight.
     pub name: String,
-    /// Accumulates caused by spikes; 0 where the input is no spikes.
+    /// `sop_exact`: accumulates caused by spikes, Σ |s| · connections, padding excluded; 0 where the input is no spikes.
     pub sops: f64,
-    /// Multiply-accumulates; 0 where the input is spikes.
+    /// Multiply-accumulates, padding excluded; 0 where the input is spikes.
     pub macs: f64,
     /// The paper's count: amplitude over θ for spikes and for averages of spikes, 0 for analog inputs.
     pub paper_sops: f64,
+    /// What it receives.
+    #[serde(default)]
+    pub input: InputKind,
+    /// Spikes received, a level-k spike counting k.
+    #[serde(default)]
+    pub spikes: f64,
+    /// `sop_exact_nz`: a spike counts 1 whatever its level, weights of 0 do not count (NeuroBench's effective operations).
+    #[serde(default)]
+    pub sops_nz: f64,
+    /// Multiply-accumulates without zeros of input and weight (NeuroBench's effective operations); 0 for spikes.
+    #[serde(default)]
+    pub macs_nz: f64,
+    /// `sop_rate`: mean of s · T · multiplications of the dense layer, padding included (syops, and most papers).
+    #[serde(default)]
+    pub sop_rate: f64,
+    /// Multiplications that the dense layer would need in all its runs, padding excluded (NeuroBench's Dense).
+    #[serde(default)]
+    pub dense: f64,
+    /// The same with padding.
+    #[serde(default)]
+    pub dense_padded: f64,
+    /// Values received.
+    #[serde(default)]
+    pub inputs: f64,
+    /// Values computed; also the additions of a bias, which a folded batch norm has.
+    #[serde(default)]
+    pub outputs: f64,
+    /// Weights, without the bias.
+    #[serde(default)]
+    pub n_weights: u64,
+    /// How often it runs: T times (times tokens), or once for a static image.
+    #[serde(default)]
+    pub runs: f64,
+    /// [`LayerCost::sops`] at each timestep.
+    #[serde(default)]
+    pub sops_by_timestep: Vec<f64>,
+}
+
+/// Operations per image of one neuron layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NeuronCost {
+    /// Its path.
+    pub name: String,
+    /// Neurons of the layer.
+    pub n_units: u64,
+    /// Whether it sends spikes.
+    pub is_spiking: bool,
+    /// Potentials computed: units · T.
+    pub updates: f64,
+    /// Multiplications by entries of Ω: units · T², or units · T(T + 1)/2 if Ω is causal.
+    pub tgim_macs: f64,
+    /// Multiplications by λ.
+    pub leak_muls: f64,
+}
+
+/// Operations per image of one product of two activations, as attention has them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProductCost {
+    /// The path of the attention and what is multiplied.
+    pub name: String,
+    /// Accumulates, see [`ProductTotal::acs`].
+    pub acs: f64,
+    /// Multiply-accumulates where no side is spikes.
+    pub macs: f64,
+    /// Pairs of values other than 0 that meet.
+    pub effective: f64,
+    /// What a dense product multiplies.
+    pub dense: f64,
 }
 
 impl CostReport {
-    /// SOPs per image.
+    /// SOPs per image (`sop_exact`), attention apart.
     pub fn sops(&self) -> f64 {
-        self.layers.iter().map(|layer| layer.sops).sum()
+        self.sum(|layer| layer.sops)
     }
 
-    /// MACs per image.
+    /// MACs per image, attention apart.
     pub fn macs(&self) -> f64 {
-        self.layers.iter().map(|layer| layer.macs).sum()
+        self.sum(|layer| layer.macs)
     }
 
     /// Operations per image by the paper's definition: every synapse but the stem, averages of spikes counted as if they
     /// were spikes.
     pub fn paper_sops(&self) -> f64 {
-        self.layers.iter().map(|layer| layer.paper_sops).sum()
+        self.sum(|layer| layer.paper_sops)
+    }
+
+    /// MACs per image of synapses that receive `input`.
+    pub fn macs_of(&self, input: InputKind) -> f64 {
+        self.sum(|layer| if layer.input == input { layer.macs } else { 0. })
+    }
+
+    /// The sum of a figure over all synapses.
+    pub fn sum(&self, figure: impl Fn(&LayerCost) -> f64) -> f64 {
+        self.layers.iter().map(figure).sum()
+    }
+
+    /// MACs of one image in a dense ANN of the same structure: every synapse once, attention included, no spikes.
+    pub fn ann_macs(&self) -> f64 {
+        let t = self.timesteps as f64;
+        let once = |layer: &LayerCost| if layer.runs <= 1. { layer.dense } else { layer.dense / t };
+        self.sum(once) + self.products.iter().map(|product| product.dense / t).sum::<f64>()
+    }
+
+    /// Bytes that the activations of one image need while training in `float_bytes`, as an estimate from below: the output
+    /// of every synapse, which batch norm keeps, and input and output of every neuron layer. Sums of two paths, pooled maps
+    /// and whatever the framework adds are not in it.
+    pub fn training_bytes(&self, float_bytes: u64) -> f64 {
+        let neurons: f64 = self.neurons.iter().map(|layer| 2. * layer.updates).sum();
+        (self.sum(|layer| layer.outputs) + neurons) * float_bytes as f64
     }
 }
 
+/// The entry of that name, made at the end if there is none.
+fn entry<'a, T>(list: &'a mut Vec<T>, is_it: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> &'a mut T {
+    let at = list.iter().position(is_it).unwrap_or(list.len());
+    if at == list.len() {
+        list.push(make());
+    }
+    &mut list[at]
+}
+
 impl Observer for CostCounter {
+    fn begin(&mut self, event: &PassEvent) -> Result<()> {
+        if let Some(pass) = self.pass.filter(|pass| pass.timesteps != event.timesteps) {
+            let (had, got) = (pass.timesteps, event.timesteps);
+            let message = format!("expected {had} timesteps as in the passes before, got {got}; count each in its own");
+            return Err(candle_core::Error::Msg(message).into());
+        }
+        self.pass = Some(*event);
+        self.first_image = self.n_images;
+        self.n_images += event.n_images;
+        Ok(())
+    }
+
     fn synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
-        let fan_out = FanOut::of(event.kind, event.input.dims());
-        let (sops, macs, paper) = match event.signal {
-            Signal::Spikes { v_threshold } => {
-                let sops = fan_out.spikes(event.name, event.input, v_threshold)?;
-                (sops, 0, sops as f64)
+        let connections = Connections::of(event)?;
+        let v_threshold = match event.signal {
+            Signal::Spikes { v_threshold } => Some(v_threshold),
+            Signal::Averaged { .. } | Signal::Analog => None,
+        };
+        let named = |error: lmht_nn::Error| candle_core::Error::Msg(format!("{}: {error}", event.name));
+        let rows = tally_rows(&connections, event.weight, event.input, v_threshold).map_err(named)?;
+        let n_rows = rows.len() as u64;
+        let (t, n_images) = self.shape(rows.len());
+        let per_step = rows.len() / t;
+        let tokens = (per_step / n_images.max(1)).max(1);
+
+        let timesteps = self.pass.map_or(1, |pass| pass.timesteps);
+        let first_image = self.first_image;
+        let is_first = self.synapses.is_empty();
+        let layer = entry(
+            &mut self.synapses,
+            |layer| layer.name == event.name,
+            || {
+                let input = match event.signal {
+                    Signal::Spikes { .. } => InputKind::Spikes,
+                    Signal::Averaged { .. } => InputKind::Averaged,
+                    Signal::Analog if is_first => InputKind::Image,
+                    Signal::Analog => InputKind::Analog,
+                };
+                let name = event.name.to_string();
+                let (total, sops) = (Tally::default(), Vec::new());
+                SynapseTotal { name, connections, input, n_rows: 0, total, macs: 0, paper: 0., sops, timesteps }
+            },
+        );
+        layer.connections = connections;
+        layer.n_rows += n_rows;
+        let mut total = Tally::default();
+        if v_threshold.is_some() {
+            layer.sops.resize((first_image + n_images) * timesteps, 0);
+        }
+        for (row, tally) in rows.into_iter().enumerate() {
+            total += tally;
+            if v_threshold.is_some() {
+                let (step, image) = (row / per_step, row % per_step / tokens);
+                layer.sops[(first_image + image) * timesteps + step] += tally.sops;
             }
+        }
+        layer.total += total;
+        match event.signal {
+            Signal::Spikes { .. } => layer.paper += total.sops as f64,
             Signal::Averaged { v_threshold } => {
-                (0, fan_out.dense(event.input), fan_out.amplitude(event.input)? / v_threshold)
+                layer.macs += n_rows * connections.dense();
+                layer.paper += amplitude(&connections, event)? / v_threshold;
             }
-            Signal::Analog => (0, fan_out.dense(event.input), 0.),
+            Signal::Analog => layer.macs += n_rows * connections.dense(),
+        }
+        Ok(())
+    }
+
+    fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
+        let rows = event.output.dims().first().copied().unwrap_or(0);
+        let (_, n_images) = match self.pass {
+            Some(pass) => (pass.timesteps, pass.n_images),
+            None => (event.timesteps, rows / event.timesteps.max(1)),
         };
-        let layer = match self.layers.iter().position(|layer| layer.name == event.name) {
-            Some(at) => &mut self.layers[at],
-            None => {
-                self.layers.push(LayerTotal { name: event.name.to_string(), sops: 0, macs: 0, paper: 0. });
-                self.layers.last_mut().expect("just pushed")
-            }
-        };
-        layer.sops += sops;
-        layer.macs += macs;
-        layer.paper += paper;
+        let values = event.output.elem_count() as u64;
+        let t = event.timesteps as u64;
+        let per_step = values / t.max(1);
+        let is_spiking = matches!(event.signal, Signal::Spikes { .. });
+        let layer = entry(
+            &mut self.neurons,
+            |layer| layer.name == event.name,
+            || NeuronTotal {
+                name: event.name.to_string(),
+                n_units: per_step / n_images.max(1) as u64,
+                updates: 0,
+                tgim_macs: 0,
+                leak_muls: 0,
+                is_spiking,
+            },
+        );
+        layer.updates += values;
+        // λ acts on entering a window, and Ω mixes what whole windows delivered; a window is a timestep before
+        // reparameterization.
+        let windows = t / event.window.max(1) as u64;
+        layer.leak_muls += if event.has_leak { per_step * windows } else { 0 };
+        layer.tgim_macs += per_step
+            * match event.tgim {
+                Tgim::Full => windows * windows,
+                Tgim::Causal => windows * (windows + 1) / 2,
+                Tgim::Identity => 0,
+            };
+        Ok(())
+    }
+
+    fn product(&mut self, event: &ProductEvent<'_>) -> Result<()> {
+        let counted = product(event)?;
+        let name = || event.name.to_string();
+        let empty = || ProductTotal { name: name(), acs: 0, macs: 0, effective: 0, dense: 0 };
+        let total = entry(&mut self.products, |total| total.name == event.name, empty);
+        total.acs += counted.acs;
+        total.macs += counted.macs;
+        total.effective += counted.effective;
+        total.dense += counted.dense;
         Ok(())
     }
 }
 
-/// How many connections leave each position of an input.
-struct FanOut {
-    /// Connections of the position (y, x) of any channel: `rows[y] * columns[x] * c_out`.
-    rows: Vec<u64>,
-    columns: Vec<u64>,
-    c_out: u64,
+/// Σ over the input of (value · connections).
+fn amplitude(connections: &Connections, event: &SynapseEvent<'_>) -> Result<f64> {
+    let fan_outs = connections.fan_outs();
+    let sum = |values: &mut dyn Iterator<Item = f64>| -> f64 {
+        values.zip(fan_outs.iter().cycle()).map(|(value, fan_out)| value * *fan_out as f64).sum()
+    };
+    with_values(event.input, |values| match values {
+        Values::F32(values) => sum(&mut values.iter().map(|value| f64::from(*value))),
+        Values::F64(values) => sum(&mut values.iter().copied()),
+    })
 }
 
-impl FanOut {
-    fn of(kind: SynapseKind, dims: &[usize]) -> Self {
-        match kind {
-            SynapseKind::Linear { f_out } => Self { rows: vec![1], columns: vec![1], c_out: f_out as u64 },
-            SynapseKind::Conv2d { c_out, kernel, stride, padding } => {
-                let (h, w) = (dims[dims.len() - 2], dims[dims.len() - 1]);
-                let taps = |size| taps(size, kernel, stride, padding);
-                Self { rows: taps(h), columns: taps(w), c_out: c_out as u64 }
+/// Counts one product, `[rows, N, K]` times `[rows, K, M]`, whatever the axes before the last two.
+fn product(event: &ProductEvent<'_>) -> Result<ProductTotal> {
+    let bad = |what: String| candle_core::Error::Msg(format!("{}: {what}", event.name));
+    let (left, right) = (event.left.dims(), event.right.dims());
+    let (&[.., n, k], &[.., right_k, m]) = (left, right) else {
+        return Err(bad(format!("expected two matrices, got shapes {left:?} and {right:?}")).into());
+    };
+    let maps: usize = left[..left.len() - 2].iter().product();
+    if k != right_k || left[..left.len() - 2] != right[..right.len() - 2] {
+        return Err(bad(format!("expected shapes [.., N, K] and [.., K, M], got {left:?} and {right:?}")).into());
+    }
+    let dense = (maps * n * k * m) as u64;
+    let counted = ProductTotal { name: String::new(), acs: 0, macs: 0, effective: 0, dense };
+    if dense == 0 {
+        return Ok(counted);
+    }
+    // Spikes and active values of every column of the left side, and of every row of the right one.
+    let left = sides(event.left, event.left_signal, k).map_err(&bad)?;
+    let right = sides(&event.right.t()?, event.right_signal, k).map_err(&bad)?;
+    let pairs = |left: &[u64], right: &[u64]| left.iter().zip(right).map(|(left, right)| left * right).sum::<u64>();
+    let effective = pairs(&left.active, &right.active);
+    let is_spikes = |signal| matches!(signal, Signal::Spikes { .. });
+    Ok(match (is_spikes(event.left_signal), is_spikes(event.right_signal)) {
+        (true, true) => ProductTotal { acs: pairs(&left.spikes, &right.spikes), effective, ..counted },
+        (true, false) => ProductTotal { acs: left.spikes.iter().sum::<u64>() * m as u64, effective, ..counted },
+        (false, true) => ProductTotal { acs: right.spikes.iter().sum::<u64>() * n as u64, effective, ..counted },
+        (false, false) => ProductTotal { macs: dense, effective, ..counted },
+    })
+}
+
+/// Of each map and index k: Σ |s| and the number of values other than 0.
+struct Side {
+    spikes: Vec<u64>,
+    active: Vec<u64>,
+}
+
+/// Sums a tensor `[.., N, K]` over N.
+fn sides(tensor: &candle_core::Tensor, signal: Signal, k: usize) -> std::result::Result<Side, String> {
+    let scale = match signal {
+        Signal::Spikes { v_threshold } => Some(1. / v_threshold),
+        Signal::Averaged { .. } | Signal::Analog => None,
+    };
+    let n = tensor.dims()[tensor.rank() - 2];
+    let of_map = |map: &[f64]| {
+        let (mut spikes, mut active) = (vec![0; k], vec![0; k]);
+        for row in map.chunks_exact(k) {
+            for ((value, spikes), active) in row.iter().zip(&mut spikes).zip(&mut active) {
+                if let Some(scale) = scale {
+                    let count = (value * scale).abs();
+                    if !((count - count.round()).abs() <= 1e-3) {
+                        return Err(format!("expected whole multiples of the threshold {}, got {value}", 1. / scale));
+                    }
+                    *spikes += count.round() as u64;
+                }
+                *active += u64::from(*value != 0.);
             }
         }
-    }
-
-    /// Connections from all positions of all rows of the input.
-    fn dense(&self, input: &Tensor) -> u64 {
-        let maps = input.elem_count() / (self.rows.len() * self.columns.len());
-        maps as u64 * self.c_out * self.rows.iter().sum::<u64>() * self.columns.iter().sum::<u64>()
-    }
-
-    /// Σ over the input of (spikes · connections).
-    fn spikes(&self, name: &str, input: &Tensor, v_threshold: f64) -> Result<u64> {
-        let values = to_f64(input)?;
-        let mut sops = 0;
-        for (value, connections) in values.iter().zip(self.connections().cycle()) {
-            let spikes = (value / v_threshold).round();
-            // f32 thresholds such as 2/3 do not divide exactly; anything further off is not a spike.
-            if (value / v_threshold - spikes).abs() > 1e-3 || spikes < 0. {
-                let what = format!("{name}: expected whole multiples of the threshold {v_threshold}, got {value}");
-                return Err(candle_core::Error::Msg(what).into());
-            }
-            sops += spikes as u64 * connections;
-        }
-        Ok(sops)
-    }
-
-    /// Σ over the input of (value · connections).
-    fn amplitude(&self, input: &Tensor) -> Result<f64> {
-        let values = to_f64(input)?;
-        Ok(values.iter().zip(self.connections().cycle()).map(|(value, connections)| value * connections as f64).sum())
-    }
-
-    /// Connections of each position of one map, row by row.
-    fn connections(&self) -> impl Iterator<Item = u64> + Clone + '_ {
-        self.rows.iter().flat_map(move |row| self.columns.iter().map(move |column| row * column * self.c_out))
-    }
-}
-
-/// For each position of an axis the number of output positions that look at it.
-fn taps(size: usize, kernel: usize, stride: usize, padding: usize) -> Vec<u64> {
-    let n_out = (size + 2 * padding).saturating_sub(kernel) / stride + 1;
-    let looks_at = |position: usize, out: usize| (out * stride..out * stride + kernel).contains(&(position + padding));
-    (0..size).map(|position| (0..n_out).filter(|&out| looks_at(position, out)).count() as u64).collect()
-}
-
-fn to_f64(input: &Tensor) -> Result<Vec<f64>> {
-    Ok(input.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn count(kind: SynapseKind, input: &Tensor, signal: Signal) -> LayerCost {
-        let mut counter = CostCounter::new();
-        counter.synapse(&SynapseEvent { name: "synapse", kind, input, signal }).unwrap();
-        counter.report(1).layers.remove(0)
-    }
-
-    fn conv(c_out: usize, stride: usize) -> SynapseKind {
-        SynapseKind::Conv2d { c_out, kernel: 3, stride, padding: 1 }
-    }
-
-    /// A map with one value at (y, x).
-    fn spike_at(y: usize, x: usize, value: f32) -> Tensor {
-        let mut map = vec![0f32; 16];
-        map[y * 4 + x] = value;
-        Tensor::from_vec(map, (1, 1, 4, 4), &Device::Cpu).unwrap()
-    }
-
-    const SPIKES: Signal = Signal::Spikes { v_threshold: 0.5 };
-
-    // 3x3, padding 1, on 4x4: along one axis the four positions are seen by 2, 3, 3, 2 outputs, 10 in all.
-    #[test]
-    fn a_full_map_counts_taps_without_padding() {
-        let input = Tensor::full(0.5f32, (1, 2, 4, 4), &Device::Cpu).unwrap();
-        assert_eq!(count(conv(3, 1), &input, SPIKES).sops, 100. * 2. * 3.);
-        assert_eq!(count(conv(3, 1), &input, Signal::Analog).macs, 100. * 2. * 3.);
-        assert_eq!(count(conv(3, 1), &input, Signal::Analog).sops, 0.);
-    }
-
-    // Stride 2 gives two outputs, which see positions 0..=1 and 1..=3: 1, 2, 1, 1 taps, 5 along an axis.
-    #[test]
-    fn stride_counts_as_it_is() {
-        let input = Tensor::full(0.5f32, (1, 1, 4, 4), &Device::Cpu).unwrap();
-        assert_eq!(count(conv(1, 2), &input, SPIKES).sops, 25.);
-    }
-
-    #[test]
-    fn a_spike_counts_its_own_synapses_and_its_level() {
-        assert_eq!(count(conv(1, 1), &spike_at(0, 0, 0.5), SPIKES).sops, 4.);
-        assert_eq!(count(conv(1, 1), &spike_at(0, 1, 0.5), SPIKES).sops, 6.);
-        assert_eq!(count(conv(1, 1), &spike_at(1, 2, 0.5), SPIKES).sops, 9.);
-        assert_eq!(count(conv(5, 1), &spike_at(1, 2, 1.5), SPIKES).sops, 27. * 5.);
-    }
-
-    #[test]
-    fn averages_are_macs_but_the_paper_counts_their_amplitude() {
-        let input = spike_at(1, 1, 0.25);
-        let cost = count(conv(1, 1), &input, Signal::Averaged { v_threshold: 0.5 });
-        assert_eq!((cost.sops, cost.macs, cost.paper_sops), (0., 100., 4.5));
-    }
-
-    #[test]
-    fn a_linear_layer_fans_out_to_all() {
-        let input = Tensor::new(&[[0f32, 0.5, 1.0]], &Device::Cpu).unwrap();
-        let cost = count(SynapseKind::Linear { f_out: 7 }, &input, SPIKES);
-        assert_eq!(cost.sops, 3. * 7.);
-    }
-
-    #[test]
-    fn what_is_no_multiple_of_the_threshold_is_no_spike() {
-        let mut counter = CostCounter::new();
-        let input = spike_at(0, 0, 0.3);
-        let event = SynapseEvent { name: "layer1.0.conv1.0", kind: conv(1, 1), input: &input, signal: SPIKES };
-        let message = counter.synapse(&event).unwrap_err().to_string();
-        assert!(message.contains("layer1.0.conv1.0") && message.contains("0.5"), "{message}");
-    }
+        Ok((spikes, active))
+    };
+    let maps = with_values(tensor, |values| match values {
+        Values::F32(values) => values
+            .par_chunks_exact(n * k)
+            .map(|map| of_map(&map.iter().map(|value| f64::from(*value)).collect::<Vec<_>>()))
+            .collect::<std::result::Result<Vec<_>, _>>(),
+        Values::F64(values) => values.par_chunks_exact(n * k).map(of_map).collect(),
+    });
+    let maps = maps.map_err(|error| error.to_string())??;
+    let (spikes, active): (Vec<_>, Vec<_>) = maps.into_iter().unzip();
+    Ok(Side { spikes: spikes.concat(), active: active.concat() })
 }

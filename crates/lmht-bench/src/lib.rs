@@ -1,9 +1,17 @@
-//! What a network costs: synaptic operations and energy, counted while it runs.
+//! What a network costs: operations, energy, firing rates and memory, counted while it runs.
 //!
 //! One synaptic operation (SOP) is one accumulate caused by one spike through one existing synapse. A spike of level k
-//! counts k; padding has no synapse; stride counts as it is. Real-valued inputs (images, averages, residual streams)
-//! cost a multiply-accumulate (MAC) for each connection and are stated apart. All energies are estimates from the
-//! operation counts.
+//! counts k; padding has no synapse; stride and groups count as they are. Real-valued inputs (images, averages, residual
+//! streams) cost a multiply-accumulate (MAC) for each connection and are stated apart. Other definitions that papers and
+//! tools use are counted beside this one; `docs/cost.md` of the repository has them side by side. All energies are
+//! estimates from the operation counts.
+//!
+//! - [`CostCounter`] counts operations, [`ActivityCounter`] how neurons fire, [`Profiler`] both;
+//! - [`EnergyModel`] prices operations;
+//! - [`Footprint`] is what parameters need;
+//! - with the feature `report`, `report` makes tables, CSV, JSON, charts and an HTML page of it.
+//!
+//! Wall-clock time is not measured here.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -18,12 +26,27 @@
 //! let mut counter = CostCounter::new();
 //! network.forward(&images, &mut Pass::eval().observed_by(&mut counter))?;
 //! let cost = counter.report(2);
-//! println!("{:.0} SOPs, {:.6} mJ an image", cost.sops(), EnergyModel::default().energy_mj(&cost));
+//! println!("{:.0} SOPs, {:.6} mJ an image (estimated)", cost.sops(), EnergyModel::default().energy_mj(&cost));
 //! # Ok(()) }
 //! ```
 
+mod activity;
+mod connections;
 mod cost;
 mod energy;
+mod footprint;
+mod profiler;
+mod tally;
 
-pub use cost::{CostCounter, CostReport, LayerCost};
-pub use energy::EnergyModel;
+#[cfg(feature = "report")]
+pub mod report;
+
+pub use activity::{ActivityCounter, LayerActivity, Raster};
+pub use connections::Connections;
+pub use cost::{
+    CostCounter, CostReport, InputKind, LayerCost, NeuronCost, NeuronTotal, ProductCost, ProductTotal, SynapseTotal,
+};
+pub use energy::{EnergyEstimate, EnergyModel, MemoryModel};
+pub use footprint::Footprint;
+pub use profiler::Profiler;
+pub use tally::{Tally, tally_analog, tally_spikes};

@@ -97,7 +97,8 @@ impl Conv2d {
             stride: self.params.stride,
             padding: self.params.padding,
         };
-        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input: &flow.xs, signal: flow.signal })?;
+        let (input, weight, signal) = (&flow.xs, &self.weight, flow.signal);
+        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input, weight, signal })?;
         let bias = self.bias.as_ref().map(|bias| pass.param(bias));
         let ys = ops::conv2d(&flow.xs, &pass.param(&self.weight), bias.as_ref(), self.params);
         let xs = named(&self.name, ys)?;
@@ -205,7 +206,8 @@ impl Linear {
     /// If the input does not fit; the message names this layer.
     pub fn forward(&self, flow: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
         let kind = SynapseKind::Linear { f_out: self.weight.dims()[0] };
-        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input: &flow.xs, signal: flow.signal })?;
+        let (input, weight, signal) = (&flow.xs, &self.weight, flow.signal);
+        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input, weight, signal })?;
         let bias = pass.param(&self.bias);
         let xs = named(&self.name, ops::linear(&flow.xs, &pass.param(&self.weight), Some(&bias)))?;
         let node = pass.record(&self.name, Op::Linear, &[flow.node], &xs);
@@ -426,7 +428,15 @@ impl Neuron {
             Kind::Relu => (xs.relu(), Signal::Analog, 1),
         };
         let ys = named(&self.name, ys)?;
-        pass.show_neuron(&NeuronEvent { name: &self.name, timesteps: self.timesteps, output: &ys, signal, levels })?;
+        let (tgim, window, has_leak) = match &self.kind {
+            Kind::Spiking { dynamics, windows, .. } => {
+                let tgim = windows.map_or(dynamics.config.tgim, |windows| windows.tgim);
+                (tgim, dynamics.config.window, dynamics.leak != Some(1.))
+            }
+            _ => (Tgim::Identity, 1, false),
+        };
+        let (name, timesteps, output) = (&self.name, self.timesteps, &ys);
+        pass.show_neuron(&NeuronEvent { name, timesteps, window, output, signal, levels, tgim, has_leak })?;
         let node = pass.record(&self.name, Op::Neuron { input_scale: self.input_scale }, &[flow.node], &ys);
         Ok(Flow { xs: ys, signal, node })
     }

@@ -32,7 +32,7 @@ pub use config::{Backbone, FORMAT_VERSION, ModelConfig, NeuronConfig, Stem};
 pub use error::{Error, Result};
 pub use lmht_core::{GradientMode, QcfsWindow, Schedule, Tgim};
 pub use params::{ParamKind, ParamStore};
-pub use pass::{Mode, NeuronEvent, Observer, Pass, ProductEvent, Signal, SynapseEvent, SynapseKind};
+pub use pass::{Mode, NeuronEvent, Observer, Pass, PassEvent, ProductEvent, Signal, SynapseEvent, SynapseKind};
 pub use pretrained::{ModelCard, from_pretrained, save_pretrained};
 
 /// The README's example, so that `cargo test` runs it.

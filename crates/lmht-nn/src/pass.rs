@@ -1,6 +1,7 @@
 //! One forward pass: its mode, and an observer that is shown what flows through the network.
 
 use candle_core::Tensor;
+use lmht_core::Tgim;
 
 use crate::Result;
 use crate::graph::{Graph, Node, Op};
@@ -29,6 +30,16 @@ pub enum Signal {
     },
     /// Real values (an image, a residual stream, an activation of an ANN): a multiply-accumulate for each.
     Analog,
+}
+
+/// What an [`Observer`] is shown when a pass begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassEvent {
+    /// T.
+    pub timesteps: usize,
+    /// B. The rows that later events show are B, for what a static image needs once, or T·B times the tokens of an image,
+    /// time outermost.
+    pub n_images: usize,
 }
 
 /// The connections of a synapse.
@@ -61,6 +72,8 @@ pub struct SynapseEvent<'a> {
     pub kind: SynapseKind,
     /// What it receives, `[N, C, H, W]` or `[N, F]`, where N counts images, or images times timesteps (time first).
     pub input: &'a Tensor,
+    /// Its weight, `[c_out, c_in, k, k]` or `[f_out, f_in]`.
+    pub weight: &'a Tensor,
     /// Spikes or analog values.
     pub signal: Signal,
 }
@@ -78,6 +91,12 @@ pub struct NeuronEvent<'a> {
     pub signal: Signal,
     /// The largest number of spikes a timestep can have.
     pub levels: u32,
+    /// Which entries of Ω mix the timesteps; [`Tgim::Identity`] where none do.
+    pub tgim: Tgim,
+    /// Timesteps in a window of a reparameterized neuron, between whose windows Ω mixes; 1 of any other.
+    pub window: usize,
+    /// Whether a leak λ multiplies the potential on entering a window.
+    pub has_leak: bool,
 }
 
 /// What an [`Observer`] is shown of a matrix product of two activations, as attention has them. No synapse has a weight
@@ -152,6 +171,15 @@ pub struct ProductEvent<'a> {
 /// # Ok(()) }
 /// ```
 pub trait Observer {
+    /// Called before anything else of a pass.
+    ///
+    /// # Errors
+    /// An error ends the pass.
+    fn begin(&mut self, event: &PassEvent) -> Result<()> {
+        let _ = event;
+        Ok(())
+    }
+
     /// Called before a synapse computes.
     ///
     /// # Errors
@@ -220,6 +248,15 @@ impl<'a> Pass<'a> {
             graph.nodes.push(Node { name: name.to_string(), op, inputs: inputs.to_vec(), shape });
             graph.nodes.len() - 1
         })
+    }
+
+    /// Tells the observer what is about to pass: T, and B images. [`crate::Network`] does; a network of one's own whose
+    /// costs are to be told apart by timestep and image calls this first.
+    ///
+    /// # Errors
+    /// What the observer returns.
+    pub fn begin(&mut self, timesteps: usize, n_images: usize) -> Result<()> {
+        self.observer.as_mut().map_or(Ok(()), |observer| observer.begin(&PassEvent { timesteps, n_images }))
     }
 
     /// Whether this pass trains or evaluates.

@@ -92,6 +92,7 @@ impl Network {
     pub fn forward(&self, images: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
         self.config.check_images(images.dims())?;
         let t = self.config.timesteps;
+        pass.begin(t, images.dims()[images.rank() - 4])?;
         let input = if images.rank() == 4 {
             Input::Static(images.clone())
         } else {

@@ -1,0 +1,302 @@
+//! The report's tables, for a terminal and as Markdown. The page uses them too.
+
+use comfy_table::{CellAlignment, Table as Grid, TableStyle, presets};
+
+use super::Report;
+use crate::EnergyModel;
+
+/// A table: the first column is text, the others are numbers.
+pub(super) struct Table {
+    pub(super) title: &'static str,
+    pub(super) head: Vec<String>,
+    pub(super) rows: Vec<Vec<String>>,
+    /// How many columns from the left are text.
+    pub(super) n_text: usize,
+    pub(super) note: String,
+}
+
+fn head(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| name.to_string()).collect()
+}
+
+fn millions(value: f64) -> String {
+    format!("{:.3}", value / 1e6)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}", 100. * share)
+}
+
+/// Four digits that matter: energies differ by orders of magnitude.
+fn mj(value: f64) -> String {
+    let digits = if value > 0. { (3. - value.log10().floor()).clamp(0., 9.) as usize } else { 0 };
+    format!("{value:.digits$}")
+}
+
+impl Report {
+    /// The report for a terminal.
+    pub fn to_text(&self) -> String {
+        self.render(presets::UTF8_HORIZONTAL_ONLY, |title| format!("{title}\n"))
+    }
+
+    /// The report as Markdown.
+    pub fn to_markdown(&self) -> String {
+        self.render(presets::ASCII_MARKDOWN, |title| format!("## {title}\n\n"))
+    }
+
+    fn render(&self, style: TableStyle, title: impl Fn(&str) -> String) -> String {
+        let mut text = title(&format!("Cost of {}", self.title())).replacen("## ", "# ", 1);
+        for line in self.summary() {
+            text += &format!("{line}\n\n");
+        }
+        for table in self.tables() {
+            text += &title(table.title);
+            let mut grid = Grid::new();
+            grid.load_style(style).set_header(&table.head).add_rows(&table.rows);
+            for (at, column) in grid.column_iter_mut().enumerate() {
+                if at >= table.n_text {
+                    column.set_cell_alignment(CellAlignment::Right);
+                }
+            }
+            text += &format!("{}\n\n{}\n\n", grid.trim_fmt(), table.note);
+        }
+        text.trim_end().to_string() + "\n"
+    }
+
+    /// What was run, and the figures to remember.
+    pub(super) fn summary(&self) -> Vec<String> {
+        let mut data = format!("{} images: {}.", self.cost.n_images, self.subject.data);
+        if let Some(top1) = self.subject.top1 {
+            data += &format!(" Top-1 {:.2} %.", 100. * top1);
+        }
+        let mut lines = vec![data];
+        if let Some(sops) = &self.sops_by_image {
+            let [min, low, median, high, max] =
+                [sops.min, sops.lower_quartile, sops.median, sops.upper_quartile, sops.max].map(|n| millions(n as f64));
+            lines
+                .push(format!("SOPs of an image: median {median} M, quartiles {low} and {high}, from {min} to {max}."));
+        }
+        let footprint = &self.footprint;
+        lines.push(format!(
+            "{} parameters ({} of them of neurons) and {} buffers, {:.2} MB. Training keeps at least {:.2} MB of \
+             activations for each image (estimated, 32-bit float).",
+            footprint.n_params,
+            footprint.n_neuron_params,
+            footprint.n_buffers,
+            footprint.bytes as f64 / 1e6,
+            self.training_bytes_per_image / 1e6
+        ));
+        lines.push(self.note.clone());
+        lines
+    }
+
+    /// Every table.
+    pub(super) fn tables(&self) -> Vec<Table> {
+        let mut tables = vec![self.operations(), self.energies(), self.comparison(), self.layers()];
+        if !self.cost.products.is_empty() {
+            tables.push(self.attention());
+        }
+        tables.push(self.neurons());
+        tables
+    }
+
+    fn operations(&self) -> Table {
+        let totals = &self.totals;
+        let row = |name: &str, what: &str, value| vec![name.to_string(), what.to_string(), millions(value)];
+        Table {
+            title: "Operations per image, by definition",
+            head: head(&["definition", "what it counts", "millions"]),
+            rows: vec![
+                row("sop_exact", "spikes · connections, level k counts k, no padding", totals.sops),
+                row("sop_exact_nz", "level k counts 1, weights of 0 left out (NeuroBench)", totals.sops_nz),
+                row("sop_rate", "mean spikes · T · dense operations with padding (syops)", totals.sop_rate),
+                row("paper", "sop_exact, and averages of spikes as if spikes; no stem", totals.paper_sops),
+                row("MACs, image", "connections of the synapse that reads the image", totals.macs_image),
+                row("MACs, averages", "connections of inputs after average pooling", totals.macs_averaged),
+                row("MACs, analog", "connections of other real values (residual streams)", totals.macs_analog),
+                row("MACs, effective", "all MACs without zeros of input and weight (NeuroBench)", totals.macs_nz),
+                row("attention", "accumulates of spikes that meet in products", totals.attention_acs),
+                row("attention, MACs", "products where no side is spikes", totals.attention_macs),
+                row("neuron updates", "potentials computed", totals.neuron_updates),
+                row("T-GIM", "multiply-accumulates by entries of Ω", totals.tgim_macs),
+                row("leak", "multiplications by λ", totals.leak_muls),
+                row("bias", "one addition for each output of a synapse", totals.bias_adds),
+                row("dense ANN", "MACs of the same structure without spikes", totals.ann_macs),
+            ],
+            n_text: 2,
+            note: "Sums over all timesteps. A static image's current is computed once.".into(),
+        }
+    }
+
+    fn energies(&self) -> Table {
+        let rows = self.energy.iter().map(|energy| {
+            vec![
+                energy.model.clone(),
+                mj(energy.sops_mj),
+                mj(energy.macs_mj),
+                mj(energy.attention_mj),
+                mj(energy.neurons_mj),
+                energy.memory_mj.map_or("–".into(), mj),
+                mj(energy.total_mj),
+                mj(energy.paper_mj),
+            ]
+        });
+        let sources = self.energy_models.iter().map(|model| {
+            let memory = model.memory.as_ref().map_or(String::new(), |memory| format!("; memory: {}", memory.source));
+            format!(
+                "{}: {} pJ a MAC, {} pJ an accumulate, {}{memory}.",
+                model.name, model.mac_pj, model.ac_pj, model.source
+            )
+        });
+        Table {
+            title: "Estimated energy per image, mJ",
+            head: head(&["model", "SOPs", "MACs", "attention", "neurons", "memory", "total", "paper's rule"]),
+            rows: rows.collect(),
+            n_text: 1,
+            note: sources.collect::<Vec<_>>().join(" "),
+        }
+    }
+
+    fn comparison(&self) -> Table {
+        let Some((model, energy)) = self.energy_models.first().zip(self.energy.first()) else {
+            return Table { title: "Comparison", head: Vec::new(), rows: Vec::new(), n_text: 0, note: String::new() };
+        };
+        let int8 = EnergyModel::named("int8-45nm").unwrap_or_default();
+        let dense = self.totals.ann_macs;
+        let quantized_mj = int8.estimate(&self.cost).ann_mj;
+        let relative = |value: f64| {
+            let ours = energy.sops_mj + energy.macs_mj + energy.attention_mj;
+            if ours > 0. { format!("{:.2}", value / ours) } else { "–".into() }
+        };
+        let ours = energy.sops_mj + energy.macs_mj + energy.attention_mj;
+        let row = |name: String, acs: f64, macs: f64, price: &str, value: f64| {
+            vec![name, price.to_string(), millions(acs), millions(macs), mj(value), relative(value)]
+        };
+        let levels = f64::from(self.subject.model.neuron.levels()) * self.cost.timesteps as f64;
+        let totals = &self.totals;
+        Table {
+            title: "Beside an ANN of the same structure, estimated",
+            head: head(&["network", "prices", "accumulates M", "MACs M", "mJ", "relative"]),
+            rows: vec![
+                row(
+                    "this one: synapses and attention".into(),
+                    totals.sops + totals.attention_acs,
+                    totals.macs + totals.attention_macs,
+                    &model.name,
+                    ours,
+                ),
+                row("this one by the paper's rule".into(), totals.paper_sops, 0., &model.name, energy.paper_mj),
+                row("dense ANN".into(), 0., dense, &model.name, energy.ann_mj),
+                row(format!("quantized ANN, {levels} levels"), 0., dense, &int8.name, quantized_mj),
+            ],
+            n_text: 2,
+            note: "The ANNs multiply every connection once and skip no zeros. Eight bits hold activations of up to 255 \
+                   levels; the weights are assumed to have eight bits too. Neurons, memory and biases are in none of these \
+                   rows."
+                .into(),
+        }
+    }
+
+    fn layers(&self) -> Table {
+        let model = self.energy_models.first().cloned().unwrap_or_default();
+        let rows = self.cost.layers.iter().map(|layer| {
+            vec![
+                layer.name.clone(),
+                layer.input.name().to_string(),
+                millions(layer.sops),
+                millions(layer.sops_nz),
+                millions(layer.sop_rate),
+                millions(layer.paper_sops),
+                millions(layer.macs),
+                millions(layer.dense),
+                mj(model.layer_mj(layer)),
+            ]
+        });
+        Table {
+            title: "Synapses, millions of operations per image",
+            head: head(&[
+                "synapse",
+                "input",
+                "sop_exact",
+                "sop_exact_nz",
+                "sop_rate",
+                "paper",
+                "MACs",
+                "dense",
+                "mJ (estimated)",
+            ]),
+            rows: rows.collect(),
+            n_text: 2,
+            note: format!(
+                "Dense: multiplications of all runs without padding. Energy at the prices of {}, synapses alone.",
+                model.name
+            ),
+        }
+    }
+
+    fn attention(&self) -> Table {
+        let rows = self.cost.products.iter().map(|product| {
+            vec![
+                product.name.clone(),
+                millions(product.acs),
+                millions(product.macs),
+                millions(product.effective),
+                millions(product.dense),
+            ]
+        });
+        Table {
+            title: "Attention, millions of operations per image",
+            head: head(&["product", "accumulates", "MACs", "pairs other than 0", "dense"]),
+            rows: rows.collect(),
+            n_text: 1,
+            note: "Spikes times spikes: pairs that meet. Spikes times real values: each spike adds every value of its row \
+                   or column."
+                .into(),
+        }
+    }
+
+    fn neurons(&self) -> Table {
+        let rows = self.activity.iter().map(|layer| {
+            let spiking = |text: String| if layer.is_spiking { text } else { "–".into() };
+            vec![
+                layer.name.clone(),
+                layer.n_units.to_string(),
+                percent(layer.rate_nz),
+                spiking(percent(layer.rate_eq)),
+                percent(layer.silent),
+                spiking(percent(layer.saturated)),
+                percent(layer.uniform),
+                layer.uniform_firing.map_or("–".into(), percent),
+                spiking(layer.histogram.iter().map(|share| percent(*share)).collect::<Vec<_>>().join(" / ")),
+            ]
+        });
+        Table {
+            title: "Neurons, %",
+            head: head(&[
+                "layer",
+                "units",
+                "values not 0",
+                "binary rate",
+                "silent",
+                "saturated",
+                "uniform",
+                "uniform of firing",
+                "at level 0 / 1 / … / L",
+            ]),
+            rows: rows.collect(),
+            n_text: 1,
+            note: "Binary rate: spikes over L, what single-threshold hardware sees in L·T timesteps. Silent, saturated: \
+                   units at 0, or at L, at every timestep of every image. Uniform: units and images whose s(t) is the same at \
+                   all t (Corollary 4.3)."
+                .into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn energies_keep_four_digits() {
+        assert_eq!([0., 12345.6, 0.66, 0.000123456].map(super::mj), ["0", "12346", "0.6600", "0.0001235"]);
+    }
+}
