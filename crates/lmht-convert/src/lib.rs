@@ -7,7 +7,8 @@
 //! - [`qcfs_to_lmht`] and [`qcfs_to_if`] make a spiking network of a pretrained QCFS network (§4.4);
 //! - [`reparameterize`] makes single-threshold neurons of multi-level ones, with nothing lost (§4.5);
 //! - [`absorb_bn`] and [`absorb_thresholds`] take batch norm and the amplitude of spikes into the weights;
-//! - [`compare_spikes`] says whether two networks send the same spikes.
+//! - [`compare_spikes`] says whether two networks send the same spikes;
+//! - with the feature `nir`, the module `nir` exports IF and LIF networks to NIR files and verifies them.
 //!
 //! ```
 //! use candle_core::{DType, Device};
@@ -27,6 +28,8 @@
 mod absorb;
 mod compare;
 mod hybrid;
+#[cfg(feature = "nir")]
+pub mod nir;
 mod reparameterize;
 
 pub use absorb::{absorb_bn, absorb_thresholds};

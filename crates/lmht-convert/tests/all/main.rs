@@ -2,5 +2,7 @@
 
 mod absorb;
 mod hybrid;
+#[cfg(feature = "nir")]
+mod nir;
 mod reparameterize;
 mod support;
