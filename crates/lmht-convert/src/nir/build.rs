@@ -10,8 +10,12 @@ use super::Profile;
 use super::graph::{Array, Integration, Metadata, NirGraph, Node, Pair, Precision, Primitive, RESET};
 use crate::{ConvertedModel, absorb_bn};
 
-/// For snnTorch, which has no IF: τ/dt of a LIF whose λ = 1 - dt/τ is 1 in float32 and in float64.
+/// τ/dt where a LIF stands for an IF in snnTorch: λ = 1 - dt/τ is 1 in float32 and in float64.
 const ENDLESS: f64 = (1_u64 << 60) as f64;
+
+/// The same in Norse, whose current and threshold have the factor dt/τ: small enough that λ is 1 in float32, and that what
+/// leaks in float64 is nothing beside the rounding of the threshold; large enough for the range of float32.
+const ENDLESS_IN_NORSE: f64 = (1_u64 << 40) as f64;
 
 /// The graph, and notes that belong to this network.
 pub(super) fn build(
@@ -29,7 +33,6 @@ pub(super) fn build(
         model = absorb_bn(&model)?;
     }
     let graph = Graph::of(&model.config, image)?;
-    let leaks = neurons.values().any(|neuron| neuron.leak < 1.);
     let (v_init, timesteps) = (v_init(&model.config.neuron), model.config.timesteps);
     let metadata = Metadata {
         generator: concat!("lmht-convert ", env!("CARGO_PKG_VERSION")).into(),
@@ -40,14 +43,7 @@ pub(super) fn build(
         dt: match profile {
             Profile::Spec | Profile::Sinabs => 1.,
             Profile::SpikingJelly | Profile::SnnTorch => 1e-4,
-            // Its IF nodes should have r = 1, and they alone do not ask for dt.
-            Profile::Norse => {
-                if leaks {
-                    1e-3
-                } else {
-                    1.
-                }
-            }
+            Profile::Norse => 1e-3,
         },
         timesteps,
         v_init,
@@ -58,9 +54,6 @@ pub(super) fn build(
             "neurons start from v(0) = {v_init} · v_threshold (metadata v_init), which the format cannot say; set it \
              before the first timestep"
         ));
-    }
-    if profile == Profile::Norse && leaks {
-        notes.push("norse: the LIF nodes are for its default, from_nir(graph, dt=0.001); keep it".into());
     }
     if profile.convolves_features() {
         notes.push(format!(
@@ -80,7 +73,16 @@ pub(super) fn build(
         out: graph_of_nodes,
     };
     builder.run()?;
-    Ok((builder.out, notes))
+    let out = builder.out;
+    let joins = (0..out.nodes.len()).any(|id| out.edges.iter().filter(|&&(_, to)| to == id).count() > 1);
+    if joins && matches!(profile, Profile::Norse | Profile::Sinabs) {
+        notes.push(format!(
+            "{profile}: NIRTorch, which runs the graph, does not wait for both paths of a sum; put its nodes in order: \
+             net.execution_order = list(graphlib.TopologicalSorter({{n: net.graph.find_source_nodes_of(n) for n in \
+             net.graph.node_list}}).static_order())"
+        ));
+    }
+    Ok((out, notes))
 }
 
 /// λ and θ of a layer.
@@ -417,8 +419,12 @@ impl Builder<'_> {
         };
         let primitive = match (self.profile, leak) {
             (Profile::SnnTorch, 1.) => lif(dt * ENDLESS, ENDLESS, v_threshold),
+            (Profile::Norse, _) => {
+                // The factor on the current as the file's τ has it, so that ties stay ties.
+                let tau = self.precision.rounded(dt * gain.min(ENDLESS_IN_NORSE));
+                lif(tau, 1., v_threshold * (dt / tau))
+            }
             (_, 1.) => Primitive::If { r: full(1. / dt), v_threshold: threshold(v_threshold), v_reset: full(0.) },
-            (Profile::Norse, _) => lif(dt * gain, 1., v_threshold * (1. - leak)),
             (Profile::SpikingJelly | Profile::Sinabs, 0.) => {
                 return Err(refused(
                     name,

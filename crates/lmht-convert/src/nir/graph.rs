@@ -133,4 +133,12 @@ impl Precision {
             Self::F64 => x.next_down(),
         }
     }
+
+    /// The number of this type that is nearest to `x`.
+    pub(super) fn rounded(self, x: f64) -> f64 {
+        match self {
+            Self::F32 => f64::from(x as f32),
+            Self::F64 => x,
+        }
+    }
 }

@@ -75,11 +75,12 @@ use graph::Precision;
 /// | `spec` | 1 | r = 1 | τ = 1/(1-λ), r = τ | AvgPool2d | Flatten, Affine |
 /// | `spikingjelly` | 1e-4 | r = 1/dt | τ = dt/(1-λ), r = τ/dt | AvgPool2d | Flatten, Affine |
 /// | `snntorch` | 1e-4 | written as a LIF of λ = 1 | τ = dt/(1-λ), r = τ/dt | AvgPool2d | Conv2d |
-/// | `norse` | 1e-3, 1 if all are IF | r = 1/dt | τ = dt/(1-λ), r = 1, θ(1-λ) | SumPool2d, 1/k² in the next weights | Conv2d |
+/// | `norse` | 1e-3 | written as a LIF of λ = 1 | τ = dt/(1-λ), r = 1, θ dt/τ | SumPool2d, 1/k² in the next weights | Conv2d |
 /// | `sinabs` | 1 | r = 1 | τ = -1/ln λ, r = 1/(1-λ) | SumPool2d, 1/k² in the next weights | Flatten, Affine |
 ///
-/// `spec` keeps the type of the weights, f32 or f64; the others are f32. Factors on a shortcut are a Scale node in `spec`,
-/// a 1x1 Conv2d with a diagonal kernel in the others, which no importer with convolutions refuses.
+/// `spec` keeps the type of the weights, f32 or f64; the others are f32. The factor on a shortcut is a Scale node in `spec`,
+/// a 1x1 Conv2d with a diagonal kernel in the others, which every importer knows. Imported by these versions and treated as
+/// the [notes](Export::notes) say, the files give our logits (`tests/nir/importers.py`).
 ///
 /// ```
 /// use lmht_convert::nir::Profile;
@@ -97,8 +98,9 @@ pub enum Profile {
     /// snnTorch: makes a leak of 0.9 of every IF node, so that IF is written as a LIF whose leak rounds to 1; resets LIF
     /// to zero; flattens the batch, so that there is no Flatten.
     SnnTorch,
-    /// Norse: ignores r, and 1 - λ stays as a factor on the current, so that the threshold has it too; knows SumPool2d, not
-    /// AvgPool2d; flattens the batch, so that there is no Flatten; resets to zero.
+    /// Norse: ignores r, so that dt/τ stays as a factor on the current, and the threshold has it too; its IF cannot reset by
+    /// subtraction, its LIF can, so that IF is written as a LIF whose leak rounds to 1; knows SumPool2d, not AvgPool2d;
+    /// flattens the batch, so that there is no Flatten; resets to zero.
     Norse,
     /// sinabs: takes τ in timesteps and decays by e^(-1/τ); ignores r; knows SumPool2d, not AvgPool2d; resets by
     /// subtraction. It cannot import LIF neurons on maps.
@@ -151,13 +153,14 @@ impl Profile {
                  IFNode or LIFNode, and give the state back at every timestep"
             }
             Self::SnnTorch => {
-                "import_from_nir(graph) sets a reset to zero; then set module.reset_mechanism = \"subtract\" for every \
-                 module that is a Leaky"
+                "import_from_nir(graph) sets a reset to zero; then set module.reset_mechanism = \"subtract\" and \
+                 module.mem_reset = torch.zeros_like for every module that is a Leaky (the second, since a potential that \
+                 is above v_threshold after a spike would be reset once more)"
             }
             Self::Norse => {
-                "norse.torch.from_nir(graph) sets a reset to zero and cannot be told otherwise: for every LIFBoxCell set \
-                 cell.p = cell.p._replace(reset_method=reset_subtract) (norse.torch.functional.reset); an IAFCell has no \
-                 other reset, so put a LIFBoxCell in its place or expect other spikes"
+                "norse.torch.from_nir(graph), with its default dt = 0.001, sets a reset to zero; then set module.p = \
+                 module.p._replace(reset_method=reset_subtract) (norse.torch.functional.reset) for every module that is a \
+                 LIFBoxCell, and give the state back at every timestep"
             }
             Self::Sinabs => {
                 "sinabs.from_nir(graph, batch_size=B) lets a neuron spike several times a timestep and, if it is an IF, \

@@ -213,12 +213,15 @@ fn the_nodes_are_those_of_the_profile() -> Result<()> {
         assert_eq!(field("conv1", "input_shape"), [16., 16.]);
         assert_eq!(field("layer2.0.conv1.0", "stride"), [2., 2.]);
         assert_eq!((field("conv1", "padding"), field("conv1", "groups")), (vec![1., 1.], vec![1.]));
-        assert_eq!(kind("sn1"), if profile == Profile::SnnTorch { "LIF" } else { "IF" });
+        let lif = matches!(profile, Profile::SnnTorch | Profile::Norse);
+        assert_eq!(kind("sn1"), if lif { "LIF" } else { "IF" });
         // Full shape, not one number: the Python reader compares shapes along edges.
         assert_eq!(shape(bytes, "node/nodes/sn1/v_threshold"), [2, 16, 16]);
         // One unit in the last place below θ.
         let theta = plain.tensors["sn1.v_threshold"].to_vec1::<f32>()?[0];
-        assert!(field("sn1", "v_threshold").iter().all(|&v| v as f32 == theta.next_down()));
+        if profile != Profile::Norse {
+            assert!(field("sn1", "v_threshold").iter().all(|&v| v as f32 == theta.next_down()));
+        }
 
         // Two paths into one neuron: the identity with its θ, and the 1x1 convolution of a new stage.
         let scale = "layer1.0.sn2.scale";
@@ -246,6 +249,8 @@ fn the_nodes_are_those_of_the_profile() -> Result<()> {
         assert_eq!(field("output", "shape"), if flat { vec![5.] } else { vec![5., 1., 1.] });
         assert!(export.notes.iter().any(|note| note.contains("v_init")));
         assert!(export.notes.iter().any(|note| note.starts_with(name)));
+        let ordered = export.notes.iter().any(|note| note.contains("execution_order"));
+        assert_eq!(ordered, matches!(profile, Profile::Norse | Profile::Sinabs));
 
         if profile == Profile::Sinabs {
             continue;
@@ -477,11 +482,27 @@ fn a_window_is_not_a_plain_neuron() -> Result<()> {
 fn images_need_not_be_square() -> Result<()> {
     let config = ModelConfig { width: 2, timesteps: 2, neuron: if_neuron(0.5), ..ModelConfig::resnet18(3) };
     let model = as_f32(&model(&config, 9)?)?;
-    let images = random_input(&config, 16, false, 9)?.narrow(3, 0, 24.min(16))?.narrow(2, 0, 8)?;
+    let images = random_input(&config, 16, false, 9)?.narrow(2, 0, 8)?;
     for (name, profile) in Profile::ALL {
         let verification = nir::verify(&nir::export(&model, (8, 16), profile)?.bytes, &model, &images)?;
         assert!(verification.differing() * 1000 <= 16 * 8, "{name}: {verification:?}");
     }
+    Ok(())
+}
+
+/// Arrays that are larger than a chunk come back whole.
+#[test]
+fn large_maps_are_cut_into_chunks() -> Result<()> {
+    let config = ModelConfig { width: 4, timesteps: 1, neuron: if_neuron(0.), ..ModelConfig::resnet20(2) };
+    let model = as_f32(&model(&config, 1)?)?;
+    let bytes = nir::export(&model, (300, 300), Profile::Spec)?.bytes;
+    let path = "node/nodes/conv1.2/v_threshold";
+    let dataset = Hdf5File::from_bytes(&bytes).unwrap().dataset(path).unwrap();
+    assert_eq!(dataset.chunks(), Some(vec![2, 300, 300]), "four maps in two chunks");
+    let threshold = f64::from(model.tensors["conv1.2.v_threshold"].to_vec1::<f32>()?[0].next_down());
+    assert_eq!(numbers(&bytes, path), vec![threshold; 4 * 300 * 300]);
+    // Over 40 MB of parameters of neurons, each layer one number over and over.
+    assert!(bytes.len() < 500_000, "{} bytes", bytes.len());
     Ok(())
 }
 
@@ -517,22 +538,8 @@ fn python_reads_and_replays_the_files() -> Result<()> {
         return Ok(());
     }
     let folder = tempfile::tempdir().map_err(candle_core::Error::wrap)?;
-    let mut arguments: Vec<PathBuf> = Vec::new();
-    let mut dump = |name: &str, model: &ConvertedModel, images: &Tensor, profile: Profile| -> Result<()> {
-        let path = folder.path().join(format!("{name}.nir"));
-        let side = images.dim(images.rank() - 1)?;
-        nir::write(&path, model, (side, side), profile)?;
-        let (network, _) = model.build(DType::F64, &Device::Cpu)?;
-        let mut sent = Dump::default();
-        let logits = network.forward(images, &mut Pass::eval().observed_by(&mut sent))?;
-        sent.0.insert("images".into(), images.contiguous()?);
-        sent.0.insert("logits".into(), logits);
-        candle_core::safetensors::save(&sent.0.into_iter().collect(), path.with_extension("safetensors"))?;
-        arguments.push(path);
-        Ok(())
-    };
     let (model_of_golden, images) = golden()?;
-    dump("golden", &model_of_golden, &images, Profile::Spec)?;
+    let mut arguments = vec![dump(folder.path(), "golden", &model_of_golden, &images, Profile::Spec)?];
     let networks = [
         (ModelConfig { width: 2, ..ModelConfig::resnet19(5) }, 8),
         (ModelConfig { width: 2, ..ModelConfig::ms_resnet18(5) }, 8),
@@ -545,7 +552,8 @@ fn python_reads_and_replays_the_files() -> Result<()> {
             let config = ModelConfig { neuron, timesteps: 2, ..config.clone() };
             let model = model(&config, seed as u64)?;
             let images = random_input(&config, side, false, seed as u64)?;
-            dump(&format!("{:?}_{name}", config.backbone), &model, &images, profile)?;
+            let name = format!("{:?}_{name}", config.backbone);
+            arguments.push(dump(folder.path(), &name, &model, &images, profile)?);
         }
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nir/check.py");
@@ -560,6 +568,67 @@ fn python_reads_and_replays_the_files() -> Result<()> {
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(text.lines().filter(|line| line.contains("spikes agree")).count(), arguments.len());
     Ok(())
+}
+
+/// What the simulators make of the files of their profiles once the notes are heeded: our logits.
+///
+/// Only with `LMHT_PYTHON`, since to import torch takes long; a simulator that is not installed is skipped.
+#[test]
+fn importers_have_our_logits() -> Result<()> {
+    let Ok(python) = std::env::var("LMHT_PYTHON") else {
+        println!(
+            "skipped: set LMHT_PYTHON to an interpreter with torch, nir, and norse, sinabs, snntorch or spikingjelly"
+        );
+        return Ok(());
+    };
+    let probe = Command::new(&python).args(["-c", "import nir, torch"]).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        println!("skipped: {python} has no nir or no torch");
+        return Ok(());
+    }
+    let folder = tempfile::tempdir().map_err(candle_core::Error::wrap)?;
+    let mut arguments = Vec::new();
+    for (config, side) in [
+        (ModelConfig { width: 2, ..ModelConfig::resnet20(5) }, 8),
+        (ModelConfig { width: 2, ..ModelConfig::ms_resnet18(5) }, 16),
+        (ModelConfig { width: 2, ..ModelConfig::vgg13(5) }, 16),
+        (ModelConfig { width: 1, ..ModelConfig::cifarnet(5) }, 32),
+    ] {
+        for (kind, neuron) in [("IF", if_neuron(0.)), ("LIF", lif_neuron(0.75, 0.))] {
+            for (name, profile) in &Profile::ALL[1..] {
+                if *profile == Profile::Sinabs && kind == "LIF" {
+                    continue;
+                }
+                let config = ModelConfig { neuron: neuron.clone(), timesteps: 6, ..config.clone() };
+                let (model, images) = (as_f32(&model(&config, 5)?)?, random_input(&config, side, false, 5)?);
+                let name = format!("{:?}_{kind}_{name}", config.backbone);
+                arguments.push(dump(folder.path(), &name, &model, &images, *profile)?);
+            }
+        }
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nir/importers.py");
+    let mut command = Command::new(&python);
+    // It imports check.py, and no cache of that is to lie beside the sources.
+    command.arg("-B").arg(script).args(&arguments);
+    let output = command.output().map_err(candle_core::Error::wrap)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}");
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Writes a file, and beside it what the network was shown and sent; returns the path of the file.
+fn dump(folder: &Path, name: &str, model: &ConvertedModel, images: &Tensor, profile: Profile) -> Result<PathBuf> {
+    let path = folder.join(format!("{name}.nir"));
+    let side = images.dim(images.rank() - 1)?;
+    nir::write(&path, model, (side, side), profile)?;
+    let (network, _) = model.build(DType::F64, &Device::Cpu)?;
+    let mut sent = Dump::default();
+    let logits = network.forward(images, &mut Pass::eval().observed_by(&mut sent))?;
+    sent.0.insert("images".into(), images.contiguous()?);
+    sent.0.insert("logits".into(), logits);
+    candle_core::safetensors::save(&sent.0.into_iter().collect(), path.with_extension("safetensors"))?;
+    Ok(path)
 }
 
 /// Spikes of every layer under their names, for a file.
