@@ -19,6 +19,7 @@ use crate::provenance;
   cargo xtask convert hybrid runs/qcfs --levels 2 --timesteps 2 --out hybrid-start
   cargo xtask convert reparameterize runs/fashion-resnet18-L2T2-seed42 --out single
   cargo xtask convert fold single --out folded
+  cargo xtask convert export runs/fashion-resnet18-if-T4-seed42 --profile norse --out network.nir
   cargo xtask convert import resnet18.pth --config config.json --out models/resnet18
   cargo xtask convert to-pytorch models/resnet18 --out resnet18.safetensors
   cargo xtask convert import --help")]
@@ -33,6 +34,7 @@ enum Conversion {
     Inference(networks::Inference),
     Reparameterize(networks::Reparameterize),
     Fold(networks::Fold),
+    Export(networks::Export),
     Import(Import),
     ToPytorch(ToPytorch),
 }
@@ -100,6 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Conversion::Inference(args) => args.run(),
         Conversion::Reparameterize(args) => args.run(),
         Conversion::Fold(args) => args.run(),
+        Conversion::Export(args) => args.run(),
         Conversion::Import(args) => import(args),
         Conversion::ToPytorch(args) => to_pytorch(args),
     }

@@ -9,7 +9,8 @@
 //! - [`reparameterize`] makes single-threshold neurons of multi-level ones, with nothing lost (§4.5);
 //! - [`absorb_bn`] and [`absorb_thresholds`] take batch norm and the amplitude of spikes into the weights;
 //! - [`compare_spikes`] says whether two networks send the same spikes;
-//! - [`checkpoint`] reads what PyTorch saved and writes what it loads.
+//! - [`checkpoint`] reads what PyTorch saved and writes what it loads;
+//! - with the feature `nir`, the module `nir` exports IF and LIF networks to NIR files and verifies them.
 //!
 //! ```
 //! use candle_core::{DType, Device};
@@ -30,6 +31,8 @@ mod absorb;
 pub mod checkpoint;
 mod compare;
 mod hybrid;
+#[cfg(feature = "nir")]
+pub mod nir;
 mod relatives;
 mod reparameterize;
 

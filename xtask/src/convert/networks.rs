@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
+use lmht_convert::nir::{self, Profile};
 use lmht_convert::{
     Calibration, ConvertedModel, HybridStart, SpikeComparison, absorb_bn, absorb_thresholds, compare_spikes,
     qcfs_to_cos, qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, relu_to_if, relu_to_snm, reparameterize,
@@ -324,4 +325,62 @@ fn save(out: &Path, model: &ConvertedModel, from: &Path) -> Result<()> {
 
 fn shown(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// Write an IF or LIF network as a NIR file for other simulators and for neuromorphic hardware.
+///
+/// The file is read back, replayed by the equations of the format, and every spike compared with the network. Importers
+/// read these files differently: choose the profile, and heed the notes that are printed.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask train fashion-resnet18-if-T4
+  cargo xtask convert export runs/fashion-resnet18-if-T4-seed42 --profile norse --out network.nir
+  cargo xtask convert export models/lif --profile spec --verify 100 --out network.nir
+
+NIR holds neurons of one threshold without T-GIM and with a leak of at most 1.")]
+pub(super) struct Export {
+    /// A run folder or model folder of an IF or LIF network.
+    model: PathBuf,
+    /// Who is to read the file: spec, spikingjelly, snntorch, norse or sinabs.
+    #[arg(long, default_value = "spec")]
+    profile: Profile,
+    /// A parquet folder whose test images give the size of the input and are replayed [default: the data of the run; for a
+    /// model folder the repository's sample].
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Test images to replay.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    verify: usize,
+    /// The file to write; a file there is replaced.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+impl Export {
+    pub(super) fn run(&self) -> Result<()> {
+        let (model, mut data) = load(&self.model)?;
+        if let Some(path) = &self.data {
+            data.path = path.clone();
+        }
+        let test = data::open_test(&data, &model.config)?;
+        let first = test.batches(0, 0)?.next().context("the test split has no image")??.0;
+        let (n, _, height, width) = first.dims4()?;
+        let notes = nir::write(&self.out, &model, (height, width), self.profile).with_context(|| shown(&self.model))?;
+        println!("{}: for {}, images of {height}x{width}", self.out.display(), self.profile);
+        for note in notes {
+            println!("note: {note}");
+        }
+        if self.verify > 0 {
+            let images = first.narrow(0, 0, self.verify.min(n))?;
+            let verification = nir::verify_file(&self.out, &model, &images)?;
+            let counts: u64 = verification.layers.iter().map(|layer| layer.counts).sum();
+            println!(
+                "replayed {} images: {} of {counts} spikes differ, logits to {:.1e}",
+                verification.images,
+                verification.differing(),
+                verification.logit_error
+            );
+        }
+        Ok(())
+    }
 }

@@ -15,6 +15,7 @@ fn show(counter: &mut ActivityCounter, output: &[f32], signal: Signal, levels: u
         signal,
         levels,
         tgim: Tgim::Full,
+        window: 1,
         has_leak: true,
     })
 }

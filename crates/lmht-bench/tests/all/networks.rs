@@ -179,8 +179,10 @@ fn averages_are_macs_but_the_paper_counts_their_amplitude() {
     let spikes = Flow {
         xs: Tensor::from_vec(map, (1, 1, 8, 8), &Device::Cpu).unwrap(),
         signal: Signal::Spikes { v_threshold: 0.5 },
+        node: 0,
     };
-    let averaged = avg_pool2d(&spikes, Pool2dParams { kernel: 2, stride: 2, padding: 0 }).unwrap();
+    let two = Pool2dParams { kernel: 2, stride: 2, padding: 0 };
+    let averaged = avg_pool2d(&spikes, two, &mut Pass::eval()).unwrap();
     let mut counter = CostCounter::new();
     let mut pass = Pass::eval().observed_by(&mut counter);
     pass.begin(1, 1).unwrap();

@@ -6,6 +6,8 @@ mod hostile;
 mod hybrid;
 mod model;
 mod networks;
+#[cfg(feature = "nir")]
+mod nir;
 mod relatives;
 mod reparameterize;
 mod support;
