@@ -218,7 +218,7 @@ fn archives_that_torch_does_not_write_are_refused() {
     let cases = [
         (archive(&[entry("a/data.pkl", &good), bomb]), "compressed or encrypted"),
         (archive(&[pickle_bomb, entry("a/data/0", &[0; 16])]), "compressed or encrypted"),
-        (archive(&[entry("a/data.pkl", &good), large]), "a/data/0"),
+        (archive(&[entry("a/data.pkl", &good), large]), "over each other"),
         (archive(&[entry("a/data.pkl", &good)]), "\"a/data/0\" cannot be read"),
         (archive(&[entry("a/data.pkl", &good), entry("a/data/0", &[0; 15])]), "15 bytes, expected 4 numbers"),
         (archive(&[entry("a/data.pkl", &good), entry("a/data.pkl", &good), storage]), "same name"),
@@ -232,6 +232,12 @@ fn archives_that_torch_does_not_write_are_refused() {
     for (bytes, part) in cases {
         assert_refused(parse(&bytes), &["evil.pth: ", part]);
     }
+    // Two entries of the directory that lead to one place.
+    let mut twice = archive(&[entry("a/data.pkl", &good), entry("a/data/0", &[0; 16]), entry("a/data/1", &[0; 16])]);
+    let header = |name: &[u8]| twice.windows(name.len()).rposition(|window| window == name).unwrap();
+    let (first, second) = (header(b"a/data/0") - 4, header(b"a/data/1") - 4);
+    twice.copy_within(first..first + 4, second);
+    assert_refused(parse(&twice), &["evil.pth: ", "over each other"]);
     // Where the directory begins is moved: the headers lie elsewhere.
     let mut moved = around(&good);
     let at = moved.len() - 6;
