@@ -120,7 +120,9 @@ fn entry(zip: &mut Zip<'_>, name: &str, length: usize) -> Result<Vec<u8>, String
     }
     let mut data = Vec::new();
     let read = file.by_ref().take(size + 1).read_to_end(&mut data);
-    read.map_err(|error| format!("the entry {short:?} is damaged ({error}); fetch the file again"))?;
+    read.map_err(|error| {
+        format!("the entry {short:?} is damaged ({error}); fetch the file again, or save it again with PyTorch's checksums on")
+    })?;
     if data.len() as u64 != size {
         return Err(format!("the entry {short:?} has {} bytes, expected {size}; fetch the file again", data.len()));
     }
