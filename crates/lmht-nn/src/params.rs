@@ -149,7 +149,7 @@ impl ParamStore {
         });
         differences += &listed(&extra, "not part of this network: ", |name| {
             let near = nearest(name, &missing).map_or(String::new(), |near| format!(" (nearest missing: {near})"));
-            format!("not part of this network: {name} {:?}{near}", tensors[*name].dims())
+            format!("not part of this network: {name:.200} {:?}{near}", tensors[*name].dims())
         });
         if !differences.is_empty() {
             return Err(Error::Mismatch { origin: origin.to_string(), differences });

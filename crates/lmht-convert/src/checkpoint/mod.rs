@@ -154,7 +154,12 @@ impl Format {
         if bytes.is_empty() {
             return Err("it is empty; fetch the file again".into());
         }
-        if starts(b"PK") {
+        // Safetensors begin with the length of their header, any number, so they are told by what follows: the upper half
+        // of that number, 0, and the JSON object.
+        if bytes.get(4..9) == Some(b"\0\0\0\0{") {
+            return Ok(Self::Safetensors);
+        }
+        if starts(b"PK\x03\x04") || starts(b"PK\x05\x06") {
             return Ok(Self::Pytorch);
         }
         if starts(b"version https://git-lfs.github.com/spec/") {
@@ -181,7 +186,7 @@ impl Format {
         if text.first() == Some(&b'<') {
             return Err("it is a web page; fetch the file itself, from a link to the raw file".into());
         }
-        // A header of safetensors: its length as eight bytes, then a JSON object.
+        // A header that claims more than 4 GB: the reader's message says so.
         if bytes.get(8) == Some(&b'{') {
             return Ok(Self::Safetensors);
         }

@@ -25,6 +25,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents, String> {
     if zip.has_duplicate_names() {
         return Err("two entries of the archive have the same name; torch.save does not write that".into());
     }
+    // Else a small file could have the same bytes read any number of times.
+    if zip.has_overlapping_entries().map_err(|error| format!("its entries cannot be found: {error}"))? {
+        return Err("entries of the archive lie over each other; torch.save does not write that".into());
+    }
     let pickle_name = pickle_name(&zip)?;
     let folder = pickle_name.strip_suffix("data.pkl").unwrap_or_default().to_string();
     let byte_order = format!("{folder}byteorder");
@@ -116,7 +120,9 @@ fn entry(zip: &mut Zip<'_>, name: &str, length: usize) -> Result<Vec<u8>, String
     }
     let mut data = Vec::new();
     let read = file.by_ref().take(size + 1).read_to_end(&mut data);
-    read.map_err(|error| format!("the entry {short:?} is damaged ({error}); fetch the file again"))?;
+    read.map_err(|error| {
+        format!("the entry {short:?} is damaged ({error}); fetch the file again, or save it again with PyTorch's checksums on")
+    })?;
     if data.len() as u64 != size {
         return Err(format!("the entry {short:?} has {} bytes, expected {size}; fetch the file again", data.len()));
     }

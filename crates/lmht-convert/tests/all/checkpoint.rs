@@ -77,6 +77,19 @@ fn safetensors_are_told_by_their_content() {
     assert_small(&checkpoint, DType::F16);
 }
 
+/// The length of a header may be any number: 60 is '<', 0x8b1f begins compressed files, 0x4b50 archives.
+#[test]
+fn a_header_of_any_length_is_told_from_other_files() {
+    for length in [60, 0x4b50, 0x8b1f] {
+        let tensor = r#""w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+        let header = format!("{{{tensor:width$}}}", width = length - 2);
+        assert_eq!(header.len(), length);
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 4]].concat();
+        let read = checkpoint::parse("w", &bytes);
+        assert!(read.is_ok_and(|read| read.tensors.contains_key("w")), "{length}");
+    }
+}
+
 #[test]
 fn a_prefix_that_one_name_lacks_stays() {
     let one = Tensor::new(&[1f32], &Device::Cpu).unwrap();

@@ -218,7 +218,7 @@ fn archives_that_torch_does_not_write_are_refused() {
     let cases = [
         (archive(&[entry("a/data.pkl", &good), bomb]), "compressed or encrypted"),
         (archive(&[pickle_bomb, entry("a/data/0", &[0; 16])]), "compressed or encrypted"),
-        (archive(&[entry("a/data.pkl", &good), large]), "a/data/0"),
+        (archive(&[entry("a/data.pkl", &good), large]), "over each other"),
         (archive(&[entry("a/data.pkl", &good)]), "\"a/data/0\" cannot be read"),
         (archive(&[entry("a/data.pkl", &good), entry("a/data/0", &[0; 15])]), "15 bytes, expected 4 numbers"),
         (archive(&[entry("a/data.pkl", &good), entry("a/data.pkl", &good), storage]), "same name"),
@@ -232,6 +232,12 @@ fn archives_that_torch_does_not_write_are_refused() {
     for (bytes, part) in cases {
         assert_refused(parse(&bytes), &["evil.pth: ", part]);
     }
+    // Two entries of the directory that lead to one place.
+    let mut twice = archive(&[entry("a/data.pkl", &good), entry("a/data/0", &[0; 16]), entry("a/data/1", &[0; 16])]);
+    let header = |name: &[u8]| twice.windows(name.len()).rposition(|window| window == name).unwrap();
+    let (first, second) = (header(b"a/data/0") - 4, header(b"a/data/1") - 4);
+    twice.copy_within(first..first + 4, second);
+    assert_refused(parse(&twice), &["evil.pth: ", "over each other"]);
     // Where the directory begins is moved: the headers lie elsewhere.
     let mut moved = around(&good);
     let at = moved.len() - 6;
@@ -328,32 +334,41 @@ fn a_file_cut_off_anywhere_is_refused() {
     }
 }
 
-/// One to eight bytes changed at places from a seed: an error, or tensors of the same names and shapes.
-#[test]
-fn changed_bytes_never_panic() {
-    let config = small(lmht_nn::Backbone::Vgg13);
-    let mut state = 0x1234_5678_9abc_def0_u64;
-    let mut next = move |below: usize| {
-        // SplitMix64.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % below as u64) as usize
-    };
+        ((z ^ (z >> 31)) % n as u64) as usize
+    }
+}
+
+/// How many inputs a test makes: a few, or as many as `LMHT_FUZZ_ROUNDS` says.
+fn rounds(few: usize) -> usize {
+    std::env::var("LMHT_FUZZ_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(few)
+}
+
+/// One to eight bits changed at places from a seed: an error that names the file, or tensors; never a panic.
+#[test]
+fn changed_bits_never_panic() {
+    let config = small(lmht_nn::Backbone::Vgg13);
     let model = bytes(&model(&config, candle_core::DType::F32));
-    for (original, fits, rounds) in [
+    let mut random = Random(1);
+    for (original, fits, few) in [
         (fixture_bytes("parameter.pth"), None, 4000),
-        (around(&pickle("4", "0", "2 2", "2 1")), None, 4000),
         (fixture_bytes("resnet20_qcfs.pth"), Some(qcfs()), 100),
         (model, Some(config), 300),
     ] {
         let (mut refused, mut read) = (0, 0);
-        for _ in 0..rounds {
+        for _ in 0..rounds(few) {
             let mut bytes = original.clone();
-            for _ in 0..1 + next(8) {
-                let at = next(bytes.len());
-                bytes[at] ^= 1 << next(8);
+            for _ in 0..1 + random.below(8) {
+                let at = random.below(bytes.len());
+                bytes[at] ^= 1 << random.below(8);
             }
             match (parse(&bytes), &fits) {
                 (Ok(checkpoint), Some(config)) => {
@@ -369,6 +384,45 @@ fn changed_bytes_never_panic() {
         }
         assert!(refused > 0 && read > 0, "{refused} refused, {read} read");
     }
+}
+
+/// Pickles with changed instructions in an archive whose checksums are right, so that nothing but the pickle is wrong.
+#[test]
+fn changed_pickles_never_panic() {
+    const INSTRUCTIONS: &[u8] = b"\x80cqr)R(XJtQKM\x85\x86\x87\x88\x89Nhjsu}db.\x81]Gae\x8a0129\0\xff";
+    let originals = [
+        pickle("4", "0", "2 2", "2 1"),
+        pickle("4", "1", "1 3", "3 1"),
+        [b"\x80\x02}X\x03\0\0\0net".as_slice(), &pickle("4", "0", "4", "1")[2..], b"s."].concat(),
+        b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01(X\x01\0\0\0aq\x02]q\x03(K\x01h\x02h\x03euh\x01}X\x01\0\0\0bNsb.".to_vec(),
+    ];
+    let mut random = Random(2);
+    let (mut refused, mut read) = (0, 0);
+    for round in 0..rounds(20_000) {
+        let mut bytes = originals[round % originals.len()].clone();
+        for _ in 0..1 + random.below(4) {
+            let at = random.below(bytes.len());
+            let byte = INSTRUCTIONS[random.below(INSTRUCTIONS.len())];
+            match random.below(4) {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                2 => drop(bytes.remove(at)),
+                _ => {
+                    let from = random.below(bytes.len());
+                    let piece = bytes[from..bytes.len().min(from + 1 + random.below(16))].to_vec();
+                    bytes.splice(at..at, piece);
+                }
+            }
+        }
+        match parse(&around(&bytes)) {
+            Ok(_) => read += 1,
+            Err(error) => {
+                refused += 1;
+                assert!(error.to_string().starts_with("evil.pth: "), "{error}");
+            }
+        }
+    }
+    assert!(refused > 0 && read > 0, "{refused} refused, {read} read");
 }
 
 #[test]

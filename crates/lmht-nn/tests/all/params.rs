@@ -211,6 +211,29 @@ fn loading_lists_every_difference_and_changes_nothing_then() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_difference_shows_the_nearest_name_and_long_lists_are_cut() -> Result<()> {
+    let params = ParamStore::new(1);
+    ask(&params, DType::F32, &[("layer1.0.conv1.0.weight", &[2], UNIFORM), ("fc.bias", &[3], UNIFORM)])?;
+    let mut tensors = named(&[("layer1.0.conv1.weight", &[2])])?;
+    for i in 0..45 {
+        tensors.insert(format!("other.{i:02}"), Tensor::zeros(1, DType::F32, &CPU)?);
+    }
+    let error = params.load("w", &tensors).expect_err("another network").to_string();
+    for part in [
+        "missing: fc.bias [3]\n",
+        "missing: layer1.0.conv1.0.weight [2] (nearest in the file: layer1.0.conv1.weight)\n",
+        "not part of this network: layer1.0.conv1.weight [2] (nearest missing: layer1.0.conv1.0.weight)\n",
+        "not part of this network: other.38 [1]\n  not part of this network: … and 6 more\n",
+    ] {
+        assert!(error.contains(part), "{part:?} in {error}");
+    }
+    // A name of any length costs nothing.
+    let long = HashMap::from([("x".repeat(1 << 20), Tensor::zeros(1, DType::F32, &CPU)?)]);
+    assert_error(params.load("w", &long), &["missing: fc.bias [3]\n"]);
+    Ok(())
+}
+
 /// The published neurons have both `mask` and `mask_linear`, and use one.
 #[test]
 fn the_unused_tgim_of_a_published_checkpoint_is_passed_over() -> Result<()> {
