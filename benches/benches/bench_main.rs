@@ -20,7 +20,8 @@ criterion_group!(
     benchmarks::pool::bench,
     benchmarks::train_step::bench,
     benchmarks::backbones::bench,
-    benchmarks::counting::bench
+    benchmarks::counting::bench,
+    benchmarks::convert::bench
 );
 
 fn main() {

@@ -403,3 +403,54 @@ fn a_model_goes_to_pytorch_and_comes_back_the_same() {
     let output = run(&["convert", "import", &file, "--out", &imported]);
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("--config"));
 }
+
+/// From an ANN to a folded single-threshold network, each step a command.
+#[test]
+fn a_network_goes_through_every_conversion() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let convert = |arguments: &[&str]| {
+        let output = run(&[&["convert"], arguments].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let ann = |kind: &str| {
+        CONFIG
+            .replace("neuron = { kind = \"lmht\", levels = 2 }", kind)
+            .replace("timesteps = 2", "timesteps = 1")
+            .replace("epochs = 3", "epochs = 1")
+    };
+    for (name, neuron) in
+        [("qcfs", "neuron = { kind = \"qcfs\", quant_levels = 4 }"), ("relu", "neuron = { kind = \"relu\" }")]
+    {
+        let config = config(folder.path(), &format!("{name}.toml"), &ann(neuron));
+        let output = run(&["train", &config, "--run", &path(name), "--quiet"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let (qcfs, hybrid, single, folded) = (path("qcfs"), path("hybrid"), path("single"), path("folded"));
+    convert(&["hybrid", &qcfs, "--levels", "2", "--timesteps", "2", "--out", &hybrid]);
+    let said = convert(&["reparameterize", &hybrid, "--limit", "50", "--out", &single]);
+    assert!(said.contains("layer4.1.sn2") && said.contains("50 images: top-1"), "{said}");
+    convert(&["fold", &single, "--out", &folded]);
+    for (method, from) in [("if", "qcfs"), ("srp", "qcfs"), ("cos", "qcfs"), ("rmp", "relu"), ("snm", "relu")] {
+        let arguments = ["inference", &path(from), "--method", method, "--timesteps", "2", "--out", &path(method)];
+        convert(&[&arguments[..], &["--calibration-images", "32"]].concat());
+    }
+    for model in ["hybrid", "folded", "srp", "snm"] {
+        let output = run(&["eval", &path(model), "--json"]);
+        assert!(output.status.success(), "{model}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    // Refused: the wrong network, what was done already, a target that cannot be written. Nothing is left behind.
+    let refused = |arguments: &[&str], parts: &[&str]| assert_refused(&run(&[&["convert"], arguments].concat()), parts);
+    let nowhere = path("nowhere");
+    refused(&["hybrid", &hybrid, "--out", &nowhere], &["hybrid", "expected a QCFS network"]);
+    refused(&["hybrid", &qcfs, "--levels", "0", "--out", &nowhere], &["levels"]);
+    refused(&["reparameterize", &single, "--out", &nowhere], &["single", "already"]);
+    refused(&["fold", &folded, "--out", &nowhere], &["folded", "no batch norm"]);
+    refused(&["export", &single, "--out", &nowhere], &["NIR", "max-pooling"]);
+    assert!(!Path::new(&nowhere).exists());
+    let file = config(folder.path(), "a-file", "in the way");
+    refused(&["fold", &single, "--out", &file], &["a-file"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "in the way");
+}

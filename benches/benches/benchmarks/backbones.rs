@@ -19,7 +19,7 @@ use super::{done, quick, size, tensor};
 
 const GROUP: &str = "backbones";
 
-/// Asks this program for the memory of one backbone instead of benchmarks.
+/// Asks this program for the memory of one backbone or conversion instead of benchmarks.
 const MEMORY_OF: &str = "--memory-of";
 
 const CLASSES: usize = 100;
@@ -127,8 +127,8 @@ pub(crate) fn bench(c: &mut Criterion) {
     }
 }
 
-/// The peak of another process that runs two steps of the backbone, in MiB beyond what it had before them.
-fn memory_of(title: &str) -> String {
+/// The peak of another process that runs two steps of a backbone, or a conversion, in MiB beyond what it had before.
+pub(super) fn memory_of(title: &str) -> String {
     let run = || -> std::io::Result<String> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args([MEMORY_OF, title]);
@@ -146,6 +146,9 @@ fn memory_of(title: &str) -> String {
 pub(crate) fn printed_memory() -> bool {
     let mut arguments = std::env::args().skip_while(|argument| argument != MEMORY_OF).skip(1);
     let Some(title) = arguments.next() else { return false };
+    if super::convert::printed_memory(&title) {
+        return true;
+    }
     let config = configs().find(|config| config.backbone.title() == title);
     let config = config.unwrap_or_else(|| panic!("{MEMORY_OF} {title}: expected the title of a backbone"));
     let mut training = done(Training::new(&config));
@@ -161,7 +164,7 @@ pub(crate) fn printed_memory() -> bool {
 }
 
 /// A line of `/proc/self/status`, which is in KiB.
-fn status_kib(name: &str) -> Option<f64> {
+pub(super) fn status_kib(name: &str) -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     line.split_whitespace().next()?.parse().ok()

@@ -3,6 +3,7 @@
 pub(crate) mod backbones;
 pub(crate) mod batch_norm;
 pub(crate) mod conv2d;
+pub(crate) mod convert;
 pub(crate) mod counting;
 pub(crate) mod neuron;
 pub(crate) mod pool;
