@@ -367,7 +367,8 @@ impl CostReport {
 
     /// The sum of a figure over all synapses.
     pub fn sum(&self, figure: impl Fn(&LayerCost) -> f64) -> f64 {
-        self.layers.iter().map(figure).sum()
+        // Not `sum`, which is -0 of nothing.
+        self.layers.iter().map(figure).fold(0., std::ops::Add::add)
     }
 
     /// MACs of one image in a dense ANN of the same structure: every synapse once, attention included, no spikes.

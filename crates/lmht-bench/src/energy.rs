@@ -192,9 +192,10 @@ impl EnergyModel {
         let mul_pj = (self.mac_pj - self.ac_pj).max(0.);
         let spiking = || cost.neurons.iter().filter(|layer| layer.is_spiking);
         // Adding the current and subtracting what was fired.
-        let updates: f64 = spiking().map(|layer| 2. * layer.updates).sum();
-        let leaks: f64 = spiking().map(|layer| layer.leak_muls).sum();
-        let tgim: f64 = spiking().map(|layer| layer.tgim_macs).sum();
+        let sum = |figure: fn(&crate::NeuronCost) -> f64| spiking().map(figure).fold(0., std::ops::Add::add);
+        let updates = sum(|layer| 2. * layer.updates);
+        let leaks = sum(|layer| layer.leak_muls);
+        let tgim = sum(|layer| layer.tgim_macs);
         let (mut acs, mut macs) = (0., 0.);
         for product in &cost.products {
             acs += product.acs;

@@ -334,14 +334,14 @@ fn sampled(from: f64, to: f64, mut f: impl FnMut(f64) -> f64) -> Vec<(f64, f64)>
 }
 
 /// Mean output over mean input (in the manner of the paper's Fig. 2): QCFS, and the neuron with all of its input in the
-/// first timestep, with and without a T-GIM that spreads it.
+/// last timestep, with and without a T-GIM that spreads it.
 fn rate_chart(config: &NeuronConfig) -> Chart {
     let (t, theta, levels) = (config.timesteps, config.v_threshold, config.levels);
     let quant_levels = levels.saturating_mul(t as u32);
     let ceiling = f64::from(levels) * theta;
     let mean_output = |omega: &[f64], tgim: Tgim, x: f64| {
         let mut current = vec![0.; t];
-        current[0] = x * t as f64;
+        current[t - 1] = x * t as f64;
         let neuron = NeuronConfig { tgim, ..*config }.check().ok();
         neuron.map_or(0., |neuron| neuron.output(omega, 1., &current).iter().sum::<f64>() / t as f64)
     };
@@ -357,14 +357,14 @@ fn rate_chart(config: &NeuronConfig) -> Chart {
     let series = [
         ("QCFS with L·T levels", BLUE.mix(0.45), 7, activation),
         ("LM-HT, Ω = 1/T", ORANGE.to_rgba(), 2, spread),
-        ("M-HT, all input at t = 1", PURPLE.to_rgba(), 2, uneven),
+        ("M-HT without T-GIM", PURPLE.to_rgba(), 2, uneven),
     ];
     let ranges = (from..to, -0.05 * ceiling..1.1 * ceiling);
     let svg = lines(ranges, ("mean input current", "mean output s·θ"), &series);
     let caption = format!(
-        "L = {levels}, T = {t}, θ = {theta}, v(0) = θ/2, λ = 1, the whole input in the first timestep. A T-GIM of 1/T spreads \
+        "L = {levels}, T = {t}, θ = {theta}, v(0) = θ/2, λ = 1, the whole input in the last timestep. A T-GIM of 1/T spreads \
          it: the neuron's mean output is then the quantized activation with L·T = {quant_levels} levels (Theorem 4.2), step \
-         for step. Without a T-GIM a timestep can send L spikes at most."
+         for step. Without a T-GIM the last timestep sends all there is, L spikes at most."
     );
     Chart { name: "rate", title: "Output over input: LM-HT and QCFS", caption, svg }
 }

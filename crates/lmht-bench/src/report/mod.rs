@@ -152,9 +152,11 @@ impl Report {
     /// The report of everything that `profiler` saw.
     pub fn new(subject: Subject, profiler: &Profiler, footprint: Footprint, energy_models: &[EnergyModel]) -> Self {
         let cost = profiler.cost.report(profiler.cost.n_images());
-        let of_products = |figure: fn(&crate::ProductCost) -> f64| cost.products.iter().map(figure).sum();
+        // Not `sum`, which is -0 of nothing.
+        let of_products =
+            |figure: fn(&crate::ProductCost) -> f64| cost.products.iter().map(figure).fold(0., std::ops::Add::add);
         let of_neurons = |figure: fn(&crate::NeuronCost) -> f64| {
-            cost.neurons.iter().filter(|layer| layer.is_spiking).map(figure).sum()
+            cost.neurons.iter().filter(|layer| layer.is_spiking).map(figure).fold(0., std::ops::Add::add)
         };
         let totals = Totals {
             sops: cost.sops(),

@@ -92,7 +92,7 @@ fn section(table: &Table) -> Markup {
                     }
                 }
             }
-            p.note { (table.note) }
+            @for paragraph in table.note.split("\n\n") { p.note { (paragraph) } }
         }
     }
 }

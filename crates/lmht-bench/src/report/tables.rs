@@ -36,7 +36,7 @@ fn mj(value: f64) -> String {
 impl Report {
     /// The report for a terminal.
     pub fn to_text(&self) -> String {
-        self.render(presets::UTF8_HORIZONTAL_ONLY, |title| format!("{title}\n"))
+        self.render(presets::UTF8_BORDERS_ONLY, |title| format!("{title}\n"))
     }
 
     /// The report as Markdown.
@@ -153,7 +153,7 @@ impl Report {
             head: head(&["model", "SOPs", "MACs", "attention", "neurons", "memory", "total", "paper's rule"]),
             rows: rows.collect(),
             n_text: 1,
-            note: sources.collect::<Vec<_>>().join(" "),
+            note: sources.collect::<Vec<_>>().join("\n\n"),
         }
     }
 
@@ -163,12 +163,12 @@ impl Report {
         };
         let int8 = EnergyModel::named("int8-45nm").unwrap_or_default();
         let dense = self.totals.ann_macs;
-        let quantized_mj = int8.estimate(&self.cost).ann_mj;
+        let ours_int8 = int8.estimate(&self.cost);
+        let quantized_mj = ours_int8.ann_mj;
+        let ours = energy.sops_mj + energy.macs_mj + energy.attention_mj;
         let relative = |value: f64| {
-            let ours = energy.sops_mj + energy.macs_mj + energy.attention_mj;
             if ours > 0. { format!("{:.2}", value / ours) } else { "–".into() }
         };
-        let ours = energy.sops_mj + energy.macs_mj + energy.attention_mj;
         let row = |name: String, acs: f64, macs: f64, price: &str, value: f64| {
             vec![name, price.to_string(), millions(acs), millions(macs), mj(value), relative(value)]
         };
@@ -184,6 +184,13 @@ impl Report {
                     totals.macs + totals.attention_macs,
                     &model.name,
                     ours,
+                ),
+                row(
+                    "the same at 8 bits".into(),
+                    totals.sops + totals.attention_acs,
+                    totals.macs + totals.attention_macs,
+                    &int8.name,
+                    ours_int8.sops_mj + ours_int8.macs_mj + ours_int8.attention_mj,
                 ),
                 row("this one by the paper's rule".into(), totals.paper_sops, 0., &model.name, energy.paper_mj),
                 row("dense ANN".into(), 0., dense, &model.name, energy.ann_mj),

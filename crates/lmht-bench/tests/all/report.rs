@@ -143,3 +143,23 @@ fn a_report_of_nothing_is_empty_and_whole() {
     assert_balanced(&report.to_html());
     assert!(report.to_text().contains("0 images"));
 }
+
+#[test]
+fn the_curve_without_a_tgim_leaves_the_quantized_activation() {
+    // Seen: with all input in the first timestep the potential carries it over, and the three curves were one.
+    let (report, _) = report(&ModelConfig { timesteps: 4, ..resnet() });
+    let rate = report.charts().into_iter().find(|chart| chart.name == "rate").unwrap();
+    let lines: Vec<_> = rate.svg.lines().filter(|line| line.contains("<polyline")).collect();
+    let points = |line: &str| line.split("points=\"").nth(1).unwrap().split('"').next().unwrap().to_string();
+    let curves: Vec<_> = lines.iter().map(|line| points(line)).filter(|points| points.len() > 5000).collect();
+    assert_eq!(curves.len(), 3);
+    assert_eq!(curves[0], curves[1], "LM-HT with 1/T is QCFS");
+    assert_ne!(curves[1], curves[2]);
+}
+
+#[test]
+fn nothing_is_a_plain_zero() {
+    let (report, _) = report(&resnet());
+    assert!(report.totals.attention_acs.is_sign_positive());
+    assert!(!report.to_text().contains("-0.0") && !report.to_json().contains("-0.0"));
+}
