@@ -29,6 +29,33 @@ impl BatchSource for Source {
     }
 }
 
+/// The first test images of a source.
+pub(crate) struct First<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) n_images: usize,
+}
+
+impl BatchSource for First<'_> {
+    fn n_batches(&self) -> usize {
+        self.n_images.div_ceil(TEST_BATCH)
+    }
+
+    fn batches(&self, epoch: usize, first: usize) -> lmht_nn::Result<Batches<'_>> {
+        let mut left = self.n_images.saturating_sub(first * TEST_BATCH);
+        let batches = self.source.batches(epoch, first)?.map_while(move |batch| {
+            if left == 0 {
+                return None;
+            }
+            Some(batch.and_then(|(images, labels)| {
+                let n = left.min(labels.dim(0)?);
+                left -= n;
+                Ok((images.narrow(0, 0, n)?, labels.narrow(0, 0, n)?))
+            }))
+        });
+        Ok(Box::new(batches))
+    }
+}
+
 /// A data set's error on its way through the training loop.
 fn foreign(error: lmht_datasets::Error) -> lmht_nn::Error {
     lmht_nn::Error::Candle(candle_core::Error::wrap(error))
@@ -84,7 +111,7 @@ fn test_source(data: &DataConfig, test: ImageDataset, normalize: &Normalize) -> 
 }
 
 /// Images in an evaluation batch: large enough to keep the cores busy, small enough for any memory.
-pub(crate) const TEST_BATCH: usize = 100;
+const TEST_BATCH: usize = 100;
 
 /// The network and the data must agree on channels and classes; said here, where both have a name.
 fn check_fit(data: &DataConfig, model: &ModelConfig, train: &ImageDataset) -> Result<()> {

@@ -8,7 +8,7 @@ use lmht_bench::report::{Report, Subject, images_csv};
 use lmht_bench::{EnergyModel, Footprint, Profiler};
 use lmht_nn::atomic::FolderWriter;
 use lmht_nn::from_pretrained;
-use lmht_nn::train::{BatchSource, Batches, Progress, evaluate};
+use lmht_nn::train::{Progress, evaluate};
 
 use crate::{data, eval, provenance};
 
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let progress = if args.quiet { Progress::Silent } else { Progress::Shown };
     let mut profiler = Profiler::new();
-    let source = First { source: &test, n_images };
+    let source = data::First { source: &test, n_images };
     let evaluation = evaluate(&network, &source, progress, Some(&mut profiler))?;
 
     let subject = Subject {
@@ -153,31 +153,4 @@ fn energy_models(names: &[String]) -> Result<Vec<EnergyModel>> {
         EnergyModel::from_toml(&toml).map_err(|error| anyhow::anyhow!("{name}: {error}"))
     };
     names.iter().map(load).collect()
-}
-
-/// The first images of a source.
-struct First<'a> {
-    source: &'a data::Source,
-    n_images: usize,
-}
-
-impl BatchSource for First<'_> {
-    fn n_batches(&self) -> usize {
-        self.n_images.div_ceil(data::TEST_BATCH)
-    }
-
-    fn batches(&self, epoch: usize, first: usize) -> lmht_nn::Result<Batches<'_>> {
-        let mut left = self.n_images.saturating_sub(first * data::TEST_BATCH);
-        let batches = self.source.batches(epoch, first)?.map_while(move |batch| {
-            if left == 0 {
-                return None;
-            }
-            Some(batch.and_then(|(images, labels)| {
-                let n = left.min(labels.dim(0)?);
-                left -= n;
-                Ok((images.narrow(0, 0, n)?, labels.narrow(0, 0, n)?))
-            }))
-        });
-        Ok(Box::new(batches))
-    }
 }

@@ -13,7 +13,7 @@ use lmht_convert::{
 use lmht_nn::train::BatchSource;
 use lmht_nn::{ModelCard, Network, Schedule, from_pretrained, save_pretrained};
 
-use crate::data::{self, Source};
+use crate::data::{self, First, Source};
 use crate::experiment::DataConfig;
 use crate::{eval, provenance};
 
@@ -259,18 +259,10 @@ pub(crate) fn compare(
     limit: Option<usize>,
 ) -> Result<SpikeComparison> {
     let build = |model: &ConvertedModel| -> Result<Network> { Ok(model.build(DType::F32, &Device::Cpu)?.0) };
-    let mut left = limit.unwrap_or(usize::MAX);
-    let bar = ProgressBar::new(test.n_batches() as u64);
+    let source = First { source: test, n_images: limit.unwrap_or(usize::MAX).min(test.0.data().len()) };
+    let bar = ProgressBar::new(source.n_batches() as u64);
     bar.set_style(ProgressStyle::with_template("comparing spikes {wide_bar} {pos}/{len} {eta} left")?);
-    let batches = test.batches(0, 0)?.map_while(|batch| {
-        let kept = batch.and_then(|(images, labels)| {
-            let n = images.dim(0)?.min(left);
-            left -= n;
-            Ok((n > 0).then_some((images.narrow(0, 0, n.max(1))?, labels.narrow(0, 0, n.max(1))?)))
-        });
-        bar.inc(1);
-        kept.transpose()
-    });
+    let batches = source.batches(0, 0)?.inspect(|_| bar.inc(1));
     let comparison = compare_spikes(&build(before)?, &build(after)?, batches)?;
     bar.finish_and_clear();
     Ok(comparison)

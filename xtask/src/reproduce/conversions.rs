@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::Preset;
 use super::runs::{Outcome, Run, read_json};
 use crate::convert::networks::{Method, calibrate, compare, convert, read};
-use crate::data;
+use crate::data::{self, First};
 use crate::experiment::Experiment;
 use crate::published;
 
@@ -168,7 +168,8 @@ pub(crate) fn table4(preset: Preset, [qcfs, relu]: &[Run; 2], hybrids: &[Run], p
         }
         let mut inference = Vec::new();
         for (method, timesteps, model, run) in converted {
-            let top1 = top1(&model, experiment, progress).with_context(|| format!("{method}, T = {timesteps}"))?;
+            let top1 =
+                top1(preset, &model, experiment, progress).with_context(|| format!("{method}, T = {timesteps}"))?;
             inference.push(Inference { method: method.into(), timesteps, top1, run: run.folder.clone() });
         }
         Ok(inference)
@@ -176,7 +177,8 @@ pub(crate) fn table4(preset: Preset, [qcfs, relu]: &[Run; 2], hybrids: &[Run], p
     let mut rows = Vec::new();
     for (run, (levels, timesteps)) in hybrids.iter().zip(HYBRIDS) {
         let start = run.experiment.start.as_deref().context("a fine-tuning run has a start")?;
-        let top1_start = recorded(&run.folder.join("start.json"), || Ok(top1(&read(start)?, experiment, progress)?))?;
+        let top1_start =
+            recorded(&run.folder.join("start.json"), || top1(preset, &read(start)?, experiment, progress))?;
         rows.push(Hybrid { levels, timesteps, top1_start, outcome: run.outcome()? });
     }
     Ok(Table4 {
@@ -190,10 +192,11 @@ pub(crate) fn table4(preset: Preset, [qcfs, relu]: &[Run; 2], hybrids: &[Run], p
 }
 
 /// Top-1 on the test images, %.
-fn top1(model: &ConvertedModel, experiment: &Experiment, progress: Progress) -> Result<f64> {
+fn top1(preset: Preset, model: &ConvertedModel, experiment: &Experiment, progress: Progress) -> Result<f64> {
     let (network, _) = model.build(DType::F32, &Device::Cpu)?;
     let test = data::open_test(&experiment.data, &model.config)?;
-    Ok(100. * evaluate(&network, &test, progress, None)?.top1)
+    let shown = First { source: &test, n_images: preset.compared_images().unwrap_or(test.0.data().len()) };
+    Ok(100. * evaluate(&network, &shown, progress, None)?.top1)
 }
 
 /// Both schedules of Table 2 for a trained network, or what was recorded.
@@ -201,14 +204,18 @@ pub(crate) fn table2(preset: Preset, arch: &str, run: &Run, progress: Progress) 
     recorded(&run.folder.join("reparameterized.json"), || {
         let model = read(&run.folder.join("model"))?;
         let test = data::open_test(&run.experiment.data, &model.config)?;
-        let sops_before_m = run.outcome()?.sops / 1e6;
+        let shown = First { source: &test, n_images: preset.compared_images().unwrap_or(test.0.data().len()) };
+        let sops_m = |model: &ConvertedModel| -> Result<f64> {
+            let (network, _) = model.build(DType::F32, &Device::Cpu)?;
+            let mut counter = CostCounter::new();
+            let evaluation = evaluate(&network, &shown, progress, Some(&mut counter))?;
+            Ok(counter.report(evaluation.n_images).sops() / 1e6)
+        };
+        let sops_before_m = sops_m(&model)?;
         let mut rows = Vec::new();
         for schedule in [Schedule::Uniform, Schedule::FrontLoaded] {
             let single = reparameterize(&model, schedule)?;
             let comparison = compare(&model, &single, &test, preset.compared_images())?;
-            let (network, _) = single.build(DType::F32, &Device::Cpu)?;
-            let mut counter = CostCounter::new();
-            let evaluation = evaluate(&network, &test, progress, Some(&mut counter))?;
             let percent = |correct: u64| 100. * correct as f64 / comparison.images as f64;
             rows.push(Reparameterized {
                 arch: arch.to_string(),
@@ -220,7 +227,7 @@ pub(crate) fn table2(preset: Preset, arch: &str, run: &Run, progress: Progress) 
                 counts: comparison.layers.iter().map(|layer| layer.counts).sum(),
                 differing: comparison.differing(),
                 sops_before_m,
-                sops_after_m: counter.report(evaluation.n_images).sops() / 1e6,
+                sops_after_m: sops_m(&single)?,
                 run: run.folder.clone(),
             });
         }

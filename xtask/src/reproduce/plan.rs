@@ -143,7 +143,7 @@ impl Preset {
         }
     }
 
-    /// Test images on which spikes are compared; absent: all.
+    /// Test images on which conversions are compared and evaluated; absent: all.
     pub(crate) fn compared_images(self) -> Option<usize> {
         match self {
             Self::Laptop => None,
