@@ -465,3 +465,44 @@ fn a_network_goes_through_every_conversion() {
     refused(&["fold", &single, "--out", &file], &["a-file"]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "in the way");
 }
+
+#[test]
+fn energy_reports_what_a_run_costs() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), "experiment.toml", &CONFIG.replace("epochs = 3", "epochs = 1"));
+    let (run_folder, out) = (folder.path().join("run"), folder.path().join("cost"));
+    let output = run(&["train", &config, "--quiet", "--run", text(&run_folder)]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let energy = |arguments: &[&str]| run(&[&["energy", text(&run_folder), "sample", "--quiet"], arguments].concat());
+    // The second report takes the place of the first.
+    for limit in ["7", "130"] {
+        let output = energy(&["--limit", limit, "--out", text(&out), "--format", "json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(printed["cost"]["n_images"].to_string(), limit);
+        assert!(printed["totals"]["sops"].as_f64().unwrap() > 0.);
+        assert_eq!(output.stdout, std::fs::read(out.join("report.json")).unwrap());
+        // A header, and a line for each image and timestep.
+        let images = std::fs::read_to_string(out.join("images.csv")).unwrap();
+        assert_eq!(images.lines().count(), 1 + 2 * limit.parse::<usize>().unwrap());
+        for name in ["index.html", "report.md", "layers.csv", "neurons.csv", "energy.svg", "raster.svg"] {
+            assert!(std::fs::metadata(out.join(name)).unwrap().len() > 0, "{name}");
+        }
+    }
+    // The whole test set is what the run counted.
+    let output = energy(&["--format", "json"]);
+    let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let recorded: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(run_folder.join("cost.json")).unwrap()).unwrap();
+    assert_eq!(printed["cost"], recorded);
+
+    assert_refused(&energy(&["--energy-model", "solar"]), &["solar", "float32-45nm"]);
+    let bad = folder.path().join("bad.toml");
+    std::fs::write(&bad, "name = 'x'\nsource = 'y'\nmac_pj = -1\nac_pj = 0.1\n").unwrap();
+    assert_refused(&energy(&["--energy-model", text(&bad)]), &["bad.toml", "mac_pj is -1"]);
+    assert_refused(&energy(&["--limit", "0"]), &["--limit"]);
+    // What is not a report is not replaced.
+    assert_refused(&energy(&["--limit", "1", "--out", text(&run_folder)]), &["run"]);
+    assert!(run_folder.join("cost.json").exists());
+}

@@ -388,7 +388,7 @@ impl CostReport {
 }
 
 /// The entry of that name, made at the end if there is none.
-fn entry<'a, T>(list: &'a mut Vec<T>, is_it: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> &'a mut T {
+fn entry<T>(list: &mut Vec<T>, is_it: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> &mut T {
     let at = list.iter().position(is_it).unwrap_or(list.len());
     if at == list.len() {
         list.push(make());
@@ -575,7 +575,8 @@ fn sides(tensor: &candle_core::Tensor, signal: Signal, k: usize) -> std::result:
             for ((value, spikes), active) in row.iter().zip(&mut spikes).zip(&mut active) {
                 if let Some(scale) = scale {
                     let count = (value * scale).abs();
-                    if !((count - count.round()).abs() <= 1e-3) {
+                    let off = (count - count.round()).abs();
+                    if off.is_nan() || off > 1e-3 {
                         return Err(format!("expected whole multiples of the threshold {}, got {value}", 1. / scale));
                     }
                     *spikes += count.round() as u64;

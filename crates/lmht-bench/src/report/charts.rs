@@ -26,7 +26,7 @@ pub struct Chart {
 impl Chart {
     /// The picture as a file of its own, with a colour for light and one for dark surroundings.
     pub fn file(&self) -> String {
-        let style = "<style>svg{color:#24292f}@media(prefers-color-scheme:dark){svg{color:#d0d7de}}</style>";
+        let style = "<style>svg{color-scheme:light dark;color:#24292f}@media(prefers-color-scheme:dark){svg{color:#d0d7de}}</style>";
         match self.svg.split_once('>') {
             Some((tag, rest)) => format!("{tag}>\n{style}{rest}"),
             None => self.svg.clone(),
@@ -294,11 +294,14 @@ fn raster_chart(rasters: &[Raster]) -> Chart {
     Chart { name: "raster", title: "Spikes of one image", caption, svg }
 }
 
+/// A line of a chart: its name, colour, width in pixels, points.
+type Curve = (&'static str, RGBAColor, u32, Vec<(f64, f64)>);
+
 /// A chart of lines over a range.
 fn lines(
     (x_range, y_range): (std::ops::Range<f64>, std::ops::Range<f64>),
     (x_name, y_name): (&str, &str),
-    series: &[(&str, RGBAColor, u32, Vec<(f64, f64)>)],
+    series: &[Curve],
 ) -> String {
     draw(360, |area| {
         let mut chart = ChartBuilder::on(area)
