@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 /// Run every check: format, lints, docs, tests, doc tests, and the smoke preset of reproduce-tables.
 ///
-/// Installs cargo-nextest if it is missing. /// Tests and commands share the release profile, so that the dependencies are compiled once.
+/// Installs cargo-nextest if it is missing. Tests and commands share the release profile, so that the dependencies are compiled once.
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 

@@ -120,6 +120,8 @@ fn ann(preset: Preset, neuron: NeuronConfig) -> Experiment {
     let model = ModelConfig { neuron, timesteps: 1, ..ModelConfig::resnet20(10) };
     let mut experiment = super::plan::stand_in(preset, model);
     experiment.model.width = preset.hybrid_width();
+    // A quarter of the pixels: ten minutes are for all tables together.
+    experiment.data.parquet.resize = Some((14, 14));
     experiment
 }
 

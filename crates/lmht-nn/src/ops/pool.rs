@@ -1,6 +1,6 @@
 //! Max and average pooling with right gradients.
 
-use super::real::Real;
+use super::real::{Kernel, Real, run_vectorized};
 use super::storage::{as_slice, by_dtype, with_slice};
 use super::{check_operands, composed, is_fused, output_size};
 use candle_core::backend::BackendStorage;
@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDTyp
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
-/// Maps that a task takes at least; pooling one small map is too little work.
+/// Maps that a task takes; pooling one small map is too little work.
 const MIN_MAPS: usize = 16;
 
 /// Window of a pooling, equal for both axes, in pixels.
@@ -134,6 +134,7 @@ pub(super) fn pool_shape(op: &str, xs: &Tensor, p: Pool2dParams) -> Result<(usiz
 }
 
 /// The part of a window that lies inside of an axis: first window offset, first position, length.
+#[inline(always)]
 fn clip(p: Pool2dParams, out: usize, size: usize) -> (usize, usize, usize) {
     let start = out * p.stride;
     let skipped = p.padding.saturating_sub(start);
@@ -149,6 +150,26 @@ enum Offsets {
     Words(Vec<u32>),
 }
 
+/// A type that offsets are kept in.
+trait Offset: Copy + Default + Send + Sync + Into<u32> {
+    /// The caller has chosen the type so that every offset fits.
+    fn of(offset: u32) -> Self;
+}
+
+impl Offset for u8 {
+    #[inline(always)]
+    fn of(offset: u32) -> Self {
+        offset as Self
+    }
+}
+
+impl Offset for u32 {
+    #[inline(always)]
+    fn of(offset: u32) -> Self {
+        offset
+    }
+}
+
 struct MaxPool2d {
     p: Pool2dParams,
     h_out: usize,
@@ -158,67 +179,102 @@ struct MaxPool2d {
     offsets: OnceLock<Offsets>,
 }
 
-impl MaxPool2d {
-    /// Values of one map; `offset(output index, window offset)` is told where each came from.
-    fn pool_map<T: Real>(&self, map: &[T], w: usize, ys: &mut [T], mut offset: impl FnMut(usize, usize)) {
-        let (p, h) = (self.p, map.len() / w);
-        for (y, ys) in ys.chunks_exact_mut(self.w_out).enumerate() {
-            let (skipped_rows, first_row, n_rows) = clip(p, y, h);
-            for (x, output) in ys.iter_mut().enumerate() {
-                let (skipped_cols, first_col, n_cols) = clip(p, x, w);
-                let mut best = map[first_row * w + first_col];
-                let mut at = skipped_rows * p.kernel + skipped_cols;
-                for row in 0..n_rows {
-                    let pixels = &map[(first_row + row) * w + first_col..][..n_cols];
-                    for (col, &pixel) in pixels.iter().enumerate() {
-                        // NaN is not equal to itself; once it is the best, nothing is greater.
-                        #[allow(clippy::eq_op)]
-                        if pixel > best || (pixel != pixel && best == best) {
-                            best = pixel;
-                            at = (skipped_rows + row) * p.kernel + skipped_cols + col;
-                        }
+/// Max-pooling of some maps: down the columns of each window first, which is the same for neighbours and so done in
+/// vectors, then across.
+struct MaxMaps<'a, T, O> {
+    p: Pool2dParams,
+    /// Height and width of a map.
+    size: (usize, usize),
+    w_out: usize,
+    xs: &'a [T],
+    ys: &'a mut [T],
+    /// Empty if nobody wants them.
+    offsets: &'a mut [O],
+}
+
+/// Whether `pixel` of row `row` comes before `best` of row `best_row`: it is greater, or equal and in an earlier row. NaN is
+/// greater than all numbers and equal to itself.
+#[inline(always)]
+#[allow(clippy::eq_op)]
+fn is_before<T: Real>(pixel: T, row: u32, best: T, best_row: u32) -> bool {
+    let (nan, best_nan) = (pixel != pixel, best != best);
+    (pixel > best) | (nan & !best_nan) | (((pixel == best) | (nan & best_nan)) & (row < best_row))
+}
+
+impl<T: Real, O: Offset> Kernel for MaxMaps<'_, T, O> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let (p, (h, w)) = (self.p, self.size);
+        let map_out = self.ys.len() / (self.xs.len() / (h * w));
+        // The maximum of each column over the rows of a window, and the row that it is in.
+        let (mut best, mut best_row) = (vec![T::default(); w], vec![0_u32; w]);
+        for (i, map) in self.xs.chunks_exact(h * w).enumerate() {
+            for y in 0..map_out / self.w_out {
+                let (skipped, first_row, n_rows) = clip(p, y, h);
+                best.copy_from_slice(&map[first_row * w..][..w]);
+                best_row.fill(skipped as u32);
+                for row in 1..n_rows {
+                    let (pixels, at) = (&map[(first_row + row) * w..][..w], (skipped + row) as u32);
+                    for ((best, best_row), &pixel) in best.iter_mut().zip(&mut best_row).zip(pixels) {
+                        // Rows come in order, so an equal one is never before.
+                        let before = is_before(pixel, at, *best, at);
+                        *best = if before { pixel } else { *best };
+                        *best_row = if before { at } else { *best_row };
                     }
                 }
-                *output = best;
-                offset(y * self.w_out + x, at);
+                for x in 0..self.w_out {
+                    let (skipped, first_col, n_cols) = clip(p, x, w);
+                    let (mut max, mut row, mut col) = (best[first_col], best_row[first_col], 0);
+                    for next in 1..n_cols {
+                        let (pixel, at) = (best[first_col + next], best_row[first_col + next]);
+                        if is_before(pixel, at, max, row) {
+                            (max, row, col) = (pixel, at, next);
+                        }
+                    }
+                    let output = i * map_out + y * self.w_out + x;
+                    self.ys[output] = max;
+                    if !self.offsets.is_empty() {
+                        self.offsets[output] = O::of(row * p.kernel as u32 + (skipped + col) as u32);
+                    }
+                }
             }
         }
     }
+}
 
-    /// Values and offsets of all maps.
-    fn pool<T: Real, O: Copy + Default + Send + TryFrom<usize>>(
-        &self,
-        xs: &[T],
-        (h, w): (usize, usize),
-        ys: &mut [T],
-    ) -> Vec<O> {
-        let map_out = self.h_out * self.w_out;
-        let mut offsets = vec![O::default(); ys.len()];
-        let maps = xs.par_chunks_exact(h * w).zip(ys.par_chunks_exact_mut(map_out));
-        maps.zip(offsets.par_chunks_exact_mut(map_out)).with_min_len(MIN_MAPS).for_each(|((map, ys), offsets)| {
-            // The caller has chosen `O` so that every offset fits.
-            self.pool_map(map, w, ys, |i, at| offsets[i] = O::try_from(at).unwrap_or_default());
-        });
+impl MaxPool2d {
+    /// Values and offsets of all maps; no offsets if nobody wants them.
+    fn pool<T: Real, O: Offset>(&self, xs: &[T], size: (usize, usize), ys: &mut [T]) -> Vec<O> {
+        let (map, map_out) = (size.0 * size.1, self.h_out * self.w_out);
+        let mut offsets = vec![O::default(); if self.track { ys.len() } else { 0 }];
+        let run = |xs, ys, offsets| {
+            run_vectorized(MaxMaps { p: self.p, size, w_out: self.w_out, xs, ys, offsets });
+        };
+        let maps = xs.par_chunks(MIN_MAPS * map).zip(ys.par_chunks_mut(MIN_MAPS * map_out));
+        if self.track {
+            let maps = maps.zip(offsets.par_chunks_mut(MIN_MAPS * map_out));
+            maps.for_each(|((xs, ys), offsets)| run(xs, ys, offsets));
+        } else {
+            maps.for_each(|(xs, ys)| run(xs, ys, &mut []));
+        }
         offsets
     }
 
     /// Adds the gradient of each window to the pixel that the maximum came from.
-    fn scatter<T: Real, O: Copy + Sync + Into<u32>>(
-        &self,
-        offsets: &[O],
-        grad: &[T],
-        (h, w): (usize, usize),
-        dxs: &mut [T],
-    ) {
+    fn scatter<T: Real, O: Offset>(&self, offsets: &[O], grad: &[T], (h, w): (usize, usize), dxs: &mut [T]) {
         let (p, map_out) = (self.p, self.h_out * self.w_out);
+        // Where each offset lies from the first pixel of its window, which may be outside of the map.
+        let steps: Vec<usize> = (0..p.kernel * p.kernel).map(|at| at / p.kernel * w + at % p.kernel).collect();
+        let border = p.padding * w + p.padding;
         let maps = dxs.par_chunks_exact_mut(h * w).zip(grad.par_chunks_exact(map_out));
         maps.zip(offsets.par_chunks_exact(map_out)).with_min_len(MIN_MAPS).for_each(|((dxs, grad), offsets)| {
-            for (i, (&g, &offset)) in grad.iter().zip(offsets).enumerate() {
-                let offset: u32 = offset.into();
-                let (row, col) = (offset as usize / p.kernel, offset as usize % p.kernel);
-                let y = i / self.w_out * p.stride + row - p.padding;
-                let x = i % self.w_out * p.stride + col - p.padding;
-                dxs[y * w + x] += g;
+            let rows = grad.chunks_exact(self.w_out).zip(offsets.chunks_exact(self.w_out)).enumerate();
+            for (y, (grad, offsets)) in rows {
+                let first = y * p.stride * w;
+                for (x, (&g, &offset)) in grad.iter().zip(offsets).enumerate() {
+                    let offset: u32 = offset.into();
+                    dxs[first + x * p.stride + steps[offset as usize] - border] += g;
+                }
             }
         });
     }
@@ -235,15 +291,12 @@ impl CustomOp1 for MaxPool2d {
         let ys = by_dtype!(storage.dtype(), T, L => {
             let xs = as_slice::<T>(storage, layout)?;
             let mut ys = vec![T::default(); n * c * map_out];
-            if !self.track {
-                let maps = xs.par_chunks_exact(h * w).zip(ys.par_chunks_exact_mut(map_out));
-                maps.with_min_len(MIN_MAPS).for_each(|(map, ys)| self.pool_map(map, w, ys, |_, _| ()));
+            let offsets = if self.p.kernel <= 16 {
+                Offsets::Bytes(self.pool(xs, (h, w), &mut ys))
             } else {
-                let offsets = if self.p.kernel <= 16 {
-                    Offsets::Bytes(self.pool(xs, (h, w), &mut ys))
-                } else {
-                    Offsets::Words(self.pool(xs, (h, w), &mut ys))
-                };
+                Offsets::Words(self.pool(xs, (h, w), &mut ys))
+            };
+            if self.track {
                 // The operation is made for one forward pass; a second one would find the same.
                 self.offsets.get_or_init(|| offsets);
             }
@@ -277,16 +330,92 @@ struct AvgPool2d {
     w_out: usize,
 }
 
-impl AvgPool2d {
-    /// Calls `f(output index, first pixel, pixels)` for every row of every window of a map of `h` rows.
-    fn for_each_row(&self, (h, w): (usize, usize), mut f: impl FnMut(usize, usize, usize)) {
-        for y in 0..self.h_out {
-            let (_, first_row, n_rows) = clip(self.p, y, h);
-            for x in 0..self.w_out {
-                let (_, first_col, n_cols) = clip(self.p, x, w);
-                for row in first_row..first_row + n_rows {
-                    f(y * self.w_out + x, row * w + first_col, n_cols);
+/// Average pooling of some maps, or its gradient.
+struct AvgMaps<'a, T> {
+    p: Pool2dParams,
+    /// Height and width of a map.
+    size: (usize, usize),
+    size_out: (usize, usize),
+    xs: &'a [T],
+    ys: &'a mut [T],
+}
+
+/// The pooling of all networks here: neighbours do not overlap, and nothing lies outside.
+fn is_plain_two(p: Pool2dParams) -> bool {
+    p == Pool2dParams { kernel: 2, stride: 2, padding: 0 }
+}
+
+impl<T: Real> Kernel for AvgMaps<'_, T>
+where
+    T: std::iter::Sum + std::ops::AddAssign + std::ops::DivAssign,
+{
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let ((h, w), (h_out, w_out)) = (self.size, self.size_out);
+        let area = <T as WithDType>::from_f64((self.p.kernel * self.p.kernel) as f64);
+        for (map, ys) in self.xs.chunks_exact(h * w).zip(self.ys.chunks_exact_mut(h_out * w_out)) {
+            if is_plain_two(self.p) {
+                for (y, ys) in ys.chunks_exact_mut(w_out).enumerate() {
+                    let (upper, lower) = map[2 * y * w..][..2 * w].split_at(w);
+                    for ((y, upper), lower) in ys.iter_mut().zip(upper.chunks_exact(2)).zip(lower.chunks_exact(2)) {
+                        *y = ((upper[0] + upper[1]) + (lower[0] + lower[1])) / area;
+                    }
                 }
+            } else {
+                for_each_row(self.p, (h, w), (h_out, w_out), |i, first, n| {
+                    ys[i] += map[first..first + n].iter().copied().sum::<T>();
+                });
+                ys.iter_mut().for_each(|y| *y /= area);
+            }
+        }
+    }
+}
+
+/// The gradient of [`AvgMaps`]: `xs` are the gradients of the outputs, `ys` those of the inputs.
+struct AvgGradients<'a, T>(AvgMaps<'a, T>);
+
+impl<T: Real> Kernel for AvgGradients<'_, T>
+where
+    T: std::ops::AddAssign,
+{
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let AvgMaps { p, size: (h, w), size_out: (h_out, w_out), xs: grad, ys: dxs } = self.0;
+        let area = <T as WithDType>::from_f64((p.kernel * p.kernel) as f64);
+        for (grad, dxs) in grad.chunks_exact(h_out * w_out).zip(dxs.chunks_exact_mut(h * w)) {
+            if is_plain_two(p) {
+                for (y, grad) in grad.chunks_exact(w_out).enumerate() {
+                    let (upper, lower) = dxs[2 * y * w..][..2 * w].split_at_mut(w);
+                    let pixels = upper.chunks_exact_mut(2).zip(lower.chunks_exact_mut(2));
+                    for ((upper, lower), &g) in pixels.zip(grad) {
+                        let share = g / area;
+                        upper.fill(share);
+                        lower.fill(share);
+                    }
+                }
+            } else {
+                for_each_row(p, (h, w), (h_out, w_out), |i, first, n| {
+                    dxs[first..first + n].iter_mut().for_each(|dx| *dx += grad[i] / area);
+                });
+            }
+        }
+    }
+}
+
+/// Calls `f(output index, first pixel, pixels)` for every row of every window of a map.
+#[inline(always)]
+fn for_each_row(
+    p: Pool2dParams,
+    (h, w): (usize, usize),
+    (h_out, w_out): (usize, usize),
+    mut f: impl FnMut(usize, usize, usize),
+) {
+    for y in 0..h_out {
+        let (_, first_row, n_rows) = clip(p, y, h);
+        for x in 0..w_out {
+            let (_, first_col, n_cols) = clip(p, x, w);
+            for row in first_row..first_row + n_rows {
+                f(y * w_out + x, row * w + first_col, n_cols);
             }
         }
     }
@@ -302,13 +431,10 @@ impl CustomOp1 for AvgPool2d {
         let map_out = self.h_out * self.w_out;
         let ys = by_dtype!(storage.dtype(), T, L => {
             let xs = as_slice::<T>(storage, layout)?;
-            let area = (self.p.kernel * self.p.kernel) as T;
             let mut ys = vec![T::default(); n * c * map_out];
-            let maps = xs.par_chunks_exact(h * w).zip(ys.par_chunks_exact_mut(map_out));
-            maps.with_min_len(MIN_MAPS).for_each(|(map, ys)| {
-                self.for_each_row((h, w), |i, first, n| ys[i] += map[first..first + n].iter().sum::<T>());
-                ys.iter_mut().for_each(|y| *y /= area);
-            });
+            let (p, size_out) = (self.p, (self.h_out, self.w_out));
+            let maps = xs.par_chunks(MIN_MAPS * h * w).zip(ys.par_chunks_mut(MIN_MAPS * map_out));
+            maps.for_each(|(xs, ys)| run_vectorized(AvgMaps { p, size: (h, w), size_out, xs, ys }));
             T::to_cpu_storage_owned(ys)
         });
         Ok((ys, Shape::from((n, c, self.h_out, self.w_out))))
@@ -320,14 +446,10 @@ impl CustomOp1 for AvgPool2d {
         }
         let (_, _, h, w) = xs.dims4()?;
         by_dtype!(xs.dtype(), T, L => with_slice::<T, _>(grad, |grad| {
-            let area = (self.p.kernel * self.p.kernel) as T;
             let mut dxs = vec![T::default(); xs.elem_count()];
-            let maps = dxs.par_chunks_exact_mut(h * w).zip(grad.par_chunks_exact(self.h_out * self.w_out));
-            maps.with_min_len(MIN_MAPS).for_each(|(dxs, grad)| {
-                self.for_each_row((h, w), |i, first, n| {
-                    dxs[first..first + n].iter_mut().for_each(|dx| *dx += grad[i] / area);
-                });
-            });
+            let (p, size_out) = (self.p, (self.h_out, self.w_out));
+            let maps = grad.par_chunks(MIN_MAPS * self.h_out * self.w_out).zip(dxs.par_chunks_mut(MIN_MAPS * h * w));
+            maps.for_each(|(xs, ys)| run_vectorized(AvgGradients(AvgMaps { p, size: (h, w), size_out, xs, ys })));
             Tensor::from_vec(dxs, xs.shape(), xs.device()).map(Some)
         }))
     }
