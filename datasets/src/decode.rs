@@ -59,6 +59,10 @@ pub(crate) fn decode(encoded: &[u8], size: (usize, usize), fit: Fit) -> Result<P
         return Err(Refusal::Size(found));
     }
     let resized = fit.resized(found, size);
+    // A strip of an image would become a giant before its middle is cut out.
+    if resized.0 as u64 * resized.1 as u64 * 3 > MAX_BYTES {
+        return Err(Refusal::Size(found));
+    }
     let mut image = DynamicImage::from_decoder(decoder).map_err(|e| Refusal::Decode(e.to_string()))?;
     if found != size {
         // The triangle filter with support scaled to the ratio: PIL's BILINEAR, torchvision's antialiased one.

@@ -375,7 +375,7 @@ impl NetworkCase {
     }
 
     fn build(&self, dtype: DType) -> Result<(Network, ParamStore)> {
-        let params = ParamStore::new(0);
+        let params = ParamStore::blank();
         let network = Network::new(&self.model, params.builder(dtype, &Device::Cpu))?;
         params.load("param/", &self.published)?;
         Ok((network, params))

@@ -267,10 +267,10 @@ impl Observer for ActivityCounter {
         with_values(event.output, |values| match (values, is_spiking) {
             (Values::F32(values), true) => {
                 let theta = v_threshold as f32;
-                layer.add(values, shape, |value, k| value >= (k as f32 - 0.5) * theta);
+                layer.add(values, shape, |value, k| value.abs() >= (k as f32 - 0.5) * theta);
             }
             (Values::F64(values), true) => {
-                layer.add(values, shape, |value, k| value >= (k as f64 - 0.5) * v_threshold);
+                layer.add(values, shape, |value, k| value.abs() >= (k as f64 - 0.5) * v_threshold);
             }
             (Values::F32(values), false) => layer.add(values, shape, |value, _| value != 0.),
             (Values::F64(values), false) => layer.add(values, shape, |value, _| value != 0.),

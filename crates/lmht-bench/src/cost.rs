@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::Connections;
-use crate::tally::{Tally, Values, tally_rows, with_values};
+use crate::tally::{MAX_SPIKE, TOLERANCE, Tally, Values, tally_rows, with_values};
 
 /// An [`Observer`] that counts what it is shown, over any number of passes: whole numbers, exact.
 ///
@@ -36,6 +36,8 @@ pub struct CostCounter {
     /// Images of the passes before this one.
     first_image: usize,
     n_images: usize,
+    /// Timesteps in a window; 0 before a neuron was seen.
+    window: usize,
     synapses: Vec<SynapseTotal>,
     neurons: Vec<NeuronTotal>,
     products: Vec<ProductTotal>,
@@ -221,6 +223,7 @@ impl CostCounter {
         CostReport {
             n_images,
             timesteps: self.pass.map_or(1, |pass| pass.timesteps),
+            window: self.window.max(1),
             layers: layers.collect(),
             neurons: neurons.collect(),
             products: products.collect(),
@@ -248,6 +251,9 @@ pub struct CostReport {
     /// T.
     #[serde(default = "one")]
     pub timesteps: usize,
+    /// Timesteps in a window of a reparameterized network; 1 of any other.
+    #[serde(default = "one")]
+    pub window: usize,
     /// Every synapse, in the order of the network.
     pub layers: Vec<LayerCost>,
     /// Every neuron layer, in the order of the network.
@@ -374,8 +380,12 @@ impl CostReport {
     /// MACs of one image in a dense ANN of the same structure: every synapse once, attention included, no spikes.
     pub fn ann_macs(&self) -> f64 {
         let t = self.timesteps as f64;
-        let once = |layer: &LayerCost| if layer.runs <= 1. { layer.dense } else { layer.dense / t };
-        self.sum(once) + self.products.iter().map(|product| product.dense / t).sum::<f64>()
+        // A stem runs once for a static image and once a window for frames that are held; all else runs T times, and once
+        // for each token.
+        let once = |layer: &LayerCost| layer.dense / layer.runs.clamp(1., t.max(1.));
+        // Attention runs once a window.
+        let windows = t / self.window.max(1) as f64;
+        self.sum(once) + self.products.iter().map(|product| product.dense / windows).sum::<f64>()
     }
 
     /// Bytes that the activations of one image need while training in `float_bytes`, as an estimate from below: the output
@@ -488,6 +498,7 @@ impl Observer for CostCounter {
             },
         );
         layer.updates += values;
+        self.window = event.window;
         // λ acts on entering a window, and Ω mixes what whole windows delivered; a window is a timestep before
         // reparameterization.
         let windows = t / event.window.max(1) as u64;
@@ -576,8 +587,12 @@ fn sides(tensor: &candle_core::Tensor, signal: Signal, k: usize) -> std::result:
                 if let Some(scale) = scale {
                     let count = (value * scale).abs();
                     let off = (count - count.round()).abs();
-                    if off.is_nan() || off > 1e-3 {
-                        return Err(format!("expected whole multiples of the threshold {}, got {value}", 1. / scale));
+                    // Written so that a value that is no number is refused.
+                    if !(off <= TOLERANCE && count <= f64::from(MAX_SPIKE)) {
+                        return Err(format!(
+                            "expected whole multiples of the threshold {}, at most {MAX_SPIKE} times, got {value}",
+                            1. / scale
+                        ));
                     }
                     *spikes += count.round() as u64;
                 }

@@ -201,11 +201,11 @@ struct Sums {
 }
 
 /// The largest spike that is counted.
-const MAX_SPIKE: u32 = 1 << 20;
+pub(crate) const MAX_SPIKE: u32 = 1 << 20;
 /// Channels whose sums fit 32 bits: 2¹¹ · 2²⁰ < 2³².
 const MAX_CHANNELS: usize = 1 << 11;
 /// f32 thresholds such as 2/3 do not divide exactly; anything further off is not a spike.
-const TOLERANCE: f64 = 1e-3;
+pub(crate) const TOLERANCE: f64 = 1e-3;
 
 fn not_spikes<R: Number>(values: &[R], v_threshold: f64) -> String {
     let is_off = |value: &f64| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor};
-use lmht_nn::{Error, Network, NeuronEvent, Observer, Pass, Result, Signal, loss, ops};
+use lmht_nn::{Error, Network, NeuronConfig, NeuronEvent, Observer, Pass, Result, Signal, loss, ops};
 
 /// The spikes of one layer in two networks, summed over the windows of the one that has windows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,10 +11,10 @@ pub struct LayerSpikes {
     /// The neuron layer.
     pub name: String,
     /// Counts compared: units times timesteps (windows) times images.
-    pub counts: u64,
+    pub n_counts: u64,
     /// Counts that differ.
     pub differing: u64,
-    /// Spikes of the first network.
+    /// Spikes of the first network; one that is taken back counts too.
     pub spikes_before: u64,
     /// Spikes of the second network.
     pub spikes_after: u64,
@@ -26,7 +26,7 @@ pub struct SpikeComparison {
     /// Every neuron layer, in the order of the forward pass.
     pub layers: Vec<LayerSpikes>,
     /// Images shown.
-    pub images: u64,
+    pub n_images: u64,
     /// Images that the first network puts into the right class.
     pub correct_before: u64,
     /// Images that the second network puts into the right class.
@@ -51,13 +51,13 @@ impl SpikeComparison {
             self.layers = other.layers;
         } else {
             for (layer, more) in self.layers.iter_mut().zip(other.layers) {
-                layer.counts += more.counts;
+                layer.n_counts += more.n_counts;
                 layer.differing += more.differing;
                 layer.spikes_before += more.spikes_before;
                 layer.spikes_after += more.spikes_after;
             }
         }
-        self.images += other.images;
+        self.n_images += other.n_images;
         self.correct_before += other.correct_before;
         self.correct_after += other.correct_after;
         self.class_differs += other.class_differs;
@@ -122,9 +122,10 @@ fn compare_batch(before: &Network, after: &Network, images: &Tensor, labels: &Te
                 b.dims()
             )));
         }
-        let sum = |x: &Tensor| -> Result<u64> { Ok(x.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()? as u64) };
+        let sum =
+            |x: &Tensor| -> Result<u64> { Ok(x.to_dtype(DType::F64)?.abs()?.sum_all()?.to_scalar::<f64>()? as u64) };
         layers.push(LayerSpikes {
-            counts: a.elem_count() as u64,
+            n_counts: a.elem_count() as u64,
             differing: sum(&a.ne(b)?)?,
             spikes_before: sum(a)?,
             spikes_after: sum(b)?,
@@ -135,7 +136,7 @@ fn compare_batch(before: &Network, after: &Network, images: &Tensor, labels: &Te
     let correct = |classes: &[u32]| classes.iter().zip(&labels).filter(|(class, label)| class == label).count() as u64;
     Ok(SpikeComparison {
         layers,
-        images: labels.len() as u64,
+        n_images: labels.len() as u64,
         correct_before: correct(&class_before),
         correct_after: correct(&class_after),
         class_differs: class_before.iter().zip(&class_after).filter(|(a, b)| a != b).count() as u64,
@@ -144,7 +145,9 @@ fn compare_batch(before: &Network, after: &Network, images: &Tensor, labels: &Te
 
 /// Spike counts of every neuron layer, by window, and the class of every image.
 fn counts(network: &Network, images: &Tensor) -> Result<(Counts, Vec<u32>)> {
-    let mut counts = Counts { window: network.config().neuron.window(), ..Counts::default() };
+    let neuron = &network.config().neuron;
+    let takes_back = matches!(neuron, NeuronConfig::Snm { .. });
+    let mut counts = Counts { window: neuron.window(), takes_back, ..Counts::default() };
     let logits = network.forward(images, &mut Pass::eval().observed_by(&mut counts))?;
     let classes = loss::readout(&logits)?.argmax(1)?.to_vec1::<u32>()?;
     Ok((counts, classes))
@@ -153,6 +156,8 @@ fn counts(network: &Network, images: &Tensor) -> Result<(Counts, Vec<u32>)> {
 #[derive(Default)]
 struct Counts {
     window: usize,
+    /// Whether a spike may be negative.
+    takes_back: bool,
     order: Vec<String>,
     counts: BTreeMap<String, Tensor>,
 }
@@ -164,9 +169,12 @@ impl Observer for Counts {
         };
         let spikes = (event.output / v_threshold)?.round()?;
         let counts = ops::sum_windows(&spikes, event.timesteps / self.window, self.window)?;
-        // One byte each: a layer's counts outlive the pass. A window has at most 255 spikes in any network of use; beyond,
-        // whole numbers of four bytes are kept.
-        let dtype = if event.levels as usize * self.window <= 255 { DType::U8 } else { DType::U32 };
+        // One byte each where it holds them: a layer's counts outlive the pass.
+        let dtype = match (self.takes_back, event.levels as usize * self.window) {
+            (true, _) => DType::F32,
+            (false, ..=255) => DType::U8,
+            (false, _) => DType::U32,
+        };
         self.order.push(event.name.to_string());
         self.counts.insert(event.name.to_string(), counts.to_dtype(dtype)?);
         Ok(())

@@ -62,7 +62,7 @@ pub fn qcfs_to_lmht(
     };
     let input_scale = match start {
         HybridStart::Exact => model.config.input_scale,
-        HybridStart::Published => model.config.input_scale * f64::from(levels),
+        HybridStart::Published => model.config.input_scale * f64::from(levels.max(1)),
     };
     spiking(model, ModelConfig { neuron, timesteps, input_scale, ..model.config.clone() }, share)
 }

@@ -11,8 +11,9 @@ use crate::ConvertedModel;
 /// and λ stay; λ acts on entering a window. Logits are those of the network before, summed over a window.
 ///
 /// With [`Schedule::FrontLoaded`] nothing is lost: each window has the same spikes in every layer, for every input, Ω,
-/// λ and v(0), across max-pooling too (exactly in float64; in float32 a tie may flip, see
-/// [`compare_spikes`](crate::compare_spikes)). Attention multiplies spikes, which is not linear: it runs once a window, on
+/// λ and v(0), across max-pooling too. A neuron's own arithmetic is the same to the bit; what remains is the rounding of
+/// the currents, which are sums of L parts now: next to a threshold it can move a spike, in float32 now and then
+/// ([`compare_spikes`](crate::compare_spikes) counts), in float64 only where a potential sits on a threshold to 16 digits. Attention multiplies spikes, which is not linear: it runs once a window, on
 /// the window's counts. The price is latency: a layer starts a window when the one before has finished it.
 ///
 /// [`Schedule::Uniform`] is the paper's; see there for what it loses.

@@ -219,7 +219,7 @@ impl Neuron {
         // Eight units in registers overlap the loads of the next units with the work on these. At T = 4 the sums of dω no
         // longer fit the registers, and they are still faster than tiles: 5.7 against 8.4 ms for 2^22 values.
         let detached = self.gradient() == GradientMode::Detached;
-        run(tasks.collect(), |task: BackwardTask<'_, R, P>| match (self.tgim(), plan.timesteps, detached) {
+        run(tasks.collect(), |task: BackwardTask<'_, R, P>| match (self.tgim(), plan.unrolled(), detached) {
             (Tgim::Full, 1, true) => simd(lanes::Backward::<R, P, 1, true, true>(task)),
             (Tgim::Full, 2, true) => simd(lanes::Backward::<R, P, 2, true, true>(task)),
             (Tgim::Full, 4, true) => simd(lanes::Backward::<R, P, 4, true, true>(task)),
@@ -244,7 +244,7 @@ impl Neuron {
     fn run_forward<R: Real, E: Emit<R>>(&self, omega: &[R], leak: R, xs: &[R], out: &mut [E::Out], n: usize, emit: E) {
         let plan = Plan::new(self, omega, leak, n);
         let tasks = split(out, n, plan.timesteps).map(|(units, out)| ForwardTask { plan: &plan, xs, units, out, emit });
-        run(tasks.collect(), |task: ForwardTask<'_, R, E>| match (self.tgim(), plan.timesteps) {
+        run(tasks.collect(), |task: ForwardTask<'_, R, E>| match (self.tgim(), plan.unrolled()) {
             (Tgim::Full, 1) => simd(lanes::Forward::<R, E, 1, true>(task)),
             (Tgim::Full, 2) => simd(lanes::Forward::<R, E, 2, true>(task)),
             (Tgim::Full, 4) => simd(lanes::Forward::<R, E, 4, true>(task)),
@@ -291,6 +291,11 @@ impl<'a, R: Real> Plan<'a, R> {
             leaks: (0..neuron.timesteps()).map(|t| leak_at(neuron, leak, t)).collect(),
             window: neuron.window(),
         }
+    }
+
+    /// T, if it may be compiled in: windows are for tiles.
+    fn unrolled(&self) -> usize {
+        if self.window == 1 { self.timesteps } else { 0 }
     }
 
     /// The values of some units at timestep `t`.

@@ -5,7 +5,7 @@
 
 use crate::fire::in_surrogate_window;
 use crate::sum::ordered_sum;
-use crate::{GradientMode, Neuron, Real, Tgim, fire};
+use crate::{GradientMode, Neuron, Real, Tgim};
 
 /// What [`Neuron::forward`] computes, with the same arguments.
 ///
@@ -113,6 +113,9 @@ fn charge_fire_reset<R: Real>(neuron: &Neuron, omega: &[R], leak: R, xs: &[R], n
     let timesteps = neuron.timesteps();
     let v_threshold = R::from_f64(neuron.v_threshold());
     let mut v = R::from_f64(neuron.v_init()) * v_threshold;
+    // What has been added since a window was entered, and the spikes sent since: m = total - count θ, but comparing the
+    // total with (count + k)θ rounds like the thresholds that a window of single-threshold timesteps stands for.
+    let (mut total, mut count) = (R::ZERO, 0);
     let mut steps = Vec::with_capacity(timesteps);
     for t in 0..timesteps {
         let senders = (0..timesteps).filter(|&j| is_free(neuron.tgim(), t, j));
@@ -120,10 +123,17 @@ fn charge_fire_reset<R: Real>(neuron: &Neuron, omega: &[R], leak: R, xs: &[R], n
             Tgim::Identity => xs[t * n + i],
             _ => in_order(senders.map(|j| omega[t * timesteps + j] * xs[j * n + i])),
         };
-        let v_charged = leak_at(neuron, leak, t) * v + current;
-        let (spikes, v_after) = fire(v_charged, v_threshold, neuron.levels());
+        if t.is_multiple_of(neuron.window()) {
+            (total, count) = (leak * v + current, 0);
+        } else {
+            total += current;
+        }
+        let v_charged = total - R::from_count(count) * v_threshold;
+        let reached = |k: &u32| total >= R::from_count(count + k) * v_threshold;
+        let spikes = (1..=neuron.levels()).filter(reached).count() as u32;
         steps.push(Step { v_before: v, v_charged, spikes });
-        v = v_after;
+        count += spikes;
+        v = total - R::from_count(count) * v_threshold;
     }
     steps
 }

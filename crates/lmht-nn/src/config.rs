@@ -101,7 +101,7 @@ impl Backbone {
     }
 }
 
-/// How an image enters a ResNet-18.
+/// How an image enters a residual network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stem {

@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::ops::{Conv2dParams, Pool2dParams};
-use crate::{ModelConfig, Network, ParamStore, Pass, Result};
+use crate::{ModelConfig, Network, NeuronConfig, ParamStore, Pass, Result};
 
 /// The layers of a network in the order in which they compute.
 ///
@@ -88,7 +88,14 @@ impl Graph {
     /// # Errors
     /// If the configuration is not valid or cannot take such images.
     pub fn of(config: &ModelConfig, (height, width): (usize, usize)) -> Result<Self> {
-        let network = Network::new(config, ParamStore::blank().builder(DType::F32, &Device::Cpu))?;
+        config.check()?;
+        // The layers are the same at any T, so the fewest will do.
+        let mut config = config.clone();
+        config.timesteps = config.neuron.window();
+        if let NeuronConfig::Srp { tau: stage, .. } | NeuronConfig::Cos { rho: stage, .. } = &mut config.neuron {
+            (*stage, config.timesteps) = (1, 2);
+        }
+        let network = Network::new(&config, ParamStore::blank().builder(DType::F32, &Device::Cpu))?;
         let image = Tensor::zeros((1, config.in_channels, height, width), DType::F32, &Device::Cpu)?;
         let shape = vec![config.in_channels, height, width];
         let mut graph = Self { nodes: vec![Node { name: "input".into(), op: Op::Input, inputs: vec![], shape }] };

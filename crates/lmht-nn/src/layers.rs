@@ -274,8 +274,8 @@ pub enum Site {
 /// A layer of neurons, or of activations in an ANN.
 ///
 /// # Parameters
-/// - `mask` `[T, T, 1, 1, 1, 1]` or `mask_linear` `[T, T, 1, 1, 1]`: logits of Ω; zeros give Ω = 1/T
-/// - T counts the windows of a reparameterized network here
+/// - `mask` `[T, T, 1, 1, 1, 1]` or `mask_linear` `[T, T, 1, 1, 1]`: logits of Ω; zeros give Ω = 1/T; in a reparameterized
+///   network T counts windows
 /// - `alpha` `[1]`: logit of λ; zero gives λ = 1
 /// - `v_threshold` `[1]`: θ, not trained
 /// - `thresh` `[1]`: the scale of a QCFS activation

@@ -70,7 +70,7 @@ pub struct SynapseEvent<'a> {
     pub name: &'a str,
     /// Its connections.
     pub kind: SynapseKind,
-    /// What it receives, `[N, C, H, W]` or `[N, F]`, where N counts images, or images times timesteps (time first).
+    /// What it receives, `[N, C, H, W]` or `[N, F]`, where N counts images, or images times timesteps (time first), times tokens.
     pub input: &'a Tensor,
     /// Its weight, `[c_out, c_in, k, k]` or `[f_out, f_in]`.
     pub weight: &'a Tensor,

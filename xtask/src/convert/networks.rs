@@ -191,9 +191,10 @@ impl Reparameterize {
             WindowSchedule::Uniform => Schedule::Uniform,
         };
         let single = reparameterize(&model, schedule).with_context(|| shown(&self.model))?;
+        // Before anything is written, so that a wrong data set leaves nothing behind.
+        let test = if self.limit == Some(0) { None } else { Some(data::open_test(&data, &model.config)?) };
         save(&self.out, &single, &self.model)?;
-        if self.limit != Some(0) {
-            let test = data::open_test(&data, &model.config)?;
+        if let Some(test) = test {
             print!("{}", describe(&compare(&model, &single, &test, self.limit)?));
         }
         Ok(())
@@ -233,6 +234,9 @@ pub(crate) fn convert(
     })
 }
 
+/// Images of a calibration that go through the network at once, if they may be divided.
+const CALIBRATION_BATCH: usize = 100;
+
 /// The ceilings of a ReLU network's layers on so many training images, as they are: no crop, no flip.
 pub(crate) fn calibrate(
     model: &ConvertedModel,
@@ -242,11 +246,12 @@ pub(crate) fn calibrate(
 ) -> Result<Calibration> {
     ensure!(n_images > 0, "--calibration-images is 0; expected at least one image");
     let (network, _) = model.build(DType::F32, &Device::Cpu)?;
-    let source = data::open_plain_train(data, &model.config, n_images)?;
+    // The largest of all batches is the largest of all images; any other percentile needs them in one.
+    let batch_size = if percentile == 100. { n_images.min(CALIBRATION_BATCH) } else { n_images };
+    let source = data::open_plain_train(data, &model.config, batch_size)?;
     let mut calibration = Calibration::default();
-    // One batch, so that a percentile is one of all images.
-    for batch in source.batches(0, 0)?.take(1) {
-        calibration = Calibration::of(&network, &batch?.0, percentile)?;
+    for batch in source.batches(0, 0)?.take(n_images.div_ceil(batch_size)) {
+        calibration = Calibration::of(&network, &batch?.0, percentile)?.max(&calibration);
     }
     Ok(calibration)
 }
@@ -272,17 +277,17 @@ fn describe(comparison: &SpikeComparison) -> String {
     let share = |differing: u64, counts: u64| 100. * differing as f64 / counts.max(1) as f64;
     let mut text = format!("{:<32} {:>14} {:>12} {:>12}\n", "layer", "spike counts", "differing", "%");
     for layer in &comparison.layers {
-        let percent = share(layer.differing, layer.counts);
-        text += &format!("{:<32} {:>14} {:>12} {percent:>12.6}\n", layer.name, layer.counts, layer.differing);
+        let percent = share(layer.differing, layer.n_counts);
+        text += &format!("{:<32} {:>14} {:>12} {percent:>12.6}\n", layer.name, layer.n_counts, layer.differing);
     }
-    let counts = comparison.layers.iter().map(|layer| layer.counts).sum();
-    let accuracy = |correct: u64| 100. * correct as f64 / comparison.images.max(1) as f64;
+    let counts = comparison.layers.iter().map(|layer| layer.n_counts).sum();
+    let accuracy = |correct: u64| 100. * correct as f64 / comparison.n_images.max(1) as f64;
     text + &format!(
         "{:<32} {counts:>14} {:>12} {:>12.6}\n{} images: top-1 {:.2} % before, {:.2} % after; another class for {} of them\n",
         "all",
         comparison.differing(),
         share(comparison.differing(), counts),
-        comparison.images,
+        comparison.n_images,
         accuracy(comparison.correct_before),
         accuracy(comparison.correct_after),
         comparison.class_differs,
@@ -365,10 +370,10 @@ impl Export {
         if self.verify > 0 {
             let images = first.narrow(0, 0, self.verify.min(n))?;
             let verification = nir::verify_file(&self.out, &model, &images)?;
-            let counts: u64 = verification.layers.iter().map(|layer| layer.counts).sum();
+            let counts: u64 = verification.layers.iter().map(|layer| layer.n_counts).sum();
             println!(
                 "replayed {} images: {} of {counts} spikes differ, logits to {:.1e}",
-                verification.images,
+                verification.n_images,
                 verification.differing(),
                 verification.logit_error
             );

@@ -28,7 +28,7 @@ pub(crate) struct Reparameterized {
     /// `front_loaded` or `uniform`.
     pub(crate) schedule: Schedule,
     /// Test images.
-    pub(crate) images: u64,
+    pub(crate) n_images: u64,
     /// Top-1 before, %.
     pub(crate) top1_before: f64,
     /// Top-1 after, %.
@@ -36,7 +36,7 @@ pub(crate) struct Reparameterized {
     /// Images put into another class.
     pub(crate) class_differs: u64,
     /// Spike counts compared: units times windows times images, in all layers.
-    pub(crate) counts: u64,
+    pub(crate) n_counts: u64,
     /// Counts that differ.
     pub(crate) differing: u64,
     /// SOPs an image before, 10^6.
@@ -218,15 +218,15 @@ pub(crate) fn table2(preset: Preset, arch: &str, run: &Run, progress: Progress) 
         for schedule in [Schedule::Uniform, Schedule::FrontLoaded] {
             let single = reparameterize(&model, schedule)?;
             let comparison = compare(&model, &single, &test, preset.compared_images())?;
-            let percent = |correct: u64| 100. * correct as f64 / comparison.images as f64;
+            let percent = |correct: u64| 100. * correct as f64 / comparison.n_images as f64;
             rows.push(Reparameterized {
                 arch: arch.to_string(),
                 schedule,
-                images: comparison.images,
+                n_images: comparison.n_images,
                 top1_before: percent(comparison.correct_before),
                 top1_after: percent(comparison.correct_after),
                 class_differs: comparison.class_differs,
-                counts: comparison.layers.iter().map(|layer| layer.counts).sum(),
+                n_counts: comparison.layers.iter().map(|layer| layer.n_counts).sum(),
                 differing: comparison.differing(),
                 sops_before_m,
                 sops_after_m: sops_m(&single)?,

@@ -193,9 +193,9 @@ impl Report {
                 row.top1_before,
                 row.top1_after,
                 row.class_differs,
-                row.images,
+                row.n_images,
                 row.differing,
-                row.counts,
+                row.n_counts,
                 row.sops_before_m,
                 row.sops_after_m,
             )?;

@@ -79,7 +79,11 @@ impl Run {
         if !path.exists() {
             return Ok(false);
         }
-        let recorded: Experiment = read_json(&path)?;
+        let mut recorded: Experiment = read_json(&path)?;
+        // Where the start lies depends on how --out was given; what it holds depends on the run that it was made of.
+        if recorded.start.is_some() && self.experiment.start.is_some() {
+            recorded.start.clone_from(&self.experiment.start);
+        }
         ensure!(
             recorded == self.experiment,
             "{}: recorded with another configuration than this version's; --retrain trains anew",

@@ -2,6 +2,8 @@
 
 use comfy_table::{CellAlignment, Table as Grid, TableStyle, presets};
 
+use lmht_nn::NeuronConfig;
+
 use super::Report;
 use crate::EnergyModel;
 
@@ -172,7 +174,15 @@ impl Report {
         let row = |name: String, acs: f64, macs: f64, price: &str, value: f64| {
             vec![name, price.to_string(), millions(acs), millions(macs), mj(value), relative(value)]
         };
-        let levels = f64::from(self.subject.model.neuron.levels()) * self.cost.timesteps as f64;
+        let model_config = &self.subject.model;
+        let quantized = match &model_config.neuron {
+            NeuronConfig::Qcfs { quant_levels, .. } => format!("quantized ANN, {quant_levels} levels"),
+            NeuronConfig::Relu => "quantized ANN".to_string(),
+            spiking => {
+                let answering = self.cost.timesteps.saturating_sub(spiking.first_stage());
+                format!("quantized ANN, {} levels", spiking.levels() as usize * answering)
+            }
+        };
         let totals = &self.totals;
         Table {
             title: "Beside an ANN of the same structure, estimated",
@@ -194,7 +204,7 @@ impl Report {
                 ),
                 row("this one by the paper's rule".into(), totals.paper_sops, 0., &model.name, energy.paper_mj),
                 row("dense ANN".into(), 0., dense, &model.name, energy.ann_mj),
-                row(format!("quantized ANN, {levels} levels"), 0., dense, &int8.name, quantized_mj),
+                row(quantized, 0., dense, &int8.name, quantized_mj),
             ],
             n_text: 2,
             note: "The ANNs multiply every connection once and skip no zeros. Eight bits hold activations of up to 255 \

@@ -7,6 +7,7 @@ fn cost() -> CostReport {
     CostReport {
         n_images: 1,
         timesteps: 2,
+        window: 1,
         layers: vec![
             LayerCost {
                 name: "conv1".into(),

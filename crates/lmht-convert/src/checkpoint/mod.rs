@@ -250,7 +250,7 @@ impl Checkpoint {
         config.check()?;
         let is_double = self.tensors.values().any(|tensor| tensor.dtype() == DType::F64);
         let dtype = if is_double { DType::F64 } else { DType::F32 };
-        let params = ParamStore::new(0);
+        let params = ParamStore::blank();
         Network::new(config, params.builder(dtype, &Device::Cpu))?;
         params.load(&self.origin, &self.tensors.into_iter().collect())?;
         for (name, var) in params.all() {

@@ -259,7 +259,7 @@ pub struct Verification {
     /// Every neuron layer in the order of the forward pass: `before` is the network, `after` the file.
     pub layers: Vec<LayerSpikes>,
     /// Images shown.
-    pub images: u64,
+    pub n_images: u64,
     /// Largest difference of a logit at any timestep, over the largest logit.
     pub logit_error: f64,
 }
@@ -270,7 +270,7 @@ impl Verification {
     /// ```
     /// use lmht_convert::nir::Verification;
     ///
-    /// assert_eq!(Verification { layers: vec![], images: 0, logit_error: 0. }.differing(), 0);
+    /// assert_eq!(Verification { layers: vec![], n_images: 0, logit_error: 0. }.differing(), 0);
     /// ```
     pub fn differing(&self) -> u64 {
         self.layers.iter().map(|layer| layer.differing).sum()

@@ -50,7 +50,7 @@ pub(super) fn verify(origin: &Path, bytes: &[u8], model: &ConvertedModel, images
         let sum = |spikes: &[u8]| spikes.iter().map(|&s| u64::from(s)).sum();
         layers.push(LayerSpikes {
             name,
-            counts: expected.len() as u64,
+            n_counts: expected.len() as u64,
             differing: differing as u64,
             spikes_before: sum(&expected),
             spikes_after: sum(&actual),
@@ -69,7 +69,7 @@ pub(super) fn verify(origin: &Path, bytes: &[u8], model: &ConvertedModel, images
     let differences = expected.iter().zip(&replayed.output).map(|(a, b)| (a - b).abs());
     // `f64::max` would drop a NaN, which must not look like agreement.
     let error = differences.fold(0., |error: f64, x| if x.is_nan() { f64::INFINITY } else { error.max(x) });
-    Ok(Verification { layers, images: batch as u64, logit_error: error / largest })
+    Ok(Verification { layers, n_images: batch as u64, logit_error: error / largest })
 }
 
 /// What every neuron layer of our network sent: names in order, and s of every unit, time outermost.

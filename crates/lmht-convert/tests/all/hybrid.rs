@@ -78,10 +78,11 @@ fn other_sizes_start_near_the_qcfs_network() -> Result<()> {
 fn what_cannot_start_is_refused() -> Result<()> {
     let ann = ModelConfig { width: 2, neuron: NeuronConfig::qcfs(4), timesteps: 1, ..ModelConfig::resnet20(5) };
     let model = random_model(&ann, 1)?;
-    let message =
-        |levels, timesteps| qcfs_to_lmht(&model, levels, timesteps, HybridStart::Exact).unwrap_err().to_string();
-    assert!(message(0, 2).contains("levels"), "{}", message(0, 2));
-    assert!(message(2, 0).contains("timesteps"), "{}", message(2, 0));
+    for start in [HybridStart::Exact, HybridStart::Published] {
+        let message = |levels, timesteps| qcfs_to_lmht(&model, levels, timesteps, start).unwrap_err().to_string();
+        assert!(message(0, 2).contains("levels"), "{}", message(0, 2));
+        assert!(message(2, 0).contains("timesteps"), "{}", message(2, 0));
+    }
     assert!(qcfs_to_if(&model, 0).unwrap_err().to_string().contains("timesteps"));
 
     let mut zero_levels = model.clone();

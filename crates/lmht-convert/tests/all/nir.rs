@@ -66,7 +66,7 @@ fn a_file_has_every_spike_of_the_network() -> Result<()> {
             let images = random_input(&config, side, i % 2 == 1, seed as u64)?;
             let export = nir::export(&model, (side, side), Profile::Spec)?;
             let verification = nir::verify(&export.bytes, &model, &images)?;
-            assert_eq!(verification.images, 2);
+            assert_eq!(verification.n_images, 2);
             assert_eq!(verification.differing(), 0, "{:?} {neuron:?}: {verification:?}", config.backbone);
             assert!(verification.logit_error < 1e-9, "{:?}: {:e}", config.backbone, verification.logit_error);
             n_spikes += spikes(&verification);
@@ -109,7 +109,7 @@ fn every_profile_says_the_same_network() -> Result<()> {
             let images = random_input(&config, side, false, seed as u64)?;
             let export = nir::export(&model, (side, side), profile)?;
             let verification = nir::verify(&export.bytes, &model, &images)?;
-            let counts: u64 = verification.layers.iter().map(|layer| layer.counts).sum();
+            let counts: u64 = verification.layers.iter().map(|layer| layer.n_counts).sum();
             assert!(verification.differing() * 1000 <= counts, "{name} {:?}: {verification:?}", config.backbone);
             if verification.differing() == 0 {
                 assert!(verification.logit_error < 1e-4, "{name} {:?}: {verification:?}", config.backbone);

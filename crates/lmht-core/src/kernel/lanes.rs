@@ -1,4 +1,4 @@
-//! The neuron for a small T that is known when compiled: eight units at a time go through all timesteps in registers.
+//! The neuron without windows for a small T that is known when compiled: eight units at a time go through all timesteps in registers.
 
 // One index runs over several arrays at once; an iterator over one of them would hide that.
 #![allow(clippy::needless_range_loop)]
@@ -190,11 +190,9 @@ fn backward_lanes<R: Real, P: Place<R>, const T: usize, const MIX: bool, const D
     }
     let mut grad_leak = [R::ZERO; LANES];
     for t in 0..T {
-        if constants.enters[t] {
-            for l in 0..LANES {
-                let product = g[t][l] * v_before[t][l];
-                grad_leak[l] = if t == 0 { product } else { grad_leak[l] + product };
-            }
+        for l in 0..LANES {
+            let product = g[t][l] * v_before[t][l];
+            grad_leak[l] = if t == 0 { product } else { grad_leak[l] + product };
         }
     }
     for l in 0..LANES {
@@ -213,8 +211,6 @@ struct Constants<'a, R, const T: usize, const L: usize> {
     surrogate: (R, R),
     omega: [[R; T]; T],
     leaks: [R; T],
-    /// Whether a timestep enters a window, so that its leak has a gradient.
-    enters: [bool; T],
     thresholds: [R; L],
     /// The thresholds, if `L` is 0.
     any_thresholds: &'a [R],
@@ -234,7 +230,6 @@ impl<'a, R: Real, const T: usize, const L: usize> Constants<'a, R, T, L> {
             surrogate: plan.surrogate,
             omega,
             leaks: std::array::from_fn(|t| plan.leaks[t]),
-            enters: std::array::from_fn(|t| t.is_multiple_of(plan.window)),
             thresholds: std::array::from_fn(|k| plan.thresholds[k]),
             any_thresholds: if L == 0 { &plan.thresholds } else { &[] },
         }

@@ -149,6 +149,59 @@ fn reset<R: Real>(v_threshold: R, m: &[R], spikes: &[R], v: &mut [R]) {
     }
 }
 
+/// What a tile carries from one timestep to the next.
+///
+/// The window of a reparameterized neuron is one charge that several timesteps spend: timestep by timestep its potential is
+/// M - cθ, where M is everything that has been added since the window was entered, and c the spikes sent since. Comparing M
+/// with (c + 1)θ is the same as comparing M - cθ with θ, but rounds like the L thresholds kθ that the window stands for, so
+/// that not even a tie differs.
+struct Carried<'a, R> {
+    /// v(t), or M inside a window.
+    v: &'a mut [R],
+    /// c.
+    count: &'a mut [R],
+}
+
+impl<R: Real> Carried<'_, R> {
+    /// Charges, fires and resets: `current` holds I(t) and is left with m(t).
+    #[inline(always)]
+    fn step(&mut self, plan: &Plan<'_, R>, t: usize, current: &mut [R], spikes: &mut [R]) {
+        if plan.window == 1 {
+            charge(plan.leaks[t], self.v, current);
+            fire(&plan.thresholds, current, spikes);
+            reset(plan.v_threshold, current, spikes, self.v);
+            return;
+        }
+        if t.is_multiple_of(plan.window) {
+            charge(plan.leaks[t], self.v, current);
+            self.count.fill(R::ZERO);
+        } else {
+            charge(R::ONE, self.v, current);
+        }
+        fire_again(plan.v_threshold, plan.thresholds.len(), current, self.count, spikes);
+        let ends = (t + 1).is_multiple_of(plan.window);
+        for i in 0..current.len() {
+            let (total, sent) = (current[i], self.count[i]);
+            self.count[i] = sent + spikes[i];
+            self.v[i] = if ends { total - self.count[i] * plan.v_threshold } else { total };
+            current[i] = total - sent * plan.v_threshold;
+        }
+    }
+}
+
+/// s(t) inside a window: how many of the L thresholds beyond the c that were spent M has reached.
+#[inline(always)]
+fn fire_again<R: Real>(v_threshold: R, levels: usize, total: &[R], count: &[R], spikes: &mut [R]) {
+    let (total, count) = (&total[..spikes.len()], &count[..spikes.len()]);
+    spikes.fill(R::ZERO);
+    for k in 1..=levels {
+        let k = R::from_f64(k as f64);
+        for i in 0..spikes.len() {
+            spikes[i] += if total[i] >= (count[i] + k) * v_threshold { R::ONE } else { R::ZERO };
+        }
+    }
+}
+
 /// The forward pass, to be compiled for an instruction set.
 pub(super) struct Forward<'a, R, E: Emit<R>>(pub(super) ForwardTask<'a, R, E>);
 
@@ -159,18 +212,17 @@ impl<R: Real, E: Emit<R>> pulp::NullaryFnOnce for Forward<'_, R, E> {
     fn call(self) {
         let mut task = self.0;
         let plan = task.plan;
-        let [mut v, mut current, mut spikes] = [[R::ZERO; BLOCK]; 3];
+        let [mut v, mut count, mut current, mut spikes] = [[R::ZERO; BLOCK]; 4];
         for block in 0..task.units.len().div_ceil(BLOCK) {
             let tile = tile_of(&task.units, block);
             let (v, current) = (&mut v[..tile.len()], &mut current[..tile.len()]);
             let spikes = &mut spikes[..tile.len()];
             v.fill(plan.v_init);
+            let mut carried = Carried { v, count: &mut count[..tile.len()] };
             for t in 0..plan.timesteps {
                 current_of(plan, task.xs, t, &tile, current);
                 let out = &mut task.out[t][block * BLOCK..][..tile.len()];
-                charge(plan.leaks[t], v, current);
-                fire(&plan.thresholds, current, spikes);
-                reset(plan.v_threshold, current, spikes, v);
+                carried.step(plan, t, current, spikes);
                 for i in 0..out.len() {
                     out[i] = task.emit.emit(spikes[i], spikes[i] * plan.v_threshold);
                 }
@@ -191,7 +243,7 @@ impl<R: Real, P: Place<R>> pulp::NullaryFnOnce for Backward<'_, R, P> {
         let (plan, timesteps) = (task.plan, task.plan.timesteps);
         // g(1), …, g(T), and zeros for the gradient that nothing sends back to v(T).
         let mut g_tiles = vec![[R::ZERO; BLOCK]; timesteps + 1];
-        // v(0), …, v(T).
+        // v(0), …, v(T) where a window begins or ends, what is carried elsewhere.
         let mut v_tiles = vec![[R::ZERO; BLOCK]; timesteps + 1];
         v_tiles[0].fill(plan.v_init);
         let mut grad_x = [R::ZERO; BLOCK];
@@ -228,15 +280,15 @@ impl<R: Real, P> BackwardTask<'_, R, P> {
     fn gradients_of_m(&self, tile: &Range<usize>, g_tiles: &mut [Tile<R>], v_tiles: &mut [Tile<R>]) {
         let (plan, len) = (self.plan, tile.len());
         let window = plan.surrogate;
-        let mut spikes = [R::ZERO; BLOCK];
+        let [mut spikes, mut count] = [[R::ZERO; BLOCK]; 2];
         let spikes = &mut spikes[..len];
         for t in 0..plan.timesteps {
             let m = &mut g_tiles[t][..len];
             current_of(plan, self.xs, t, tile, m);
             let (v_before, v_after) = v_tiles.split_at_mut(t + 1);
-            charge(plan.leaks[t], &v_before[t], m);
-            fire(&plan.thresholds, m, spikes);
-            reset(plan.v_threshold, m, spikes, &mut v_after[0][..len]);
+            let v = &mut v_after[0][..len];
+            v.copy_from_slice(&v_before[t][..len]);
+            Carried { v, count: &mut count[..len] }.step(plan, t, m, spikes);
             if plan.detached {
                 let grad_out = &plan.row(self.grad_out, t, tile)[..len];
                 pass_surrogate(window, grad_out, m);

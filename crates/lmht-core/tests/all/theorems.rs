@@ -163,6 +163,39 @@ proptest! {
         prop_assert_eq!(spikes(twin, &[], leak, &loaded), thermometer);
     }
 
+    /// The same where nothing is dyadic and every potential sits on a threshold, or next to one: kθ compares as it does in
+    /// the neuron with L levels, and the rest of a window is that neuron's to the bit.
+    #[test]
+    fn front_loaded_windows_are_lossless_at_ties(
+        levels in 1..=9_u32, theta in 0.01..3_f64, leak in 0.5..1.5_f64,
+        steps in prop::collection::vec((-2..12_i32, -2..=2_i32), 1..=5),
+    ) {
+        let config = NeuronConfig {
+            timesteps: steps.len(), levels, v_threshold: theta, v_init: 0.5, tgim: Tgim::Identity,
+            gradient: GradientMode::Detached, window: 1,
+        };
+        // Each current takes the potential to kθ, give or take a few units in the last place.
+        let (mut v, mut currents) = (theta * 0.5, Vec::new());
+        for (k, ulps) in steps {
+            let target = f64::from(k) * theta;
+            let ulps = if k == 0 { 0 } else { i64::from(ulps) };
+            let target = f64::from_bits((target.to_bits() as i64 + ulps) as u64);
+            let current = target - leak * v;
+            currents.push(current);
+            v = lmht_core::fire(leak * v + current, theta, levels).1;
+        }
+        let mut loaded = vec![0.0; currents.len() * levels as usize];
+        for (t, current) in currents.iter().enumerate() {
+            loaded[t * levels as usize] = *current;
+        }
+        let twin = NeuronConfig { window: levels as usize, ..single_threshold(config) };
+        let thermometer: Vec<u32> = spikes(config, &[], leak, &currents)
+            .iter()
+            .flat_map(|s| (1..=levels).map(move |k| u32::from(*s >= k)))
+            .collect();
+        prop_assert_eq!(spikes(twin, &[], leak, &loaded), thermometer);
+    }
+
     /// The hybrid start: θ = ϑ/L, v(0) = θ/2, Ω = 1/T, λ = 1. The mean output over time is QCFS with Q = LT levels.
     #[test]
     fn hybrid_start_is_qcfs(
