@@ -117,7 +117,8 @@ impl Preset {
     fn epochs(self, backbone: Backbone) -> usize {
         match (self, backbone) {
             (Self::Laptop, Backbone::Vgg13) => 5,
-            (Self::Laptop, _) => 4,
+            (Self::Laptop, Backbone::Resnet20) => 4,
+            (Self::Laptop, _) => 3,
             (Self::Smoke, _) => 1,
         }
     }
