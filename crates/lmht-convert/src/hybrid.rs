@@ -107,7 +107,7 @@ pub(crate) fn scale_of(model: &ConvertedModel) -> Result<f64> {
 /// The tensors of `model` in the network of `config`: θ = ϑ/`share`, what is new as it starts.
 pub(crate) fn spiking(model: &ConvertedModel, config: ModelConfig, share: f64) -> Result<ConvertedModel> {
     let outline = ParamStore::blank();
-    Network::new(&config, outline.builder(DType::F64, &Device::Cpu))?;
+    Network::new(&config, outline.builder(DType::F32, &Device::Cpu))?;
     let mut tensors = std::collections::HashMap::new();
     for (name, start) in outline.all() {
         let tensor = match (name.strip_suffix(".v_threshold"), model.tensors.get(&name)) {

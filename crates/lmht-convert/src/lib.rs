@@ -75,6 +75,8 @@ impl ConvertedModel {
         let outline = ParamStore::blank();
         Network::new(&self.config, outline.builder(DType::F32, &Device::Cpu))?;
         outline.check("converted model", &self.tensors)?;
+        // One empty network at a time: a conversion should not need many times the weights' memory.
+        drop(outline);
         Graph::of(&self.config, (IMAGE_SIDE, IMAGE_SIDE))
     }
 
