@@ -41,6 +41,9 @@ pub fn in_surrogate_window<R: Real>(v_charged: R, v_threshold: R, levels: u32) -
     lowest <= v_charged && v_charged <= highest
 }
 
+/// The bit of a [packed](crate::Neuron::packed) spike count that says: m(t) is in the surrogate's window.
+pub const IN_WINDOW: u8 = 1 << 7;
+
 /// The two ends of the surrogate's window, θ/2 and (L + 1/2)θ.
 #[inline]
 pub(crate) fn surrogate_window<R: Real>(v_threshold: R, levels: u32) -> (R, R) {

@@ -1,4 +1,5 @@
-//! The LM-HT neuron in one pass over memory: [`Neuron::forward`], [`Neuron::backward`], [`Neuron::spikes`].
+//! The LM-HT neuron in one pass over memory: [`Neuron::forward`], [`Neuron::backward`], [`Neuron::spikes`],
+//! [`Neuron::packed`].
 //!
 //! The results equal those of [`reference`](mod@crate::reference) to the bit: the same operations in the same order, without
 //! fused multiply-add. What differs is how the units are walked.
@@ -27,7 +28,7 @@ use rayon::prelude::*;
 use crate::fire::surrogate_window;
 use crate::reference::leak_at;
 use crate::sum::{BLOCK, add_blocks};
-use crate::{GradientMode, Neuron, Real, SpikeCount, Tgim};
+use crate::{GradientMode, IN_WINDOW, Neuron, Real, SpikeCount, Tgim};
 
 /// Below this many values one thread finishes before a second one has started.
 const WORTH_A_THREAD: usize = 1 << 15;
@@ -108,6 +109,29 @@ impl Neuron {
             S::LARGEST
         );
         self.run_forward(omega, leak, xs, out, n, Count::<S>(PhantomData));
+    }
+
+    /// The spike counts s(t) in a byte each, with [`IN_WINDOW`](crate::IN_WINDOW) set where m(t) is in the surrogate's
+    /// window (Eq. 8): all that a later layer and a detached gradient want to know of a unit.
+    ///
+    /// Where that bit is not set, no gradient passes, so nobody needs to compute dLoss/ds there.
+    ///
+    /// # Panics
+    /// If a slice has another length than stated in [`forward`](Self::forward), or L is above 127.
+    ///
+    /// ```
+    /// # use lmht_core::{IN_WINDOW, NeuronConfig};
+    /// let neuron = NeuronConfig::lmht(2, 1).check()?; // θ = 1, the window is [0.5, 2.5]
+    /// let mut packed = [0; 4];
+    /// neuron.packed(&[1.0], 1.0, &[0.25, 0.5, 1.5, 9.0], &mut packed);
+    /// assert_eq!(packed, [0, IN_WINDOW, 1 | IN_WINDOW, 2]);
+    /// # Ok::<(), lmht_core::ConfigError>(())
+    /// ```
+    pub fn packed<R: Real>(&self, omega: &[R], leak: R, xs: &[R], out: &mut [u8]) {
+        let n = self.units(omega.len(), xs.len(), &[("out", out.len())]);
+        assert!(self.levels() < u32::from(IN_WINDOW), "out: expected at most 127 levels, got {}", self.levels());
+        let window = surrogate_window(R::from_f64(self.v_threshold()), self.levels());
+        self.run_forward(omega, leak, xs, out, n, Packed { window });
     }
 
     /// The gradients of a layer, with m(t) recomputed from the currents.
@@ -349,7 +373,7 @@ pub(crate) fn simd<Work: pulp::NullaryFnOnce<Output = ()>>(work: Work) {
 /// What the forward pass writes.
 trait Emit<R>: Copy + Send + Sync {
     type Out: Copy + Send;
-    fn emit(self, spikes: R, output: R) -> Self::Out;
+    fn emit(self, v_charged: R, spikes: R, output: R) -> Self::Out;
 }
 
 /// s(t)·θ.
@@ -358,7 +382,7 @@ struct Amplitude;
 impl<R: Real> Emit<R> for Amplitude {
     type Out = R;
     #[inline(always)]
-    fn emit(self, _spikes: R, output: R) -> R {
+    fn emit(self, _v_charged: R, _spikes: R, output: R) -> R {
         output
     }
 }
@@ -369,7 +393,7 @@ struct Fresh;
 impl<R: Real> Emit<R> for Fresh {
     type Out = MaybeUninit<R>;
     #[inline(always)]
-    fn emit(self, _spikes: R, output: R) -> MaybeUninit<R> {
+    fn emit(self, _v_charged: R, _spikes: R, output: R) -> MaybeUninit<R> {
         MaybeUninit::new(output)
     }
 }
@@ -380,8 +404,21 @@ struct Count<S>(PhantomData<S>);
 impl<R: Real, S: SpikeCount> Emit<R> for Count<S> {
     type Out = S;
     #[inline(always)]
-    fn emit(self, spikes: R, _output: R) -> S {
+    fn emit(self, _v_charged: R, spikes: R, _output: R) -> S {
         S::from_count(spikes.to_count())
+    }
+}
+
+/// s(t), and whether m(t) is in the surrogate's window, in one byte.
+#[derive(Clone, Copy)]
+struct Packed<R> {
+    window: (R, R),
+}
+impl<R: Real> Emit<R> for Packed<R> {
+    type Out = u8;
+    #[inline(always)]
+    fn emit(self, v_charged: R, spikes: R, _output: R) -> u8 {
+        spikes.to_count() as u8 | (u8::from(inside(self.window, v_charged)) << 7)
     }
 }
 

@@ -39,6 +39,7 @@
 //! | [`NeuronConfig`], [`Neuron`], [`Tgim`], [`GradientMode`], [`ConfigError`] | what a neuron is, and its check |
 //! | [`Neuron::forward`], [`Neuron::backward`], [`Neuron::spikes`] | a layer, fast |
 //! | [`Neuron::output`], [`Neuron::gradients`] | the same, into vectors of their own |
+//! | [`Neuron::packed`] | spikes and where a gradient passes, a byte for each unit |
 //! | [`mod@reference`] | the same, readable; equal to the bit |
 //! | [`fire()`], [`in_surrogate_window`] | one act of firing, and where its gradient passes |
 //! | [`tgim_from_logits`], [`leak_from_logit`] and their gradients | the learnable numbers behind Ω and λ |
@@ -62,7 +63,7 @@ pub mod sum;
 mod tgim;
 
 pub use config::{ConfigError, GradientMode, MAX_LEVELS, MAX_TIMESTEPS, Neuron, NeuronConfig, Tgim};
-pub use fire::{fire, in_surrogate_window};
+pub use fire::{IN_WINDOW, fire, in_surrogate_window};
 pub use qcfs::QcfsWindow;
 pub use real::{Real, SpikeCount};
 pub use schedule::Schedule;

@@ -60,11 +60,11 @@ fn forward_lanes<R: Real, E: Emit<R>, const T: usize, const MIX: bool, const L: 
     for t in 0..T {
         let m = constants.charge::<MIX>(&x, &v, t);
         let spikes = constants.fire(&m);
-        let mut out = [task.emit.emit(R::ZERO, R::ZERO); LANES];
+        let mut out = [task.emit.emit(R::ZERO, R::ZERO, R::ZERO); LANES];
         for l in 0..LANES {
             let output = spikes[l] * constants.v_threshold;
             v[l] = m[l] - output;
-            out[l] = task.emit.emit(spikes[l], output);
+            out[l] = task.emit.emit(m[l], spikes[l], output);
         }
         store(task.out[t], at, valid, out);
     }

@@ -224,7 +224,7 @@ impl<R: Real, E: Emit<R>> pulp::NullaryFnOnce for Forward<'_, R, E> {
                 let out = &mut task.out[t][block * BLOCK..][..tile.len()];
                 carried.step(plan, t, current, spikes);
                 for i in 0..out.len() {
-                    out[i] = task.emit.emit(spikes[i], spikes[i] * plan.v_threshold);
+                    out[i] = task.emit.emit(current[i], spikes[i], spikes[i] * plan.v_threshold);
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lmht_core::sum::{BLOCK, LANES, ordered_sum};
-use lmht_core::{GradientMode, NeuronConfig, Real, Tgim, reference};
+use lmht_core::{GradientMode, IN_WINDOW, NeuronConfig, Real, Tgim, reference};
 
 use crate::{Gradients, Rng, backward, bits, forward};
 
@@ -172,6 +172,39 @@ fn spike_counts_match_the_outputs() {
         }
         assert!(wide.contains(&levels) && wide.contains(&0), "both ends must occur for the test to mean something");
     }
+}
+
+/// The low bits of `packed` are `spikes`; its top bit says where the gradient with respect to an output of 1 passes.
+#[test]
+fn packed_spikes_match_the_counts_and_the_gradient() {
+    for (levels, timesteps, window) in [(1, 1, 1), (2, 2, 1), (4, 4, 1), (3, 5, 1), (127, 2, 1), (1, 6, 3)] {
+        let gradient = GradientMode::Detached;
+        let base = NeuronConfig { v_threshold: 0.5, window, gradient, ..NeuronConfig::lmht(levels, timesteps) };
+        for tgim in TGIMS {
+            let mut problem = Problem::<f32>::random(NeuronConfig { tgim, ..base }, 1003, u64::from(levels));
+            problem.grad_out.fill(1.0);
+            let Problem { neuron, omega, leak, xs, .. } = &problem;
+            let mut packed = vec![u8::MAX; xs.len()];
+            neuron.packed(omega, *leak, xs, &mut packed);
+            let mut counts = vec![u8::MAX; xs.len()];
+            neuron.spikes(omega, *leak, xs, &mut counts);
+            assert!(packed.iter().zip(&counts).all(|(&p, &count)| p & !IN_WINDOW == count), "{tgim:?}, L = {levels}");
+            let (inside, outside) =
+                (packed.iter().any(|p| p & IN_WINDOW != 0), packed.iter().any(|p| p & IN_WINDOW == 0));
+            assert!(inside && outside, "both must occur for the test to mean something: {tgim:?}, L = {levels}");
+            if tgim == Tgim::Identity {
+                let passes = problem.backward(false).xs;
+                assert!(packed.iter().zip(&passes).all(|(&p, &g)| (p & IN_WINDOW != 0) == (g == 1.0)), "L = {levels}");
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "out: expected at most 127 levels, got 128")]
+fn levels_that_do_not_fit_seven_bits_are_refused() {
+    let neuron = NeuronConfig::lmht(128, 1).check().unwrap();
+    neuron.packed(&[1.0], 1.0, &[1.0], &mut [0]);
 }
 
 #[test]
