@@ -34,6 +34,7 @@ use candle_nn::init::{FanInOut, Init, NonLinearity, NormalOrUniform};
 use lmht_core::{Schedule, Tgim};
 
 use crate::config::{Dynamics, ModelConfig};
+use crate::engine::Part;
 use crate::graph::Op;
 use crate::ops::{self, Conv2dParams, Learned, Pool2dParams, Relative};
 use crate::{Mode, NeuronConfig, NeuronEvent, Pass, Result, Signal, SynapseEvent, SynapseKind};
@@ -91,20 +92,37 @@ impl Conv2d {
     /// # Errors
     /// If the input does not fit; the message names this layer.
     pub fn forward(&self, flow: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
+        self.show(&flow.xs, flow.signal, pass)?;
+        let bias = self.bias.as_ref().map(|bias| pass.param(bias));
+        let ys = ops::conv2d(&flow.xs, &pass.param(&self.weight), bias.as_ref(), self.params);
+        let xs = named(&self.name, ys)?;
+        let op = Op::Conv2d { kernel: self.weight.dims()[2], params: self.params };
+        let node = pass.record(&self.name, op, &[flow.node], &xs);
+        pass.keep(node, || Part::Conv2d(self.clone()));
+        Ok(Flow { xs, signal: Signal::Analog, node })
+    }
+
+    /// Shows the observer what this layer is about to receive.
+    pub(crate) fn show(&self, input: &Tensor, signal: Signal, pass: &mut Pass<'_>) -> Result<()> {
         let kind = SynapseKind::Conv2d {
             c_out: self.weight.dims()[0],
             kernel: self.weight.dims()[2],
             stride: self.params.stride,
             padding: self.params.padding,
         };
-        let (input, weight, signal) = (&flow.xs, &self.weight, flow.signal);
-        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input, weight, signal })?;
-        let bias = self.bias.as_ref().map(|bias| pass.param(bias));
-        let ys = ops::conv2d(&flow.xs, &pass.param(&self.weight), bias.as_ref(), self.params);
-        let xs = named(&self.name, ys)?;
-        let op = Op::Conv2d { kernel: self.weight.dims()[2], params: self.params };
-        let node = pass.record(&self.name, op, &[flow.node], &xs);
-        Ok(Flow { xs, signal: Signal::Analog, node })
+        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input, weight: &self.weight, signal })
+    }
+
+    pub(crate) fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    pub(crate) fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    pub(crate) fn params(&self) -> Conv2dParams {
+        self.params
     }
 }
 
@@ -162,21 +180,43 @@ impl BatchNorm {
                 Self::EPS,
             ),
             Mode::Train => ops::batch_norm_train(&flow.xs, &weight, &bias, Self::EPS).and_then(|(ys, stats)| {
-                let n = (flow.xs.elem_count() / self.weight.elem_count()) as f64;
-                let repeated = n * repeats as f64;
-                let unbiased = if repeats == 1 { 1. } else { (n - 1.) / n * repeated / (repeated - 1.) };
-                for (running, batch, factor) in
-                    [(&self.running_mean, &stats.mean, 1.), (&self.running_var, &stats.var_unbiased, unbiased)]
-                {
-                    let kept = (running.as_detached_tensor() * (1. - Self::MOMENTUM))?;
-                    running.set(&(kept + (batch * (Self::MOMENTUM * factor))?)?)?;
-                }
+                let n = flow.xs.elem_count() / self.weight.elem_count();
+                self.follow(&stats, n, repeats)?;
                 Ok(ys)
             }),
         };
         let xs = named(&self.name, ys)?;
         let node = pass.record(&self.name, Op::BatchNorm, &[flow.node], &xs);
+        pass.keep(node, || Part::BatchNorm(self.clone(), repeats));
         Ok(Flow { xs, signal: Signal::Analog, node })
+    }
+
+    /// Moves the running statistics towards those of a batch of `n` values a channel that stand for `repeats` times as many.
+    pub(crate) fn follow(&self, stats: &ops::BatchStats, n: usize, repeats: usize) -> candle_core::Result<()> {
+        let n = n as f64;
+        let repeated = n * repeats as f64;
+        let unbiased = if repeats == 1 { 1. } else { (n - 1.) / n * repeated / (repeated - 1.) };
+        for (running, batch, factor) in
+            [(&self.running_mean, &stats.mean, 1.), (&self.running_var, &stats.var_unbiased, unbiased)]
+        {
+            let kept = (running.as_detached_tensor() * (1. - Self::MOMENTUM))?;
+            running.set(&(kept + (batch * (Self::MOMENTUM * factor))?)?)?;
+        }
+        Ok(())
+    }
+
+    /// Weight and bias.
+    pub(crate) fn affine(&self) -> (&Tensor, &Tensor) {
+        (&self.weight, &self.bias)
+    }
+
+    /// Running mean and running variance.
+    pub(crate) fn running(&self) -> (Tensor, Tensor) {
+        (self.running_mean.as_detached_tensor(), self.running_var.as_detached_tensor())
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 }
 
@@ -205,13 +245,26 @@ impl Linear {
     /// # Errors
     /// If the input does not fit; the message names this layer.
     pub fn forward(&self, flow: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
-        let kind = SynapseKind::Linear { f_out: self.weight.dims()[0] };
-        let (input, weight, signal) = (&flow.xs, &self.weight, flow.signal);
-        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input, weight, signal })?;
+        self.show(&flow.xs, flow.signal, pass)?;
         let bias = pass.param(&self.bias);
         let xs = named(&self.name, ops::linear(&flow.xs, &pass.param(&self.weight), Some(&bias)))?;
         let node = pass.record(&self.name, Op::Linear, &[flow.node], &xs);
+        pass.keep(node, || Part::Linear(self.clone()));
         Ok(Flow { xs, signal: Signal::Analog, node })
+    }
+
+    /// Shows the observer what this layer is about to receive.
+    pub(crate) fn show(&self, input: &Tensor, signal: Signal, pass: &mut Pass<'_>) -> Result<()> {
+        let kind = SynapseKind::Linear { f_out: self.weight.dims()[0] };
+        pass.show_synapse(&SynapseEvent { name: &self.name, kind, input, weight: &self.weight, signal })
+    }
+
+    pub(crate) fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    pub(crate) fn bias(&self) -> &Tensor {
+        &self.bias
     }
 }
 
@@ -385,7 +438,7 @@ impl Neuron {
             scaled = (&flow.xs * self.input_scale)?;
             &scaled
         };
-        let (ys, signal, levels) = match &self.kind {
+        let (ys, signal) = match &self.kind {
             Kind::Spiking { dynamics, windows, tgim_logit, leak_logit, v_threshold } => {
                 let (neuron, theta) = with_threshold(&self.name, dynamics, v_threshold)?;
                 let t = self.timesteps;
@@ -410,8 +463,7 @@ impl Neuron {
                     _ => Learned::Nothing { leak: dynamics.leak.unwrap_or(1.) },
                 };
                 let ys = ops::neuron(xs, &neuron, &learned);
-                let (ys, signal) = self.sent(ys, theta);
-                (ys, signal, dynamics.config.levels)
+                self.sent(ys, theta)
             }
             Kind::Relative { relative, dynamics, v_threshold } => {
                 if pass.mode() == Mode::Train {
@@ -419,30 +471,79 @@ impl Neuron {
                     return Err(crate::Error::Config(format!("{}: {what}", self.name)));
                 }
                 let (_, theta) = with_threshold(&self.name, dynamics, v_threshold)?;
-                let (ys, signal) = self.sent(ops::relative(xs, self.timesteps, theta, *relative), theta);
-                (ys, signal, 1)
+                self.sent(ops::relative(xs, self.timesteps, theta, *relative), theta)
             }
             Kind::Qcfs { quant_levels, scale, window } => {
-                (ops::qcfs(xs, &pass.param(scale), *quant_levels, *window), Signal::Analog, *quant_levels)
+                (ops::qcfs(xs, &pass.param(scale), *quant_levels, *window), Signal::Analog)
             }
-            Kind::Relu => (xs.relu(), Signal::Analog, 1),
+            Kind::Relu => (xs.relu(), Signal::Analog),
         };
         let ys = named(&self.name, ys)?;
-        let (tgim, window, has_leak) = match &self.kind {
-            Kind::Spiking { dynamics, windows, .. } => {
-                let tgim = windows.map_or(dynamics.config.tgim, |windows| windows.tgim);
-                (tgim, dynamics.config.window, dynamics.leak != Some(1.))
-            }
-            _ => (Tgim::Identity, 1, false),
-        };
-        let (name, timesteps, output) = (&self.name, self.timesteps, &ys);
-        pass.show_neuron(&NeuronEvent { name, timesteps, window, output, signal, levels, tgim, has_leak })?;
+        self.show(&ys, signal, pass)?;
         let node = pass.record(&self.name, Op::Neuron { input_scale: self.input_scale }, &[flow.node], &ys);
+        pass.keep(node, || Part::Neuron(self.clone()));
         Ok(Flow { xs: ys, signal, node })
     }
 }
 
+/// A spiking layer by its numbers, for code that keeps its spikes in bytes.
+pub(crate) struct SpikingParts<'a> {
+    /// The checked neuron at the stored threshold.
+    pub(crate) neuron: lmht_core::Neuron,
+    /// λ where it is not learned.
+    pub(crate) leak: Option<f64>,
+    pub(crate) tgim_logit: Option<&'a Tensor>,
+    pub(crate) leak_logit: Option<&'a Tensor>,
+    /// What one spike counts for in the next layer.
+    pub(crate) amplitude: f64,
+}
+
 impl Neuron {
+    /// Factor on the current.
+    pub(crate) fn input_scale(&self) -> f64 {
+        self.input_scale
+    }
+
+    /// The layer's numbers, if it is a spiking neuron without windows whose counts fit seven bits.
+    ///
+    /// # Errors
+    /// If the stored threshold is not positive; the message names this layer.
+    pub(crate) fn spiking(&self) -> Result<Option<SpikingParts<'_>>> {
+        let Kind::Spiking { dynamics, windows: None, tgim_logit, leak_logit, v_threshold } = &self.kind else {
+            return Ok(None);
+        };
+        if dynamics.config.levels >= u32::from(lmht_core::IN_WINDOW) {
+            return Ok(None);
+        }
+        let (neuron, theta) = with_threshold(&self.name, dynamics, v_threshold)?;
+        Ok(Some(SpikingParts {
+            neuron,
+            leak: dynamics.leak,
+            tgim_logit: tgim_logit.as_ref(),
+            leak_logit: leak_logit.as_ref(),
+            amplitude: if self.unit_spikes { 1. } else { theta },
+        }))
+    }
+
+    /// Whether spikes leave as ones.
+    pub(crate) fn has_unit_spikes(&self) -> bool {
+        self.unit_spikes
+    }
+
+    /// Shows the observer what has left this layer.
+    pub(crate) fn show(&self, output: &Tensor, signal: Signal, pass: &mut Pass<'_>) -> Result<()> {
+        let (levels, tgim, window, has_leak) = match &self.kind {
+            Kind::Spiking { dynamics, windows, .. } => {
+                let tgim = windows.map_or(dynamics.config.tgim, |windows| windows.tgim);
+                (dynamics.config.levels, tgim, dynamics.config.window, dynamics.leak != Some(1.))
+            }
+            Kind::Relative { .. } | Kind::Relu => (1, Tgim::Identity, 1, false),
+            Kind::Qcfs { quant_levels, .. } => (*quant_levels, Tgim::Identity, 1, false),
+        };
+        let (name, timesteps) = (&self.name, self.timesteps);
+        pass.show_neuron(&NeuronEvent { name, timesteps, window, output, signal, levels, tgim, has_leak })
+    }
+
     /// What leaves the layer: s·θ, or s where a spike is a 1.
     fn sent(&self, ys: candle_core::Result<Tensor>, theta: f64) -> (candle_core::Result<Tensor>, Signal) {
         if self.unit_spikes {

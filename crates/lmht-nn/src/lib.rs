@@ -14,8 +14,10 @@
 pub mod atomic;
 mod backbones;
 mod config;
+mod engine;
 mod error;
 pub mod graph;
+mod kernels;
 pub mod layers;
 pub mod loss;
 pub mod ops;

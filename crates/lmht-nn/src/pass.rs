@@ -4,6 +4,7 @@ use candle_core::Tensor;
 use lmht_core::Tgim;
 
 use crate::Result;
+use crate::engine::{Part, Parts, Spread};
 use crate::graph::{Graph, Node, Op};
 
 /// Whether batch norm uses the statistics of the batch or the running ones, and whether gradients are recorded.
@@ -218,17 +219,70 @@ pub struct Pass<'a> {
     mode: Mode,
     observer: Option<&'a mut dyn Observer>,
     graph: Option<&'a mut Graph>,
+    parts: Option<&'a mut Parts>,
+    layer_by_layer: bool,
+    recomputing: bool,
 }
 
 impl<'a> Pass<'a> {
     /// A pass that trains: batch statistics, gradients.
     pub fn train() -> Self {
-        Self { mode: Mode::Train, observer: None, graph: None }
+        Self::new(Mode::Train)
     }
 
     /// A pass that evaluates: running statistics, no gradients.
     pub fn eval() -> Self {
-        Self { mode: Mode::Eval, observer: None, graph: None }
+        Self::new(Mode::Eval)
+    }
+
+    fn new(mode: Mode) -> Self {
+        Self { mode, observer: None, graph: None, parts: None, layer_by_layer: false, recomputing: false }
+    }
+
+    /// The same pass with a Candle operation for every layer, as on devices other than the CPU: slower, with more memory,
+    /// and differentiable in the images as well.
+    ///
+    /// A network of numbers that are no f32 or f64, or with attention, always runs like this.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use lmht_nn::{ModelConfig, Network, ParamStore, Pass};
+    ///
+    /// # fn main() -> lmht_nn::Result<()> {
+    /// let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
+    /// let network = Network::new(&config, ParamStore::new(42).builder(DType::F64, &Device::Cpu))?;
+    /// let images = Tensor::ones((1, 3, 8, 8), DType::F64, &Device::Cpu)?;
+    /// let logits = network.forward(&images, &mut Pass::eval())?;
+    /// let same = network.forward(&images, &mut Pass::eval().layer_by_layer())?;
+    /// assert!((logits - same)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
+    /// # Ok(()) }
+    /// ```
+    pub fn layer_by_layer(self) -> Self {
+        Self { layer_by_layer: true, ..self }
+    }
+
+    /// The same training pass with less memory: of every synapse only the packed spikes are kept that it reads, and what it
+    /// gave is computed once more on the way back. The results are the same bits.
+    ///
+    /// It has no effect on a pass that runs [layer by layer](Pass::layer_by_layer).
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use lmht_nn::{ModelConfig, Network, ParamStore, Pass, loss};
+    ///
+    /// # fn main() -> lmht_nn::Result<()> {
+    /// let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
+    /// let params = ParamStore::new(42);
+    /// let network = Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
+    /// let images = Tensor::ones((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
+    /// let labels = Tensor::new(&[3u32, 7], &Device::Cpu)?;
+    /// let logits = network.forward(&images, &mut Pass::train().recomputing())?;
+    /// let gradients = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?.backward()?;
+    /// assert!(params.trainable().iter().all(|(_, var)| gradients.get(var).is_some()));
+    /// # Ok(()) }
+    /// ```
+    pub fn recomputing(self) -> Self {
+        Self { recomputing: true, ..self }
     }
 
     /// The same pass, watched.
@@ -239,6 +293,42 @@ impl<'a> Pass<'a> {
     /// The same pass, writing down each layer it goes through.
     pub(crate) fn recorded_in(self, graph: &'a mut Graph) -> Self {
         Self { graph: Some(graph), ..self }
+    }
+
+    /// As [`Pass::recorded_in`], keeping the layers themselves as well.
+    pub(crate) fn kept_in(self, graph: &'a mut Graph, parts: &'a mut Parts) -> Self {
+        Self { graph: Some(graph), parts: Some(parts), ..self }
+    }
+
+    /// Keeps what a layer is, if this pass does; `node` is what [`Pass::record`] returned for it.
+    pub(crate) fn keep(&mut self, node: usize, part: impl FnOnce() -> Part) {
+        if let Some(parts) = self.parts.as_mut() {
+            parts.insert(node, part());
+        }
+    }
+
+    /// Notes that from here on the rows of a node stand for more timesteps than it computed.
+    pub(crate) fn keep_spread(&mut self, node: usize, spread: Spread) {
+        if let Some(parts) = self.parts.as_mut() {
+            parts.spread(node, spread);
+        }
+    }
+
+    pub(crate) fn is_layer_by_layer(&self) -> bool {
+        self.layer_by_layer
+    }
+
+    pub(crate) fn is_recomputing(&self) -> bool {
+        self.recomputing
+    }
+
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
+
+    /// Whether this pass only writes down what the network does.
+    pub(crate) fn is_recording(&self) -> bool {
+        self.graph.is_some()
     }
 
     /// Writes a layer down, if this pass does, and returns its number in the graph.

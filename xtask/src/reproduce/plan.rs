@@ -170,6 +170,7 @@ pub(crate) fn stand_in(preset: Preset, model: ModelConfig) -> Experiment {
             schedule: ScheduleConfig { update_every: UpdateEvery::Step, ..ScheduleConfig::default() },
             label_smoothing: 0.,
             checkpoint_every_steps: None,
+            recompute: false,
         },
         data: DataConfig {
             parquet: ParquetOptions {

@@ -56,7 +56,7 @@ impl Cifarnet {
 
     pub(super) fn forward(&self, input: &Input, timesteps: usize, pass: &mut Pass<'_>) -> Result<Flow> {
         let (stem, neuron, _) = &self.layers[0];
-        let current = input.through_stem(timesteps, |images, _| stem.forward(images, pass))?;
+        let current = input.through_stem(timesteps, pass, |images, _, pass| stem.forward(images, pass))?;
         let mut xs = neuron.forward(&current, pass)?;
         for (synapse, neuron, pool) in &self.layers[1..] {
             let current = synapse.forward(&xs, pass)?;

@@ -8,10 +8,13 @@ mod resnet;
 mod spikformer;
 mod vgg;
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::config::{Backbone, ModelConfig};
+use crate::engine::{Engine, Spread};
 use crate::graph::Op;
 use crate::layers::Flow;
 use crate::{Pass, Result, Signal, ops};
@@ -35,6 +38,8 @@ use crate::{Pass, Result, Signal, ops};
 pub struct Network {
     config: ModelConfig,
     body: Body,
+    /// Shared by clones, as the tensors are.
+    engine: Arc<Engine>,
 }
 
 #[derive(Debug, Clone)]
@@ -69,7 +74,7 @@ impl Network {
             Backbone::Cifarnet => cifarnet::Cifarnet::new(config, &vb).map(Body::Cifarnet),
             Backbone::Spikformer => spikformer::Spikformer::new(config, &vb).map(Body::Spikformer),
         }?;
-        Ok(Self { config: config.clone(), body })
+        Ok(Self { config: config.clone(), body, engine: Arc::default() })
     }
 
     /// The configuration it was built from.
@@ -93,6 +98,21 @@ impl Network {
         self.config.check_images(images.dims())?;
         let t = self.config.timesteps;
         pass.begin(t, images.dims()[images.rank() - 4])?;
+        let rows = match self.engine.forward(self, images, pass)? {
+            Some(logits) => logits,
+            None => self.layer_by_layer(images, pass)?,
+        };
+        let (n, classes) = rows.dims2()?;
+        let logits = rows.reshape((t, n / t, classes))?;
+        match self.config.neuron.first_stage() {
+            0 => Ok(logits),
+            stage => Ok(logits.narrow(0, stage, t - stage)?),
+        }
+    }
+
+    /// Logits `[T·B, K]`, each layer a Candle operation.
+    fn layer_by_layer(&self, images: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let t = self.config.timesteps;
         let input = if images.rank() == 4 {
             Input::Static(images.clone())
         } else {
@@ -104,12 +124,7 @@ impl Network {
             Body::Cifarnet(body) => body.forward(&input, t, pass)?,
             Body::Spikformer(body) => body.forward(&input, t, pass)?,
         };
-        let (rows, classes) = logits.xs.dims2()?;
-        let logits = logits.xs.reshape((t, rows / t, classes))?;
-        match self.config.neuron.first_stage() {
-            0 => Ok(logits),
-            stage => Ok(logits.narrow(0, stage, t - stage)?),
-        }
+        Ok(logits.xs)
     }
 }
 
@@ -124,11 +139,17 @@ enum Input {
 impl Input {
     /// The current of the first synapse at every timestep, `[T·B, ...]`. For a static image `stem` runs once; its second
     /// argument says how many equal timesteps the input stands for.
-    fn through_stem(&self, timesteps: usize, stem: impl FnOnce(&Flow, usize) -> Result<Flow>) -> Result<Flow> {
+    fn through_stem<'a>(
+        &self,
+        timesteps: usize,
+        pass: &mut Pass<'a>,
+        stem: impl FnOnce(&Flow, usize, &mut Pass<'a>) -> Result<Flow>,
+    ) -> Result<Flow> {
         match self {
-            Self::Frames { frames, hold: 1 } => stem(&Flow::analog(frames.clone()), 1),
+            Self::Frames { frames, hold: 1 } => stem(&Flow::analog(frames.clone()), 1, pass),
             Self::Frames { frames, hold } => {
-                let current = stem(&Flow::analog(frames.clone()), *hold)?;
+                let current = stem(&Flow::analog(frames.clone()), *hold, pass)?;
+                pass.keep_spread(current.node, Spread::Held(*hold));
                 let n = timesteps / hold;
                 let mut dims = current.xs.dims().to_vec();
                 let each = current.xs.reshape((n, 1, current.xs.elem_count() / n))?;
@@ -137,7 +158,8 @@ impl Input {
                 Ok(Flow { xs: held, ..current })
             }
             Self::Static(images) => {
-                let current = stem(&Flow::analog(images.clone()), timesteps)?;
+                let current = stem(&Flow::analog(images.clone()), timesteps, pass)?;
+                pass.keep_spread(current.node, Spread::Repeated);
                 let repeated = ops::repeat_time(&current.xs, timesteps)?.flatten(0, 1)?;
                 Ok(Flow { xs: repeated, ..current })
             }

@@ -23,6 +23,7 @@ use candle_nn::init::Init;
 use super::classifier::{Classifier, ClassifierNames};
 use super::{Input, join};
 use crate::config::{ModelConfig, Stem};
+use crate::engine::Part;
 use crate::graph::Op;
 use crate::layers::{ConvNorm, Flow, Neuron, Site, global_avg_pool, max_pool2d};
 use crate::ops::{Conv2dParams, Pool2dParams};
@@ -267,6 +268,7 @@ impl Block {
             (None, Some(scale)) => {
                 let scaled = xs.xs.broadcast_mul(&pass.param(scale))?;
                 let node = pass.record(&self.name, Op::ShortcutScale, &[xs.node], &scaled);
+                pass.keep(node, || Part::ShortcutScale(scale.clone()));
                 Flow { xs: scaled, signal: Signal::Analog, node }
             }
             (None, None) => xs.clone(),
@@ -316,7 +318,7 @@ impl Resnet {
     }
 
     pub(super) fn forward(&self, input: &Input, timesteps: usize, pass: &mut Pass<'_>) -> Result<Flow> {
-        let current = input.through_stem(timesteps, |images, repeats| {
+        let current = input.through_stem(timesteps, pass, |images, repeats, pass| {
             let current = self.stem.forward_repeated(images, if self.repeats_image { repeats } else { 1 }, pass)?;
             match &self.entry {
                 Entry::Spikes(_) => Ok(current),

@@ -101,7 +101,7 @@ impl PatchSplitting {
     fn forward(&self, input: &Input, timesteps: usize, pass: &mut Pass<'_>) -> Result<Flow> {
         let (stem, neuron) = &self.convs[0];
         // The published network computes the stem's current once, statistics included, and repeats it.
-        let current = input.through_stem(timesteps, |images, _| stem.forward(images, pass))?;
+        let current = input.through_stem(timesteps, pass, |images, _, pass| stem.forward(images, pass))?;
         let mut xs = neuron.forward(&current, pass)?;
         for (i, (synapse, neuron)) in self.convs.iter().enumerate().skip(1) {
             let current = synapse.forward(&xs, pass)?;

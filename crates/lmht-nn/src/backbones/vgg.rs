@@ -128,7 +128,8 @@ impl Vgg {
     pub(super) fn forward(&self, input: &Input, timesteps: usize, pass: &mut Pass<'_>) -> Result<Flow> {
         let (stem, neuron) = &self.stages[0][0];
         // The published network repeats the image, not the current: its running variance counts every timestep.
-        let current = input.through_stem(timesteps, |images, repeats| stem.forward_repeated(images, repeats, pass))?;
+        let current = input
+            .through_stem(timesteps, pass, |images, repeats, pass| stem.forward_repeated(images, repeats, pass))?;
         let mut xs = neuron.forward(&current, pass)?;
         for (stage, layers) in self.stages.iter().enumerate() {
             let rest = if stage == 0 { &layers[1..] } else { &layers[..] };

@@ -20,10 +20,10 @@ mod linear;
 mod neuron;
 mod pool;
 mod qcfs;
-mod real;
+pub(crate) mod real;
 mod relative;
 mod repeat_time;
-mod storage;
+pub(crate) mod storage;
 mod windows;
 mod with_gradient;
 

@@ -32,6 +32,9 @@ pub struct TrainConfig {
     /// Write a checkpoint after this many steps, beside the one after each epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_every_steps: Option<usize>,
+    /// Trade time for memory as [`Pass::recomputing`] does; no bit of the result changes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recompute: bool,
 }
 
 impl TrainConfig {
@@ -136,7 +139,9 @@ pub fn fit(
             let (images, labels) = batch?;
             let lr = learning_rate(config, epoch, state.step, n_steps)?;
             optimizer.set_lr(lr)?;
-            let logits = network.forward(&images, &mut Pass::train())?;
+            let pass = Pass::train();
+            let mut pass = if config.recompute { pass.recomputing() } else { pass };
+            let logits = network.forward(&images, &mut pass)?;
             let readout = loss::readout(&logits)?;
             let (loss, labels) = if labels.rank() == 2 {
                 let targets = loss::smooth_targets(&labels, config.label_smoothing)?;

@@ -4,6 +4,7 @@ mod backbones;
 mod batch_norm;
 mod config;
 mod conv2d;
+mod engine;
 mod layers;
 mod linear;
 mod network;

@@ -67,6 +67,7 @@ fn config() -> TrainConfig {
         schedule: ScheduleConfig::default(),
         label_smoothing: 0.,
         checkpoint_every_steps: Some(2),
+        recompute: false,
     }
 }
 

@@ -1,0 +1,176 @@
+//! How a whole network runs on the CPU: one program instead of one tensor operation a layer.
+//!
+//! [`Network::forward`] comes here when it can; what comes out are the logits, with the same spikes and gradients as layer
+//! by layer up to rounding. What is different:
+//!
+//! - values are `[T·B, H, W, C]`: a convolution reads runs of neighbouring numbers, and nothing is turned around between layers;
+//! - spikes are bytes, with a bit that says where the surrogate's window lets a gradient pass;
+//! - batch norm, the sum with a shortcut and the neuron are one pass over what the synapse gave; the current between them is
+//!   never written down;
+//! - a synapse of few spikes adds up the weights of the active inputs; the way back computes input gradients only for
+//!   units that want one. How many there are decides in each layer and pass;
+//! - a training pass keeps what each synapse gave and the packed spikes, and gives both up while it goes back.
+//!
+//! | file | what |
+//! |---|---|
+//! | `program.rs` | the steps of a network, written down by one forward pass |
+//! | `value.rs` | numbers, packed spikes, sums that wait for their reader |
+//! | `run.rs`, `backward.rs` | the forward and the backward pass over the steps |
+//! | `stage.rs`, `norm.rs`, `pool.rs`, `layout.rs` | what happens between convolutions, which are in `kernels/` |
+//! | `autograd.rs` | a training pass as one operation of Candle's graph |
+//!
+//! It takes over f32 and f64 on the CPU, from images that need no gradient. Attention it does not know, nor the training of
+//! neurons other than IF, LIF, M-HT and LM-HT: such networks run layer by layer, as everything does on other devices.
+
+mod autograd;
+mod backward;
+mod layout;
+mod norm;
+mod pool;
+mod program;
+mod run;
+mod stage;
+mod value;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use candle_core::{DType, Tensor};
+
+pub(crate) use program::{Part, Parts, Spread};
+
+use crate::kernels::Real;
+use crate::{Mode, Network, Pass, Result};
+use program::Program;
+use run::State;
+
+/// The number types that the engine computes in.
+pub(crate) trait Number: Real + lmht_core::Real + pool::Comparable {
+    /// The nearest number.
+    fn of(value: f64) -> Self;
+    /// The same number.
+    fn wide(self) -> f64;
+    /// The same number, if it is small.
+    fn of_i32(value: i32) -> Self;
+}
+
+macro_rules! number {
+    ($t:ty) => {
+        impl Number for $t {
+            #[inline(always)]
+            fn of(value: f64) -> Self {
+                value as Self
+            }
+            #[inline(always)]
+            fn wide(self) -> f64 {
+                f64::from(self)
+            }
+            #[inline(always)]
+            fn of_i32(value: i32) -> Self {
+                value as Self
+            }
+        }
+    };
+}
+number!(f32);
+number!(f64);
+
+/// Height and width of the images, whether there is one for every timestep, and the number type.
+type Key = (usize, usize, bool, DType);
+
+/// The programs of a network, by the images they take.
+#[derive(Debug, Default)]
+pub(crate) struct Engine {
+    programs: Mutex<HashMap<Key, Option<Arc<Program>>>>,
+}
+
+impl Engine {
+    /// The logits `[T·B, K]`, or nothing if the network has to run layer by layer. The images must have been checked.
+    pub(crate) fn forward(&self, network: &Network, images: &Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        if !images.device().is_cpu() || images.track_op() || pass.is_recording() || pass.is_layer_by_layer() {
+            return Ok(None);
+        }
+        match images.dtype() {
+            DType::F32 => self.forward_as::<f32>(network, images, pass),
+            DType::F64 => self.forward_as::<f64>(network, images, pass),
+            _ => Ok(None),
+        }
+    }
+
+    fn forward_as<T: Number>(&self, network: &Network, images: &Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        let Some(program) = self.program(network, images)? else { return Ok(None) };
+        let timesteps = network.config().timesteps;
+        let images = if images.rank() == 5 { images.flatten(0, 1)? } else { images.clone() };
+        match pass.mode() {
+            Mode::Eval => {
+                let (logits, _) = State::<T>::forward(&program, &images, timesteps, (false, false), pass)?;
+                let classes = network.config().n_classes;
+                Ok(Some(Tensor::from_vec(logits, ((), classes), images.device())?))
+            }
+            Mode::Train if program.has_gradients()? => {
+                autograd::train::<T>(program, &images, timesteps, network.config().n_classes, pass).map(Some)
+            }
+            Mode::Train => Ok(None),
+        }
+    }
+
+    fn program(&self, network: &Network, images: &Tensor) -> Result<Option<Arc<Program>>> {
+        let dims = images.dims();
+        let [.., c, h, w] = *dims else { return Ok(None) };
+        if dims.contains(&0) {
+            return Ok(None);
+        }
+        let is_frames = dims.len() == 5;
+        let key = (h, w, is_frames, images.dtype());
+        // A panic while the lock is held leaves the map as it was.
+        let mut programs = self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(program) = programs.get(&key) {
+            return Ok(program.clone());
+        }
+        let program = Program::record(network, [c, h, w], is_frames, images.dtype())?.map(Arc::new);
+        programs.insert(key, program.clone());
+        Ok(program)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ModelConfig, ParamStore};
+    use candle_core::Device;
+
+    /// Otherwise the tests that compare a program with the layers would compare the layers with themselves.
+    #[test]
+    fn all_backbones_but_spikformer_are_programs() -> Result<()> {
+        for (config, side) in [
+            (ModelConfig::resnet18(5), 8),
+            (ModelConfig::resnet19(5), 8),
+            (ModelConfig::resnet20(5), 8),
+            (ModelConfig::resnet34(5), 8),
+            (ModelConfig::ms_resnet18(5), 8),
+            (ModelConfig::ms_resnet34(5), 8),
+            (ModelConfig::vgg11(5), 32),
+            (ModelConfig::vgg13(5), 16),
+            (ModelConfig::vgg13_standard(5), 32),
+            (ModelConfig::vgg16(5), 32),
+            (ModelConfig::vgg19(5), 32),
+            (ModelConfig::cifarnet(5), 32),
+            (ModelConfig { depth: Some(1), heads: Some(2), ..ModelConfig::spikformer(5) }, 16),
+        ] {
+            let config = ModelConfig { width: if config.heads.is_some() { 8 } else { 1 }, ..config };
+            for stem in [crate::Stem::Cifar, crate::Stem::Imagenet] {
+                let config = ModelConfig { stem, ..config.clone() };
+                if config.check().is_err() {
+                    continue;
+                }
+                let network = Network::new(&config, ParamStore::blank().builder(DType::F32, &Device::Cpu))?;
+                for is_frames in [false, true] {
+                    let side = if stem == crate::Stem::Imagenet { 24 } else { side };
+                    let program = Program::record(&network, [3, side, side], is_frames, DType::F32)?;
+                    assert_eq!(program.is_some(), config.heads.is_none(), "{:?}, {stem:?}", config.backbone);
+                }
+            }
+        }
+        Ok(())
+    }
+}

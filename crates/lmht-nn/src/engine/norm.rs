@@ -1,0 +1,141 @@
+//! Sums over the rows of `[rows, c]`, for batch norm.
+//!
+//! Rows go to tasks of a fixed number, a few of them add in the type of the values and the rest in `f64`, in order: the
+//! result is exact enough for a variance and does not depend on the number of threads.
+
+use rayon::prelude::*;
+
+use super::Number;
+use crate::kernels::{Kernel, run_vectorized};
+
+/// Tasks for the rows.
+const TASKS: usize = 32;
+/// Rows added in the type of the values before they join the `f64` sums.
+const RUN: usize = 16;
+
+/// Σ (y − shift) and Σ (y − shift)² of each channel.
+pub(super) fn moments<T: Number>(ys: &[T], shift: &[T]) -> (Vec<f64>, Vec<f64>) {
+    sums(ys, ys, shift, true)
+}
+
+/// Σ g and Σ g (y − mean) of each channel.
+pub(super) fn gradient_sums<T: Number>(ys: &[T], grads: &[T], mean: &[T]) -> (Vec<f64>, Vec<f64>) {
+    sums(ys, grads, mean, false)
+}
+
+fn sums<T: Number>(ys: &[T], other: &[T], shift: &[T], is_square: bool) -> (Vec<f64>, Vec<f64>) {
+    let c = shift.len();
+    let per_task = (ys.len() / c).div_ceil(TASKS).max(1) * c;
+    let partials: Vec<Vec<f64>> = ys
+        .par_chunks(per_task)
+        .zip(other.par_chunks(per_task))
+        .map(|(ys, other)| {
+            let mut totals = vec![0.; 2 * c];
+            run_vectorized(Sums { ys, other, shift, is_square, totals: &mut totals });
+            totals
+        })
+        .collect();
+    let mut first = vec![0.; 2 * c];
+    for partial in &partials {
+        for (total, &partial) in first.iter_mut().zip(partial) {
+            *total += partial;
+        }
+    }
+    let second = first.split_off(c);
+    (first, second)
+}
+
+struct Sums<'a, T> {
+    ys: &'a [T],
+    other: &'a [T],
+    shift: &'a [T],
+    is_square: bool,
+    /// First sums of all channels, then second ones.
+    totals: &'a mut [f64],
+}
+
+impl<T: Number> Kernel for Sums<'_, T> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let c = self.shift.len();
+        let mut runs = vec![T::default(); 2 * c];
+        let (first, second) = runs.split_at_mut(c);
+        for (ys, other) in self.ys.chunks(RUN * c).zip(self.other.chunks(RUN * c)) {
+            first.fill(T::default());
+            second.fill(T::default());
+            for (ys, other) in ys.chunks_exact(c).zip(other.chunks_exact(c)) {
+                if self.is_square {
+                    add_row::<T, FMA, true>(ys, other, self.shift, first, second);
+                } else {
+                    add_row::<T, FMA, false>(ys, other, self.shift, first, second);
+                }
+            }
+            for (total, &run) in self.totals.iter_mut().zip(first.iter().chain(second.iter())) {
+                *total += run.wide();
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add_row<T: Number, const FMA: bool, const SQUARE: bool>(
+    ys: &[T],
+    other: &[T],
+    shift: &[T],
+    first: &mut [T],
+    second: &mut [T],
+) {
+    let c = ys.len();
+    let (other, shift, first, second) = (&other[..c], &shift[..c], &mut first[..c], &mut second[..c]);
+    for i in 0..c {
+        let y = ys[i] - shift[i];
+        let factor = if SQUARE { y } else { other[i] };
+        first[i] += factor;
+        second[i] = y.mul_add::<FMA>(factor, second[i]);
+    }
+}
+
+/// Per channel g · scale + (y − mean) · slope + offset, in the place of g.
+pub(super) fn combine<T: Number>(ys: &[T], grads: &mut [T], scale: &[T], line: &super::value::Line<T>) {
+    let c = scale.len();
+    let per_task = (ys.len() / c).div_ceil(TASKS).max(1) * c;
+    grads.par_chunks_mut(per_task).zip(ys.par_chunks(per_task)).for_each(|(grads, ys)| {
+        run_vectorized(Combine { ys, grads, scale, line });
+    });
+}
+
+struct Combine<'a, T> {
+    ys: &'a [T],
+    grads: &'a mut [T],
+    scale: &'a [T],
+    line: &'a super::value::Line<T>,
+}
+
+impl<T: Number> Kernel for Combine<'_, T> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let c = self.scale.len();
+        let (scale, line) = (self.scale, self.line);
+        let (mean, slope, offset) = (&line.mean[..c], &line.slope[..c], &line.offset[..c]);
+        for (grads, ys) in self.grads.chunks_exact_mut(c).zip(self.ys.chunks_exact(c)) {
+            for i in 0..c {
+                grads[i] = grads[i].mul_add::<FMA>(scale[i], (ys[i] - mean[i]).mul_add::<FMA>(slope[i], offset[i]));
+            }
+        }
+    }
+}
+
+/// Σ of each channel.
+pub(super) fn channel_sums<T: Number>(values: &[T], c: usize) -> Vec<f64> {
+    sums(values, values, &vec![T::default(); c], true).0
+}
+
+/// Adds `other` to `sum`.
+pub(super) fn add<T: Number>(sum: &mut [T], other: &[T]) {
+    const CHUNK: usize = 1 << 14;
+    sum.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK)).for_each(|(sum, other)| {
+        for (sum, &other) in sum.iter_mut().zip(other) {
+            *sum += other;
+        }
+    });
+}

@@ -1,0 +1,236 @@
+//! The neuron of the engine: adds the terms of its current up, fires, and packs the spikes, a cache-resident tile of units
+//! at a time; and the way back.
+//!
+//! The current itself is never written to memory. A tile is whole positions of the map with all their channels, at all
+//! timesteps.
+
+use lmht_core::{IN_WINDOW, Neuron};
+use rayon::prelude::*;
+
+use super::Number;
+use super::program::Spread;
+use super::value::{Line, Packed};
+use crate::kernels::{Kernel, run_vectorized};
+
+/// Values of a tile, all timesteps together: 32 kB of f32.
+const TILE: usize = 1 << 13;
+/// Tasks for the units; fixed, so that sums keep their order for every number of threads.
+const TASKS: usize = 32;
+
+/// A term of a current with what it needs.
+pub(super) struct Operand<'a, T> {
+    pub(super) rows: Rows<'a, T>,
+    pub(super) spread: Option<Spread>,
+}
+
+/// The numbers of a term.
+pub(super) enum Rows<'a, T> {
+    /// (y − mean) · slope + offset.
+    Line(&'a [T], Line<T>),
+    /// Times the factor.
+    Real(&'a [T], T),
+    /// Times the amplitude.
+    Packed(&'a [u8], T),
+}
+
+/// A current `[T, n]` of units with `c` channels: the sum of its terms, at least one.
+pub(super) struct Current<'a, T> {
+    pub(super) terms: Vec<Operand<'a, T>>,
+    pub(super) timesteps: usize,
+    /// Units of a timestep.
+    pub(super) n: usize,
+    pub(super) c: usize,
+}
+
+impl<T: Number> Current<'_, T> {
+    /// The sum of the terms for units `first..first + len` at timestep `t`.
+    #[inline(always)]
+    fn add_up<const FMA: bool>(&self, t: usize, first: usize, xs: &mut [T]) {
+        for (i, term) in self.terms.iter().enumerate() {
+            let from = Spread::source(term.spread, t) * self.n + first;
+            match (&term.rows, i == 0) {
+                (Rows::Line(ys, line), true) => put_line::<T, FMA, true>(&ys[from..][..xs.len()], line, xs),
+                (Rows::Line(ys, line), false) => put_line::<T, FMA, false>(&ys[from..][..xs.len()], line, xs),
+                (Rows::Real(values, factor), is_first) => {
+                    put(&values[from..][..xs.len()], is_first, xs, |&x| x * *factor);
+                }
+                (Rows::Packed(bytes, amplitude), is_first) => {
+                    put(&bytes[from..][..xs.len()], is_first, xs, |&byte| count::<T>(byte) * *amplitude);
+                }
+            }
+        }
+    }
+
+    /// Positions of a task, in units.
+    fn task_units(&self) -> usize {
+        (self.n / self.c).div_ceil(TASKS).max(1) * self.c
+    }
+
+    /// Units of a tile.
+    fn tile_units(&self) -> usize {
+        (TILE / self.timesteps / self.c).max(1) * self.c
+    }
+}
+
+/// The count of a packed byte, by way of `i32`, which vector instructions convert.
+#[inline(always)]
+fn count<T: Number>(byte: u8) -> T {
+    T::of_i32(i32::from(byte & !IN_WINDOW))
+}
+
+#[inline(always)]
+fn put_line<T: Number, const FMA: bool, const FIRST: bool>(ys: &[T], line: &Line<T>, xs: &mut [T]) {
+    let c = line.mean.len();
+    for (xs, ys) in xs.chunks_exact_mut(c).zip(ys.chunks_exact(c)) {
+        let (mean, slope, offset) = (&line.mean[..c], &line.slope[..c], &line.offset[..c]);
+        for i in 0..c {
+            let x = (ys[i] - mean[i]).mul_add::<FMA>(slope[i], offset[i]);
+            xs[i] = if FIRST { x } else { xs[i] + x };
+        }
+    }
+}
+
+#[inline(always)]
+fn put<T: Number, S>(source: &[S], is_first: bool, xs: &mut [T], value: impl Fn(&S) -> T) {
+    if is_first {
+        for (x, source) in xs.iter_mut().zip(source) {
+            *x = value(source);
+        }
+    } else {
+        for (x, source) in xs.iter_mut().zip(source) {
+            *x += value(source);
+        }
+    }
+}
+
+/// Cuts `[T, n]` into runs of units: each task's part of every timestep.
+fn split<V>(rows: &mut [V], n: usize, units: usize) -> Vec<Vec<&mut [V]>> {
+    let mut parts: Vec<Vec<&mut [V]>> = (0..n.div_ceil(units)).map(|_| Vec::new()).collect();
+    for row in rows.chunks_exact_mut(n) {
+        for (part, values) in parts.iter_mut().zip(row.chunks_mut(units)) {
+            part.push(values);
+        }
+    }
+    parts
+}
+
+/// The current itself, `[T, n]`.
+pub(super) fn materialize<T: Number>(current: &Current<'_, T>) -> Vec<T> {
+    let mut xs = vec![T::default(); current.timesteps * current.n];
+    let units = current.task_units();
+    split(&mut xs, current.n, units).into_par_iter().enumerate().for_each(|(task, rows)| {
+        run_vectorized(Materialize { current, first: task * units, rows });
+    });
+    xs
+}
+
+struct Materialize<'a, T> {
+    current: &'a Current<'a, T>,
+    first: usize,
+    rows: Vec<&'a mut [T]>,
+}
+
+impl<T: Number> Kernel for Materialize<'_, T> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for (t, xs) in self.rows.into_iter().enumerate() {
+            self.current.add_up::<FMA>(t, self.first, xs);
+        }
+    }
+}
+
+struct Tile<'a, T> {
+    current: &'a Current<'a, T>,
+    first: usize,
+    /// `[T, units]`.
+    xs: &'a mut [T],
+}
+
+impl<T: Number> Kernel for Tile<'_, T> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let units = self.xs.len() / self.current.timesteps;
+        for (t, xs) in self.xs.chunks_exact_mut(units).enumerate() {
+            self.current.add_up::<FMA>(t, self.first, xs);
+        }
+    }
+}
+
+/// The spikes of a layer, packed.
+pub(super) fn fire<T: Number>(
+    current: &Current<'_, T>,
+    neuron: &Neuron,
+    (omega, leak): (&[T], T),
+    (amplitude, has_window): (f64, bool),
+) -> Packed {
+    let (timesteps, n) = (current.timesteps, current.n);
+    let mut bytes = vec![0; timesteps * n];
+    let (units, tile) = (current.task_units(), current.tile_units());
+    split(&mut bytes, n, units).into_par_iter().enumerate().for_each(|(task, mut rows)| {
+        let mut xs = vec![T::default(); timesteps * tile];
+        let mut packed = vec![0; timesteps * tile];
+        let len = rows[0].len();
+        for first in (0..len).step_by(tile) {
+            let tile = tile.min(len - first);
+            let (xs, packed) = (&mut xs[..timesteps * tile], &mut packed[..timesteps * tile]);
+            run_vectorized(Tile { current, first: task * units + first, xs });
+            neuron.packed(omega, leak, xs, packed);
+            for (row, packed) in rows.iter_mut().zip(packed.chunks_exact(tile)) {
+                row[first..first + tile].copy_from_slice(packed);
+            }
+        }
+    });
+    Packed::new(bytes, amplitude, neuron.levels(), has_window)
+}
+
+/// The gradients of a layer: dLoss/dx in the place of dLoss/d(sθ), dLoss/dΩ, dLoss/dλ.
+pub(super) fn backward<T: Number>(
+    current: &Current<'_, T>,
+    neuron: &Neuron,
+    (omega, leak): (&[T], T),
+    input_scale: f64,
+    grads: &mut [T],
+) -> (Vec<f64>, f64) {
+    let (timesteps, n) = (current.timesteps, current.n);
+    let (units, tile) = (current.task_units(), current.tile_units());
+    let partials: Vec<Vec<f64>> = split(grads, n, units)
+        .into_par_iter()
+        .enumerate()
+        .map(|(task, mut rows)| {
+            let [mut xs, mut grad_out, mut grad_xs] = [(); 3].map(|()| vec![T::default(); timesteps * tile]);
+            let mut grad_omega = vec![T::default(); omega.len()];
+            let mut sums = vec![0.; omega.len() + 1];
+            let len = rows[0].len();
+            for first in (0..len).step_by(tile) {
+                let tile = tile.min(len - first);
+                let values = timesteps * tile;
+                let (xs, grad_out, grad_xs) = (&mut xs[..values], &mut grad_out[..values], &mut grad_xs[..values]);
+                run_vectorized(Tile { current, first: task * units + first, xs });
+                for (row, grad_out) in rows.iter().zip(grad_out.chunks_exact_mut(tile)) {
+                    grad_out.copy_from_slice(&row[first..first + tile]);
+                }
+                let grad_leak = neuron.backward(omega, leak, xs, grad_out, grad_xs, &mut grad_omega);
+                for (sum, &grad) in sums.iter_mut().zip(grad_omega.iter().chain([&grad_leak])) {
+                    *sum += grad.wide();
+                }
+                for (row, grad_xs) in rows.iter_mut().zip(grad_xs.chunks_exact(tile)) {
+                    let row = &mut row[first..first + tile];
+                    if input_scale == 1. {
+                        row.copy_from_slice(grad_xs);
+                    } else {
+                        put(grad_xs, true, row, |&g| g * T::of(input_scale));
+                    }
+                }
+            }
+            sums
+        })
+        .collect();
+    let mut sums = vec![0.; omega.len() + 1];
+    for partial in &partials {
+        for (sum, &partial) in sums.iter_mut().zip(partial) {
+            *sum += partial;
+        }
+    }
+    let grad_leak = sums.pop().unwrap_or(0.);
+    (sums, grad_leak)
+}

@@ -1,0 +1,298 @@
+//! A network as one program gives what it gives layer by layer: logits, gradients, running statistics, what an observer
+//! sees; on every backbone and neuron, for both kinds of input.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use lmht_nn::{
+    GradientMode, Mode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, Result, Schedule,
+    Stem, SynapseEvent, Tgim, loss,
+};
+
+use crate::support::{assert_close, assert_error, tensor, values};
+
+const CPU: Device = Device::Cpu;
+
+/// Small networks of every structure, with images that they take.
+fn cases() -> Vec<(String, ModelConfig, usize)> {
+    let small = |config: ModelConfig, width| ModelConfig { width, n_classes: 5, timesteps: 2, ..config };
+    let mut cases = Vec::new();
+    for (config, width, side) in [
+        (ModelConfig::resnet18(5), 4, 8),
+        (ModelConfig::resnet19(5), 3, 8),
+        (ModelConfig::resnet20(5), 4, 9),
+        (ModelConfig::resnet34(5), 2, 8),
+        (ModelConfig::ms_resnet18(5), 4, 8),
+        (ModelConfig::ms_resnet34(5), 2, 8),
+        (ModelConfig::vgg11(5), 1, 32),
+        (ModelConfig::vgg13(5), 2, 16),
+        (ModelConfig::vgg13_standard(5), 1, 32),
+        (ModelConfig::vgg16(5), 1, 32),
+        (ModelConfig::vgg19(5), 1, 32),
+        (ModelConfig::cifarnet(5), 2, 32),
+        (ModelConfig { depth: Some(1), heads: Some(2), ..ModelConfig::spikformer(5) }, 8, 16),
+    ] {
+        cases.push((format!("{:?}", config.backbone), small(config, width), side));
+    }
+    for config in [ModelConfig::resnet18(5), ModelConfig::ms_resnet18(5)] {
+        let name = format!("{:?}, ImageNet stem", config.backbone);
+        cases.push((name, ModelConfig { stem: Stem::Imagenet, ..small(config, 3) }, 24));
+    }
+    let lif = NeuronConfig::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: GradientMode::Full };
+    let causal = NeuronConfig::Lmht {
+        levels: 3,
+        tgim: Tgim::Causal,
+        v_threshold: Some(0.3),
+        v_init: 0.25,
+        gradient: GradientMode::Full,
+    };
+    for (name, neuron, timesteps) in [
+        ("L = 4, T = 3", NeuronConfig::lmht(4), 3),
+        ("L = 40, T = 1", NeuronConfig::lmht(40), 1),
+        ("L = 200, no byte holds it", NeuronConfig::lmht(200), 2),
+        ("causal", causal, 3),
+        ("M-HT", NeuronConfig::mht(2), 2),
+        ("IF", NeuronConfig::integrate_and_fire(), 4),
+        ("LIF", lif, 4),
+        ("QCFS", NeuronConfig::qcfs(4), 1),
+        ("ReLU", NeuronConfig::Relu, 1),
+    ] {
+        for config in [ModelConfig::resnet20(5), ModelConfig::vgg13(5)] {
+            let name = format!("{:?}, {name}", config.backbone);
+            let config = ModelConfig { neuron: neuron.clone(), ..small(config, 2) };
+            cases.push((name, ModelConfig { timesteps, ..config }, 16));
+        }
+    }
+    let scaled = ModelConfig { input_scale: 3., ..small(ModelConfig::ms_resnet18(5), 3) };
+    cases.push(("scaled stream".into(), scaled, 8));
+    let scaled = ModelConfig { input_scale: 3., ..small(ModelConfig::resnet18(5), 3) };
+    cases.push(("scaled current".into(), scaled, 8));
+    let folded = ModelConfig { batch_norm: false, ..small(ModelConfig::resnet18(5), 3) };
+    cases.push(("no batch norm".into(), folded.clone(), 8));
+    let unit = ModelConfig { unit_spikes: true, ..folded };
+    cases.push(("unit spikes".into(), unit, 8));
+    cases
+}
+
+/// Networks that are for evaluation only.
+fn converted() -> Vec<(String, ModelConfig, usize)> {
+    let base = ModelConfig { width: 3, n_classes: 5, ..ModelConfig::resnet20(5) };
+    let reparameterized = |schedule, tgim| NeuronConfig::Reparameterized {
+        window: 2,
+        schedule,
+        tgim,
+        leak: None,
+        v_threshold: 0.7,
+        v_init: 0.,
+    };
+    let neurons = [
+        ("front-loaded", reparameterized(Schedule::FrontLoaded, Tgim::Full), 4),
+        ("uniform", reparameterized(Schedule::Uniform, Tgim::Full), 4),
+        ("SNM", NeuronConfig::Snm { v_threshold: 0.7, v_init: 0.5 }, 4),
+        ("SRP", NeuronConfig::Srp { v_threshold: 0.7, tau: 3 }, 5),
+        ("COS", NeuronConfig::Cos { v_threshold: 0.7, rho: 2 }, 5),
+    ];
+    neurons
+        .into_iter()
+        .map(|(name, neuron, timesteps)| (name.into(), ModelConfig { neuron, timesteps, ..base.clone() }, 9))
+        .collect()
+}
+
+/// The same weights, statistics and thresholds for every call, away from where they start.
+fn build(config: &ModelConfig, dtype: DType) -> Result<(Network, ParamStore)> {
+    let params = ParamStore::new(3);
+    let network = Network::new(config, params.builder(dtype, &CPU))?;
+    for (i, (name, var)) in params.all().into_iter().enumerate() {
+        let random = tensor(i as u64, var.dims(), dtype, &CPU)?;
+        let around = |center: f64, spread: f64| (&random * spread)? + center;
+        match name.rsplit('.').next().unwrap_or_default() {
+            "running_mean" => var.set(&around(0., 0.3)?)?,
+            "running_var" => var.set(&around(1., 0.4)?)?,
+            "weight" if var.rank() == 1 => var.set(&around(1.2, 0.4)?)?,
+            "bias" => var.set(&around(0.3, 0.3)?)?,
+            "mask" | "mask_linear" | "alpha" => var.set(&around(0., 0.7)?)?,
+            "thresh" => var.set(&around(1.5, 0.5)?)?,
+            "shortcut_scale" => var.set(&around(0.9, 0.)?)?,
+            _ => {}
+        }
+    }
+    Ok((network, params))
+}
+
+fn images(config: &ModelConfig, side: usize, is_frames: bool, dtype: DType) -> Result<Tensor> {
+    let (c, w) = (config.in_channels, side + side % 2);
+    let shape = if is_frames { vec![config.n_frames(), 3, c, side, w] } else { vec![3, c, side, w] };
+    Ok((tensor(9, &shape, dtype, &CPU)? * 2.)?)
+}
+
+/// What a pass leaves: logits, gradients by name, running statistics by name.
+type Outcome = (Tensor, BTreeMap<String, Tensor>, BTreeMap<String, Tensor>);
+
+fn outcome(config: &ModelConfig, images: &Tensor, pass: &mut Pass<'_>) -> Result<Outcome> {
+    let (network, params) = build(config, images.dtype())?;
+    let logits = network.forward(images, pass)?;
+    let mut gradients = BTreeMap::new();
+    if pass.mode() == Mode::Train {
+        let labels = Tensor::new(&[4u32, 0, 2], &CPU)?;
+        let all = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.1)?.backward()?;
+        for (name, var) in params.trainable() {
+            gradients.insert(name, all.get(&var).expect("every parameter has a gradient").clone());
+        }
+    }
+    let buffers = params.all().into_iter().filter(|(name, _)| name.contains("running"));
+    Ok((logits.detach(), gradients, buffers.map(|(name, var)| (name, var.as_detached_tensor())).collect()))
+}
+
+fn assert_same(what: &str, got: &Outcome, expected: &Outcome, tolerance: f64) -> Result<()> {
+    assert_close(&format!("{what}: logits"), &got.0, &expected.0, tolerance)?;
+    for (kind, got, expected) in [("gradient of", &got.1, &expected.1), ("buffer", &got.2, &expected.2)] {
+        assert_eq!(got.len(), expected.len(), "{what}: {kind}");
+        for (name, expected) in expected {
+            assert_close(&format!("{what}: {kind} {name}"), &got[name], expected, tolerance)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_program_equals_the_layers() -> Result<()> {
+    for (name, config, side) in cases() {
+        for is_frames in [false, true] {
+            let images = images(&config, side, is_frames, DType::F64)?;
+            for mode in [Mode::Eval, Mode::Train] {
+                let pass = || if mode == Mode::Eval { Pass::eval() } else { Pass::train() };
+                let expected = outcome(&config, &images, &mut pass().layer_by_layer())?;
+                let what = format!("{name}, {mode:?}, frames: {is_frames}");
+                assert!(values(&expected.0)?.iter().any(|&x| x != 0.), "{what}: the test must see something");
+                assert_same(&what, &outcome(&config, &images, &mut pass())?, &expected, 1e-9)?;
+                if mode == Mode::Train {
+                    let got = outcome(&config, &images, &mut pass().recomputing())?;
+                    assert_same(&format!("{what}, recomputing"), &got, &expected, 1e-9)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_converted_network_equals_its_layers() -> Result<()> {
+    for (name, config, side) in converted() {
+        for is_frames in [false, true] {
+            let images = images(&config, side, is_frames, DType::F64)?;
+            let expected = outcome(&config, &images, &mut Pass::eval().layer_by_layer())?;
+            let got = outcome(&config, &images, &mut Pass::eval())?;
+            assert_same(&format!("{name}, frames: {is_frames}"), &got, &expected, 1e-9)?;
+        }
+    }
+    Ok(())
+}
+
+/// In f32 the same spikes fire but for ties, so most logits are close; the test takes weights for which all are.
+#[test]
+fn a_program_in_f32_equals_the_layers_to_rounding() -> Result<()> {
+    let config = ModelConfig { width: 8, n_classes: 5, ..ModelConfig::resnet20(5) };
+    let images = images(&config, 16, false, DType::F32)?;
+    let expected = outcome(&config, &images, &mut Pass::eval().layer_by_layer())?;
+    assert_same("ResNet-20", &outcome(&config, &images, &mut Pass::eval())?, &expected, 1e-4)
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() -> Result<()> {
+    for (dtype, width) in [(DType::F32, 8), (DType::F64, 3)] {
+        let config = ModelConfig { width, n_classes: 5, ..ModelConfig::resnet18(5) };
+        let images = images(&config, 16, false, dtype)?;
+        let run = |threads: usize| -> Result<Vec<Vec<u64>>> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+            let (logits, gradients, buffers) = pool.install(|| outcome(&config, &images, &mut Pass::train()))?;
+            let all = std::iter::once(&logits).chain(gradients.values()).chain(buffers.values());
+            all.map(|tensor| Ok(values(tensor)?.into_iter().map(f64::to_bits).collect())).collect()
+        };
+        let one = run(1)?;
+        for threads in [2, 3] {
+            assert!(one == run(threads)?, "{threads} threads give other bits than one in {dtype:?}");
+        }
+    }
+    Ok(())
+}
+
+/// All that passes an observer.
+#[derive(Default)]
+struct Seen(Vec<(String, Tensor, String)>);
+
+impl Observer for Seen {
+    fn synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
+        let rest = format!("{:?} {:?} {:?}", event.kind, event.signal, event.weight.dims());
+        self.0.push((event.name.into(), event.input.detach(), rest));
+        Ok(())
+    }
+
+    fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
+        let NeuronEvent { timesteps, signal, levels, tgim, window, has_leak, .. } = event;
+        let rest = format!("{timesteps} {signal:?} {levels} {tgim:?} {window} {has_leak}");
+        self.0.push((event.name.into(), event.output.detach(), rest));
+        Ok(())
+    }
+}
+
+#[test]
+fn an_observer_sees_the_same() -> Result<()> {
+    for (name, config, side) in cases().into_iter().chain(converted()) {
+        let images = images(&config, side, false, DType::F64)?;
+        let (network, _) = build(&config, DType::F64)?;
+        let (mut got, mut expected) = (Seen::default(), Seen::default());
+        let watched = network.forward(&images, &mut Pass::eval().observed_by(&mut got))?;
+        network.forward(&images, &mut Pass::eval().layer_by_layer().observed_by(&mut expected))?;
+        let names = |seen: &Seen| seen.0.iter().map(|(name, _, rest)| format!("{name}: {rest}")).collect::<Vec<_>>();
+        assert_eq!(names(&got), names(&expected), "{name}");
+        for ((layer, got, _), (_, expected, _)) in got.0.iter().zip(&expected.0) {
+            assert_close(&format!("{name}: {layer}"), got, expected, 1e-9)?;
+        }
+        let bits = |tensor: &Tensor| Ok::<_, candle_core::Error>(tensor.flatten_all()?.to_vec1::<f64>()?);
+        assert_eq!(bits(&watched)?, bits(&network.forward(&images, &mut Pass::eval())?)?, "{name}: watching");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_frozen_parameter_gets_no_gradient() -> Result<()> {
+    let config = ModelConfig { width: 3, n_classes: 5, ..ModelConfig::resnet20(5) };
+    let images = images(&config, 8, false, DType::F64)?;
+    let (_, params) = build(&config, DType::F64)?;
+    let mut tensors: std::collections::HashMap<String, Tensor> =
+        params.all().into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();
+    for (name, tensor) in &mut tensors {
+        if !name.starts_with("fc") {
+            *tensor = tensor.detach();
+        }
+    }
+    let vb = candle_nn::VarBuilder::from_tensors(tensors.clone(), DType::F64, &CPU);
+    let logits = Network::new(&config, vb)?.forward(&images, &mut Pass::train())?;
+    let gradients = logits.sum_all()?.backward()?;
+    for (name, tensor) in &tensors {
+        assert_eq!(gradients.get(tensor).is_some(), name.starts_with("fc"), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_second_backward_pass_is_refused() -> Result<()> {
+    let config = ModelConfig { width: 2, n_classes: 5, ..ModelConfig::resnet20(5) };
+    let (network, _) = build(&config, DType::F32)?;
+    let logits = network.forward(&images(&config, 8, false, DType::F32)?, &mut Pass::train())?;
+    let loss = logits.sum_all()?;
+    loss.backward()?;
+    assert_error(loss.backward(), &["network", "second backward pass", "run the forward pass again"]);
+    Ok(())
+}
+
+/// Images with a gradient go layer by layer.
+#[test]
+fn images_can_have_gradients() -> Result<()> {
+    let config = ModelConfig { width: 2, n_classes: 5, ..ModelConfig::resnet20(5) };
+    let (network, _) = build(&config, DType::F64)?;
+    let images = candle_core::Var::from_tensor(&images(&config, 8, false, DType::F64)?)?;
+    let gradients = network.forward(&images, &mut Pass::train())?.sum_all()?.backward()?;
+    assert!(values(gradients.get(&images).expect("a gradient"))?.iter().any(|&g| g != 0.));
+    Ok(())
+}
