@@ -186,10 +186,11 @@ impl<'a, T: Number> Backward<'a, T> {
     /// dLoss/dy in the place of dLoss/d(normalised y).
     fn batch_norm(&mut self, i: usize, layer: &BatchNorm, mut grad: Vec<T>) -> Result<Vec<T>> {
         self.restore(i)?;
-        let Some(norm) = self.state.norms[i].take() else { return bail_bug("batch norm has lost its input") };
+        let Some(mut norm) = self.state.norms[i].take() else { return bail_bug("batch norm has lost its input") };
         let c = norm.mean.len();
         let count = (norm.ys.len() / c) as f64;
-        let (sums, products) = norm::gradient_sums(&norm.ys, &grad, &norm.line.mean);
+        let sums = norm.sums.take();
+        let (sums, products) = sums.unwrap_or_else(|| norm::gradient_sums(&norm.ys, &grad, &norm.line.mean));
         // The mean as the kernel sees it is rounded.
         let products: Vec<f64> =
             (0..c).map(|c| products[c] - (norm.mean[c] - norm.line.mean[c].wide()) * sums[c]).collect();
@@ -229,17 +230,24 @@ impl<'a, T: Number> Backward<'a, T> {
         }
         let scale = neuron.input_scale();
         let current = self.state.current(&terms, scale, self.state.timesteps, shape);
-        let (grad_omega, grad_leak) = stage::backward(&current, &parts.neuron, (&omega, leak), scale, &mut grad);
+        let sums = stage::backward(&current, &parts.neuron, (&omega, leak), scale, &mut grad);
+        for (term, line) in terms.iter().zip(sums.lines) {
+            if let (TermSource::Norm(i), 1., Some(line)) = (term.source, term.factor, line)
+                && let Some(norm) = &mut self.state.norms[i]
+            {
+                norm.sums = Some(line);
+            }
+        }
         let config = parts.neuron.config();
         if let Some(logit) = parts.tgim_logit.filter(|logit| logit.track_op()) {
             let values = logit.flatten_all()?.to_vec1::<T>()?;
-            let grad_omega: Vec<T> = grad_omega.into_iter().map(T::of).collect();
+            let grad_omega: Vec<T> = sums.omega.into_iter().map(T::of).collect();
             let grads = lmht_core::tgim_logit_gradient(config.tgim, config.timesteps, &values, &grad_omega);
             deliver(&mut self.gradients, logit, grads)?;
         }
         if let Some(logit) = parts.leak_logit.filter(|logit| logit.track_op()) {
             let value = logit.to_vec1::<T>()?[0];
-            deliver(&mut self.gradients, logit, vec![lmht_core::leak_logit_gradient(value, T::of(grad_leak))])?;
+            deliver(&mut self.gradients, logit, vec![lmht_core::leak_logit_gradient(value, T::of(sums.leak))])?;
         }
         Ok(grad)
     }

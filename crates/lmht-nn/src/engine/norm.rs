@@ -31,7 +31,8 @@ fn sums<T: Number>(ys: &[T], other: &[T], shift: &[T], is_square: bool) -> (Vec<
         .zip(other.par_chunks(per_task))
         .map(|(ys, other)| {
             let mut totals = vec![0.; 2 * c];
-            run_vectorized(Sums { ys, other, shift, is_square, totals: &mut totals });
+            let mut runs = vec![T::default(); 2 * c];
+            run_vectorized(Sums { ys, other, shift, is_square, runs: &mut runs, totals: &mut totals });
             totals
         })
         .collect();
@@ -45,11 +46,19 @@ fn sums<T: Number>(ys: &[T], other: &[T], shift: &[T], is_square: bool) -> (Vec<
     (first, second)
 }
 
+/// Adds what [`gradient_sums`] sums of some rows to `totals`; `runs` is scratch of the same length.
+#[inline]
+pub(super) fn add_gradient_sums<T: Number>(ys: &[T], grads: &[T], mean: &[T], runs: &mut [T], totals: &mut [f64]) {
+    run_vectorized(Sums { ys, other: grads, shift: mean, is_square: false, runs, totals });
+}
+
 struct Sums<'a, T> {
     ys: &'a [T],
     other: &'a [T],
     shift: &'a [T],
     is_square: bool,
+    /// Sums of a few rows.
+    runs: &'a mut [T],
     /// First sums of all channels, then second ones.
     totals: &'a mut [f64],
 }
@@ -58,8 +67,7 @@ impl<T: Number> Kernel for Sums<'_, T> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let c = self.shift.len();
-        let mut runs = vec![T::default(); 2 * c];
-        let (first, second) = runs.split_at_mut(c);
+        let (first, second) = self.runs.split_at_mut(c);
         for (ys, other) in self.ys.chunks(RUN * c).zip(self.other.chunks(RUN * c)) {
             first.fill(T::default());
             second.fill(T::default());

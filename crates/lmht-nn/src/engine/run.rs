@@ -387,7 +387,7 @@ fn normalise<T: Number>(
     let rstd: Vec<f64> = var.iter().map(|var| (var + BatchNorm::EPS).sqrt().recip()).collect();
     let (weight, offset) = (wide(weight)?, wide(offset)?);
     let line = Line::new(&mean, |c| (rstd[c] * weight[c], offset[c]));
-    Ok(Norm { ys, mean, rstd, line })
+    Ok(Norm { ys, mean, rstd, line, sums: None })
 }
 
 fn bail_shape(layer: &BatchNorm, count: usize) -> Result<()> {

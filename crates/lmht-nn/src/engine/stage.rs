@@ -7,9 +7,9 @@
 use lmht_core::{IN_WINDOW, Neuron};
 use rayon::prelude::*;
 
-use super::Number;
 use super::program::Spread;
 use super::value::{Line, Packed};
+use super::{Number, norm};
 use crate::kernels::{Kernel, run_vectorized};
 
 /// Values of a tile, all timesteps together: 32 kB of f32.
@@ -183,15 +183,31 @@ pub(super) fn fire<T: Number>(
     Packed::new(bytes, amplitude, neuron.levels(), has_window)
 }
 
-/// The gradients of a layer: dLoss/dx in the place of dLoss/d(sθ), dLoss/dΩ, dLoss/dλ.
+/// What a backward pass adds up over the units.
+pub(super) struct Sums {
+    /// dLoss/dΩ, `[T, T]` or empty.
+    pub(super) omega: Vec<f64>,
+    /// dLoss/dλ.
+    pub(super) leak: f64,
+    /// For each term that is a line on rows of its own: Σ g and Σ g (y − mean) of each channel, for the batch norm there,
+    /// which would read both once more.
+    pub(super) lines: Vec<Option<(Vec<f64>, Vec<f64>)>>,
+}
+
+/// The gradients of a layer: dLoss/dx in the place of dLoss/d(sθ), and the sums.
 pub(super) fn backward<T: Number>(
     current: &Current<'_, T>,
     neuron: &Neuron,
     (omega, leak): (&[T], T),
     input_scale: f64,
     grads: &mut [T],
-) -> (Vec<f64>, f64) {
-    let (timesteps, n) = (current.timesteps, current.n);
+) -> Sums {
+    let (timesteps, n, c) = (current.timesteps, current.n, current.c);
+    let is_summed: Vec<bool> =
+        current.terms.iter().map(|term| matches!(term.rows, Rows::Line(..)) && term.spread.is_none()).collect();
+    let n_lines = is_summed.iter().filter(|&&is_summed| is_summed).count();
+    // dΩ, dλ, then two sums for each channel of each line.
+    let first_line = omega.len() + 1;
     let (units, tile) = (current.task_units(), current.tile_units());
     let partials: Vec<Vec<f64>> = split(grads, n, units)
         .into_par_iter()
@@ -199,7 +215,8 @@ pub(super) fn backward<T: Number>(
         .map(|(task, mut rows)| {
             let [mut xs, mut grad_out, mut grad_xs] = [(); 3].map(|()| vec![T::default(); timesteps * tile]);
             let mut grad_omega = vec![T::default(); omega.len()];
-            let mut sums = vec![0.; omega.len() + 1];
+            let mut sums = vec![0.; first_line + 2 * c * n_lines];
+            let mut runs = vec![T::default(); 2 * c];
             let len = rows[0].len();
             for first in (0..len).step_by(tile) {
                 let tile = tile.min(len - first);
@@ -213,24 +230,34 @@ pub(super) fn backward<T: Number>(
                 for (sum, &grad) in sums.iter_mut().zip(grad_omega.iter().chain([&grad_leak])) {
                     *sum += grad.wide();
                 }
+                if input_scale != 1. {
+                    grad_xs.iter_mut().for_each(|g| *g *= T::of(input_scale));
+                }
                 for (row, grad_xs) in rows.iter_mut().zip(grad_xs.chunks_exact(tile)) {
-                    let row = &mut row[first..first + tile];
-                    if input_scale == 1. {
-                        row.copy_from_slice(grad_xs);
-                    } else {
-                        put(grad_xs, true, row, |&g| g * T::of(input_scale));
+                    row[first..first + tile].copy_from_slice(grad_xs);
+                }
+                let lines = current.terms.iter().zip(&is_summed).filter(|(_, is_summed)| **is_summed);
+                for ((term, _), totals) in lines.zip(sums[first_line..].chunks_exact_mut(2 * c)) {
+                    let Rows::Line(ys, line) = &term.rows else { continue };
+                    for (t, grads) in grad_xs.chunks_exact(tile).enumerate() {
+                        let ys = &ys[t * n + task * units + first..][..tile];
+                        norm::add_gradient_sums(ys, grads, &line.mean, &mut runs, totals);
                     }
                 }
             }
             sums
         })
         .collect();
-    let mut sums = vec![0.; omega.len() + 1];
+    let mut sums = vec![0.; first_line + 2 * c * n_lines];
     for partial in &partials {
         for (sum, &partial) in sums.iter_mut().zip(partial) {
             *sum += partial;
         }
     }
-    let grad_leak = sums.pop().unwrap_or(0.);
-    (sums, grad_leak)
+    let mut lines = sums[first_line..].chunks_exact(2 * c).map(|sums| (sums[..c].to_vec(), sums[c..].to_vec()));
+    Sums {
+        omega: sums[..omega.len()].to_vec(),
+        leak: sums[omega.len()],
+        lines: is_summed.iter().map(|&is_summed| if is_summed { lines.next() } else { None }).collect(),
+    }
 }

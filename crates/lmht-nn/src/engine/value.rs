@@ -83,6 +83,8 @@ pub(super) struct Norm<T> {
     pub(super) mean: Vec<f64>,
     pub(super) rstd: Vec<f64>,
     pub(super) line: Line<T>,
+    /// Σ g and Σ g (y − mean), once the neuron after it has been gone back through.
+    pub(super) sums: Option<(Vec<f64>, Vec<f64>)>,
 }
 
 /// Per channel the numbers of (y − mean) · slope + offset.
