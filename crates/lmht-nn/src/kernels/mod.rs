@@ -1,0 +1,70 @@
+//! Kernels over plain slices that know nothing of tensors.
+//!
+//! A convolution reads maps of numbers or of packed spikes, [`Source`]; its sizes are a [`ConvShape`].
+
+#[allow(dead_code, reason = "half of it is for maps in NHWC, which the operations on tensors do not have")]
+pub(crate) mod dense;
+pub(crate) mod real;
+
+use real::Real;
+
+/// Sizes of a convolution, already checked: `[n, h, w, c_in]` with weight `[c_out, c_in, k, k]` to
+/// `[n, h_out, w_out, c_out]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConvShape {
+    pub(crate) n: usize,
+    pub(crate) c_in: usize,
+    pub(crate) h: usize,
+    pub(crate) w: usize,
+    pub(crate) c_out: usize,
+    pub(crate) k: usize,
+    pub(crate) stride: usize,
+    pub(crate) padding: usize,
+    pub(crate) h_out: usize,
+    pub(crate) w_out: usize,
+}
+
+impl ConvShape {
+    /// Numbers in the input, `n * h * w * c_in`.
+    pub(crate) fn x_len(&self) -> usize {
+        self.n * self.h * self.w * self.c_in
+    }
+
+    /// Numbers in the output, `n * h_out * w_out * c_out`.
+    pub(crate) fn y_len(&self) -> usize {
+        self.n * self.h_out * self.w_out * self.c_out
+    }
+
+    /// Numbers in the weight, `c_out * c_in * k * k`.
+    pub(crate) fn weight_len(&self) -> usize {
+        self.c_out * self.c_in * self.k * self.k
+    }
+}
+
+/// What a synapse reads: numbers, or packed spikes.
+///
+/// The low 7 bits of a packed byte are the count s; the top bit belongs to somebody else and is ignored.
+pub(crate) trait Source<T>: Copy + Send + Sync + Default {
+    /// The number that the weight is multiplied by.
+    fn value(self) -> T;
+}
+
+impl<T: Real> Source<T> for T {
+    #[inline(always)]
+    fn value(self) -> T {
+        self
+    }
+}
+
+macro_rules! impl_source_for_counts {
+    ($t:ty) => {
+        impl Source<$t> for u8 {
+            #[inline(always)]
+            fn value(self) -> $t {
+                <$t>::from(self & 0x7f)
+            }
+        }
+    };
+}
+impl_source_for_counts!(f32);
+impl_source_for_counts!(f64);
