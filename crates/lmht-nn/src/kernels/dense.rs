@@ -16,10 +16,11 @@ mod outer;
 #[cfg(test)]
 mod tests;
 
+use super::lines::Lines;
 use super::real::Real;
 use super::{ConvShape, Source};
 use correlate::{Correlation, Plan};
-use maps::{Maps, Order};
+use maps::{Maps, Order, transpose};
 use rayon::prelude::*;
 
 /// `ys[n, y, x, o] = bias[o] + Σ_{i, ky, kx} weight[o, i, ky, kx] xs[n, y s + ky - p, x s + kx - p, i]`.
@@ -93,7 +94,7 @@ fn forward_plan<'a, T: Real, X: Source<T>>(
         y0: 0,
         x0: 0,
         step: 1,
-        weights: pack(weight, (s.c_out, s.c_in * s.k * s.k), (s.c_in, s.k * s.k), &taps),
+        weights: pack(weight, (s.c_out, s.c_in * s.k * s.k), (s.c_in, s.k * s.k), s.k * s.k, &taps),
     };
     Plan {
         source: Maps::new(xs, order, (s.h, s.w), s.c_in).sampled(sample),
@@ -152,7 +153,7 @@ fn input_plan<'a, T: Real>(s: &ConvShape, grads: &'a [T], order: Order, weight: 
                 y0: row.first,
                 x0: col.first,
                 step: s.stride,
-                weights: pack(weight, (s.c_in, s.k * s.k), (s.c_out, s.c_in * s.k * s.k), &taps),
+                weights: pack(weight, (s.c_in, s.k * s.k), (s.c_out, s.c_in * s.k * s.k), s.k * s.k, &taps),
             }
         })
         .collect();
@@ -162,19 +163,37 @@ fn input_plan<'a, T: Real>(s: &ConvShape, grads: &'a [T], order: Order, weight: 
 
 /// Packs weights as a correlation wants them: for every block of `L` outputs `[taps, channels, L]`.
 ///
-/// `outputs` and `channels` are (number, step between them in `weight`).
-fn pack<T: Real>(weight: &[T], outputs: (usize, usize), channels: (usize, usize), taps: &[usize]) -> Vec<Vec<T>> {
+/// `outputs` and `channels` are (number, step between them in `weight`); the smaller step is `kernel`, the taps of one pair.
+fn pack<T: Real>(
+    weight: &[T],
+    outputs: (usize, usize),
+    channels: (usize, usize),
+    kernel: usize,
+    taps: &[usize],
+) -> Vec<Lines<T>> {
     let ((n_outputs, output_step), (n_channels, channel_step)) = (outputs, channels);
     let pack_block = |block: usize| {
-        let mut packed = vec![T::default(); taps.len() * n_channels * T::LANES];
+        let mut packed = Lines::zeros(taps.len() * n_channels * T::LANES);
         let n_lanes = T::LANES.min(n_outputs - block * T::LANES);
-        for c in 0..n_channels {
-            let from = &weight[block * T::LANES * output_step + c * channel_step..];
+        // A tile of outputs and channels is copied first: rows of the weight are often a power of two apart, which the
+        // first-level cache cannot hold. A few numbers between the copied rows for the same reason.
+        let step = T::LANES * kernel + 4;
+        let mut tile = Lines::zeros(T::LANES * step);
+        for first in (0..n_channels).step_by(T::LANES) {
+            let len = T::LANES.min(n_channels - first);
+            let (rows, row_step, row) = if output_step >= channel_step {
+                (n_lanes, output_step, len * kernel)
+            } else {
+                (len, channel_step, n_lanes * kernel)
+            };
+            let from = &weight[block * T::LANES * output_step + first * channel_step..];
+            for (i, to) in tile.chunks_mut(step).enumerate().take(rows) {
+                to[..row].copy_from_slice(&from[i * row_step..][..row]);
+            }
+            let (lane_step, step) = if output_step >= channel_step { (step, kernel) } else { (kernel, step) };
             for (t, &tap) in taps.iter().enumerate() {
-                let row = &mut packed[(t * n_channels + c) * T::LANES..][..n_lanes];
-                for (lane, to) in row.iter_mut().enumerate() {
-                    *to = from[lane * output_step + tap];
-                }
+                let to = &mut packed[(t * n_channels + first) * T::LANES..];
+                transpose((&tile[tap..], lane_step, step), n_lanes, (to, T::LANES), len, |x| x);
             }
         }
         packed

@@ -4,6 +4,7 @@
 
 #[allow(dead_code, reason = "half of it is for maps in NHWC, which the operations on tensors do not have")]
 pub(crate) mod dense;
+mod lines;
 pub(crate) mod real;
 
 use real::Real;

@@ -122,13 +122,19 @@ impl Conv2d {
             let mut dxs = None;
             if xs.track_op() {
                 let mut values = vec![T::default(); s.x_len()];
-                with_slice(weight, |weight| Ok(nchw::grad_input(s, grads, weight, &mut values)))?;
+                with_slice(weight, |weight| {
+                    nchw::grad_input(s, grads, weight, &mut values);
+                    Ok(())
+                })?;
                 dxs = Some(Tensor::from_vec(values, xs.shape(), xs.device())?);
             }
             let mut dweight = None;
             if weight.track_op() {
                 let mut values = vec![T::default(); s.weight_len()];
-                with_slice(xs, |xs| Ok(nchw::grad_weight(s, xs, grads, &mut values)))?;
+                with_slice(xs, |xs| {
+                    nchw::grad_weight(s, xs, grads, &mut values);
+                    Ok(())
+                })?;
                 dweight = Some(Tensor::from_vec(values, weight.shape(), weight.device())?);
             }
             Ok((dxs, dweight))

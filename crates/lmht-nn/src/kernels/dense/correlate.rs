@@ -10,6 +10,7 @@
 
 use super::maps::Maps;
 use crate::kernels::Source;
+use crate::kernels::lines::Lines;
 use crate::kernels::real::{Real, VectorKernel, Vectors};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -102,7 +103,7 @@ pub(super) struct Correlation<T> {
     pub(super) x0: usize,
     pub(super) step: usize,
     /// `[kh, kw, c, L]` for every block of `L` output channels.
-    pub(super) weights: Vec<Vec<T>>,
+    pub(super) weights: Vec<Lines<T>>,
 }
 
 /// Adds to `R` x `L` outputs the products of the source at `R` positions with the weights of `L` output channels.
@@ -162,9 +163,9 @@ pub(super) struct Plan<'a, T, X> {
 #[derive(Debug, Default)]
 struct Scratch<T> {
     /// The copied pixels.
-    source: Vec<T>,
+    source: Lines<T>,
     /// Outputs of a block of channels that is not full, `[positions, L]`.
-    block: Vec<T>,
+    block: Lines<T>,
     /// (place in the copy, output position) of all positions of every list.
     places: Vec<(usize, usize)>,
 }
@@ -268,9 +269,7 @@ impl<T: Real, X: Source<T>> Band<'_, '_, T, X> {
         let maps = &self.plan.source;
         let (h, w) = maps.size();
         let source = &mut self.scratch.source;
-        if source.len() < cover.len {
-            source.resize(cover.len, T::default());
-        }
+        source.resize(cover.len);
         let inside = cover.cols.start.clamp(0, w as isize)..cover.cols.end.clamp(0, w as isize);
         let left = (inside.start - cover.cols.start) as usize * cover.pixel;
         let right = left + inside.len() * cover.pixel;
@@ -336,7 +335,7 @@ impl<T: Real, X: Source<T>> Band<'_, '_, T, X> {
     ) {
         let plan = self.plan;
         let Scratch { source, block: partial, places } = &mut *self.scratch;
-        let source = &source[..cover.len];
+        let source: &[T] = source;
         let segments: Vec<usize> = (0..correlation.kh).map(|ky| ky * cover.line).collect();
         let positions: Vec<usize> = cover
             .fragments
@@ -351,7 +350,7 @@ impl<T: Real, X: Source<T>> Band<'_, '_, T, X> {
         for block in self.blocks.clone() {
             let lane = (block - self.blocks.start) * T::LANES;
             let n_lanes = T::LANES.min(width - lane);
-            let mut start = vec![T::default(); T::LANES];
+            let mut start = Lines::zeros(T::LANES);
             if let Some(bias) = plan.bias {
                 start[..n_lanes].copy_from_slice(&bias[block * T::LANES..][..n_lanes]);
             }
@@ -359,7 +358,7 @@ impl<T: Real, X: Source<T>> Band<'_, '_, T, X> {
             let (outputs, to_row): (&mut [T], _) = if full {
                 (&mut self.outputs[lane..], width)
             } else {
-                partial.resize(n_outputs * T::LANES, T::default());
+                partial.resize(n_outputs * T::LANES);
                 (partial, T::LANES)
             };
             // A single step writes its outputs without reading them.

@@ -4,8 +4,8 @@ use crate::kernels::Source;
 use crate::kernels::real::Real;
 use std::ops::Range;
 
-/// Numbers that are transposed at a time, in either direction; a tile of 16 x 16 stays in the first-level cache.
-const BLOCK: usize = 16;
+/// Numbers that are written side by side when axes are exchanged: two vectors of `f32`.
+const BLOCK: usize = 8;
 
 /// Order of the axes in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,16 +78,87 @@ impl<'a, X: Copy> Maps<'a, X> {
             Order::Nchw => {
                 let map = self.h * self.w;
                 let first = (image * self.channels + channels.start) * map + y * self.w + cols.start * self.sample;
-                for block in (0..n_channels).step_by(BLOCK) {
-                    for c in block..n_channels.min(block + BLOCK) {
-                        let from = &self.xs[first + c * map..];
-                        let pixels = from.iter().step_by(self.sample);
-                        for (to, x) in row[c..].iter_mut().step_by(step).zip(pixels).take(cols.len()) {
-                            *to = x.value();
+                let n = cols.len();
+                let planes = &self.xs[first..];
+                transpose((planes, map, self.sample), n_channels, (row, step), n, |x| x.value());
+            }
+        }
+    }
+
+    /// Copies pixels `cols` of row `y` of an image in blocks of `cb` channels: those of pixel `i`, block `b` to
+    /// `row[b * block_len + i * cb..]`.
+    #[inline(always)]
+    pub(super) fn copy_blocks<T: Real>(
+        &self,
+        (image, y): (usize, usize),
+        cols: Range<usize>,
+        channels: Range<usize>,
+        row: &mut [T],
+        (cb, block_len): (usize, usize),
+    ) where
+        X: Source<T>,
+    {
+        match self.order {
+            Order::Nhwc => {
+                // Pixel by pixel: memory is read in order.
+                let y = y * self.sample;
+                let first = ((image * self.h + y) * self.w + cols.start * self.sample) * self.channels;
+                let pixels = self.xs[first..].chunks(self.sample * self.channels);
+                for (i, pixel) in pixels.take(cols.len()).enumerate() {
+                    for (block, from) in pixel[channels.clone()].chunks(cb).enumerate() {
+                        let to = &mut row[block * block_len + i * cb..];
+                        if let (Some(to), Some(from)) = (to.first_chunk_mut::<16>(), from.first_chunk::<16>())
+                            && cb == 16
+                        {
+                            for (to, x) in to.iter_mut().zip(from) {
+                                *to = x.value();
+                            }
+                        } else {
+                            for (to, x) in to.iter_mut().zip(from) {
+                                *to = x.value();
+                            }
                         }
                     }
                 }
             }
+            Order::Nchw => {
+                for (block, first) in channels.clone().step_by(cb).enumerate() {
+                    let channels = first..channels.end.min(first + cb);
+                    self.copy_row((image, y), cols.clone(), channels, &mut row[block * block_len..], cb);
+                }
+            }
+        }
+    }
+}
+
+/// Writes `to[j * to_step + i] = value(from[i * from_step + j * sample])` for `i` in `0..n` and `j` in `0..m`.
+#[inline(always)]
+pub(super) fn transpose<X: Copy, T: Copy>(
+    (from, from_step, sample): (&[X], usize, usize),
+    n: usize,
+    (to, to_step): (&mut [T], usize),
+    m: usize,
+    value: impl Fn(X) -> T,
+) {
+    let reach = (m - 1) * sample + 1;
+    let mut i = 0;
+    while i + BLOCK <= n {
+        let mut rows: [&[X]; BLOCK] = [&[]; BLOCK];
+        for (k, row) in rows.iter_mut().enumerate() {
+            *row = &from[(i + k) * from_step..][..reach];
+        }
+        for j in 0..m {
+            let to: &mut [T; BLOCK] = to[j * to_step + i..].first_chunk_mut().expect("room for a block");
+            for (to, row) in to.iter_mut().zip(&rows) {
+                *to = value(row[j * sample]);
+            }
+        }
+        i += BLOCK;
+    }
+    for i in i..n {
+        let row = &from[i * from_step..][..reach];
+        for j in 0..m {
+            to[j * to_step + i] = value(row[j * sample]);
         }
     }
 }
@@ -95,15 +166,5 @@ impl<'a, X: Copy> Maps<'a, X> {
 /// Writes positions `[positions, width]` to maps `[width, map]` of one image, from pixel `first` on.
 #[inline(always)]
 pub(super) fn to_planes<T: Real>(positions: &[T], width: usize, planes: &mut [T], map: usize, first: usize) {
-    let n = positions.len() / width;
-    for tile in (0..n).step_by(BLOCK) {
-        let len = BLOCK.min(n - tile);
-        let positions = &positions[tile * width..(tile + len) * width];
-        for c in 0..width {
-            let to = &mut planes[c * map + first + tile..][..len];
-            for (to, &x) in to.iter_mut().zip(positions[c..].iter().step_by(width)) {
-                *to = x;
-            }
-        }
-    }
+    transpose((positions, width, 1), positions.len() / width, (&mut planes[first..], map), width, |x| x);
 }

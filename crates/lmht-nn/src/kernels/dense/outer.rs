@@ -1,11 +1,13 @@
 //! Sums of outer products over positions: the weight gradient.
 //!
-//! Input and output gradient of some rows are copied into panels: the input in blocks of about 16 channels
+//! Input and output gradient of some rows (a *slab*) are copied into panels: the input in blocks of about 16 channels
 //! `[blocks, lines, columns, cb]` with its zero border, the output gradient in blocks of `L` channels
-//! `[blocks, positions, L]`. A panel of either fits the first-level cache beside one of the other. A tile of 6 weights x
-//! `L` output channels stays in registers and runs along the positions ([`outer_tile`]).
+//! `[blocks, positions, L]`. A slab stays in the second-level cache, and what a pass over some of its rows reads of one
+//! block of either in the first-level cache. A tile of 6 weights x `L` output channels stays in registers and runs along
+//! the positions ([`outer_tile`]).
 
 use super::maps::Maps;
+use crate::kernels::lines::Lines;
 use crate::kernels::real::{Real, VectorKernel, Vectors};
 use crate::kernels::{ConvShape, Source};
 use rayon::prelude::*;
@@ -15,6 +17,8 @@ use std::ops::Range;
 const TILE: usize = 6;
 /// Positions of a pass; their panels of input and gradients stay in the first-level cache.
 const POSITIONS: usize = 128;
+/// Bytes of a slab's copy of the input, or of the output gradient; a third of the second-level cache.
+const SLAB: usize = 160 << 10;
 /// Number of tasks to aim at. A constant and not the number of threads, so that sums keep their order.
 const TASKS: usize = 8;
 
@@ -48,7 +52,7 @@ fn outer_tile<T: Real, V: Vectors<T>>(
     *sums = tile;
 }
 
-/// How the weights are laid out while they are summed up: `[blocks, c_out / L, k, run, L]`, `run` rounded up to tiles.
+/// How the weights are laid out while they are summed up: `[c_out / L, blocks, k, run, L]`, `run` rounded up to tiles.
 #[derive(Debug, Clone, Copy)]
 struct Blocks {
     /// Input channels of a block.
@@ -77,13 +81,61 @@ impl Blocks {
             run: (s.k * cb).next_multiple_of(TILE),
         }
     }
+
+    /// Sums of one block of input channels with one of output channels.
+    fn pair<T: Real>(&self) -> usize {
+        self.k * self.run * T::LANES
+    }
 }
 
-/// The weight gradient of some rows of the output (counted over all images), for some blocks of input channels.
+/// Rows of the output (counted over all images) that are copied together.
+#[derive(Debug, Default)]
+struct Slab {
+    /// For every line of the input's copy its image and row; no row in the border.
+    lines: Vec<(usize, Option<usize>)>,
+    /// (start in the input's block, start in the gradients' block) of all rows of every list.
+    places: Vec<(usize, usize)>,
+    /// For every pass and row of the kernel its places.
+    lists: Vec<Range<usize>>,
+}
+
+impl Slab {
+    /// Lists rows `rows` in passes of `per_pass`; `line` and `grad_line` are the numbers of a row in a block.
+    fn list(&mut self, s: &ConvShape, rows: Range<usize>, per_pass: usize, line: usize, grad_line: usize) {
+        self.lines.clear();
+        self.places.clear();
+        self.lists.clear();
+        let mut starts = Vec::with_capacity(rows.len());
+        let mut row = rows.start;
+        while row < rows.end {
+            let image = row / s.h_out;
+            let end = rows.end.min((image + 1) * s.h_out);
+            let (from, to) = (row - image * s.h_out, end - image * s.h_out);
+            starts.extend((from..to).map(|y| (y, (self.lines.len() + (y - from) * s.stride) * line)));
+            let covered = from * s.stride..(to - 1) * s.stride + s.k;
+            self.lines.extend(covered.map(|y| (image, y.checked_sub(s.padding).filter(|&y| y < s.h))));
+            row = end;
+        }
+        for (pass, starts) in starts.chunks(per_pass).enumerate() {
+            for ky in 0..s.k {
+                let before = self.places.len();
+                for (i, &(y, start)) in starts.iter().enumerate() {
+                    // A row of the kernel that lies in the border adds nothing.
+                    if (s.padding..s.padding + s.h).contains(&(y * s.stride + ky)) {
+                        self.places.push((start, (pass * per_pass + i) * grad_line));
+                    }
+                }
+                self.lists.push(before..self.places.len());
+            }
+        }
+    }
+}
+
+/// The weight gradient of some rows of the output (counted over all images), for some blocks of output channels.
 struct Task<'a, T, X> {
     shape: ConvShape,
     layout: Blocks,
-    blocks: Range<usize>,
+    grad_blocks: Range<usize>,
     rows: Range<usize>,
     xs: Maps<'a, X>,
     grads: Maps<'a, T>,
@@ -94,77 +146,69 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
     #[inline(always)]
     fn run<V: Vectors<T>>(self, vectors: V) {
         let s = self.shape;
-        let Blocks { cb, grad_blocks, k, run, .. } = self.layout;
-        let n_rows = (POSITIONS / s.w_out).clamp(1, self.rows.len());
+        let Blocks { cb, k, run, .. } = self.layout;
+        let pair = self.layout.pair::<T>();
         let columns = (s.w_out - 1) * s.stride + k;
-        let line = columns * cb;
-        let (mut source, mut grads): (Vec<T>, Vec<T>) = (Vec::new(), Vec::new());
-        let mut lists: Vec<Vec<(usize, usize)>> = vec![Vec::with_capacity(n_rows); k];
-        let mut lines: Vec<(usize, Option<usize>)> = Vec::new();
+        let (line, grad_line) = (columns * cb, s.w_out * T::LANES);
+        let out_channels = self.grad_blocks.start * T::LANES..s.c_out.min(self.grad_blocks.end * T::LANES);
+
+        let per_pass = (POSITIONS / s.w_out).clamp(1, self.rows.len());
+        let per_slab = SLAB / size_of::<T>() / (grad_line * self.grad_blocks.len());
+        let per_slab = (per_slab / per_pass * per_pass).clamp(per_pass, self.rows.len());
 
         // Columns of the input that the windows cover, as columns of a line: the border is to the left and the right.
         let left = s.padding.min(columns);
         let right = (s.padding + s.w).min(columns).max(left);
 
-        for first in self.rows.clone().step_by(n_rows) {
-            let rows = first..self.rows.end.min(first + n_rows);
-            lists.iter_mut().for_each(Vec::clear);
-            // (image, row of the input or none in the border)
-            lines.clear();
-            let mut row = rows.start;
-            while row < rows.end {
-                let image = row / s.h_out;
-                let end = rows.end.min((image + 1) * s.h_out);
-                let (from, to) = (row - image * s.h_out, end - image * s.h_out);
-                for (ky, list) in lists.iter_mut().enumerate() {
-                    for y in from..to {
-                        // A row of the kernel that lies in the border adds nothing.
-                        if (s.padding..s.padding + s.h).contains(&(y * s.stride + ky)) {
-                            let x = (lines.len() + (y - from) * s.stride) * line;
-                            list.push((x, (image * s.h_out + y - rows.start) * s.w_out * T::LANES));
-                        }
-                    }
-                }
-                let covered = from * s.stride..(to - 1) * s.stride + k;
-                lines.extend(covered.map(|y| (image, y.checked_sub(s.padding).filter(|&y| y < s.h))));
-                row = end;
+        let (mut source, mut grads) = (Lines::default(), Lines::default());
+        let mut slab = Slab::default();
+        for first in self.rows.clone().step_by(per_slab) {
+            let rows = first..self.rows.end.min(first + per_slab);
+            slab.list(&s, rows.clone(), per_pass, line, grad_line);
+
+            let panel = rows.len() * grad_line;
+            grads.resize(self.grad_blocks.len() * panel);
+            for (i, row) in rows.clone().enumerate() {
+                let at = (row / s.h_out, row % s.h_out);
+                let to = &mut grads[i * grad_line..];
+                self.grads.copy_blocks(at, 0..s.w_out, out_channels.clone(), to, (T::LANES, panel));
             }
 
+            let block_len = slab.lines.len() * line;
+            let n_blocks = (SLAB / size_of::<T>() / block_len).clamp(1, self.layout.blocks);
             // The last tile of a run may read past the end; what it computes there is dropped.
-            let block_len = lines.len() * line;
-            source.resize(self.blocks.len() * block_len + TILE, T::default());
-            for (block, source) in self.blocks.clone().zip(source.chunks_exact_mut(block_len)) {
-                let channels = block * cb..s.c_in.min((block + 1) * cb);
-                for (&(image, y), line) in lines.iter().zip(source.chunks_exact_mut(line)) {
+            source.resize(n_blocks * block_len + TILE);
+            for first in (0..self.layout.blocks).step_by(n_blocks) {
+                let blocks = first..self.layout.blocks.min(first + n_blocks);
+                let channels = blocks.start * cb..s.c_in.min(blocks.end * cb);
+                for (i, &(image, y)) in slab.lines.iter().enumerate() {
                     // What lies in a row of the border is never read.
                     let Some(y) = y else { continue };
-                    line[..left * cb].fill(T::default());
-                    line[right * cb..].fill(T::default());
+                    for block in 0..blocks.len() {
+                        let line = &mut source[block * block_len + i * line..][..line];
+                        line[..left * cb].fill(T::default());
+                        line[right * cb..].fill(T::default());
+                    }
                     if left < right {
                         let cols = left - s.padding..right - s.padding;
-                        self.xs.copy_row((image, y), cols, channels.clone(), &mut line[left * cb..], cb);
+                        let to = &mut source[i * line + left * cb..];
+                        self.xs.copy_blocks((image, y), cols, channels.clone(), to, (cb, block_len));
                     }
                 }
-            }
-            let panel = rows.len() * s.w_out * T::LANES;
-            grads.resize(grad_blocks * panel, T::default());
-            for (block, grads) in grads.chunks_exact_mut(panel).enumerate() {
-                let channels = block * T::LANES..s.c_out.min((block + 1) * T::LANES);
-                for (row, grads) in rows.clone().zip(grads.chunks_exact_mut(s.w_out * T::LANES)) {
-                    let at = (row / s.h_out, row % s.h_out);
-                    self.grads.copy_row(at, 0..s.w_out, channels.clone(), grads, T::LANES);
-                }
-            }
-
-            let mut tiles = self.sums.chunks_exact_mut(TILE * T::LANES);
-            for block in 0..self.blocks.len() {
-                for grads in grads.chunks_exact(panel) {
-                    for (ky, list) in lists.iter().enumerate() {
-                        let source = &source[block * block_len..];
-                        for r in (0..run).step_by(TILE) {
-                            let tile = tiles.next().expect("one tile for every step of the four loops");
-                            let source = &source[(ky * line + r).min(source.len())..];
-                            outer_tile::<T, V>(vectors, tile, source, grads, list, s.w_out, s.stride * cb);
+                for (grad_block, grads) in grads.chunks_exact(panel).enumerate() {
+                    for (i, block) in blocks.clone().enumerate() {
+                        let source = &source[i * block_len..];
+                        let sums = &mut self.sums[(grad_block * self.layout.blocks + block) * pair..][..pair];
+                        for lists in slab.lists.chunks_exact(k) {
+                            let mut tiles = sums.chunks_exact_mut(TILE * T::LANES);
+                            for (ky, list) in lists.iter().enumerate() {
+                                let places = &slab.places[list.clone()];
+                                for r in (0..run).step_by(TILE) {
+                                    let tile = tiles.next().expect("one tile for every step of the two loops");
+                                    let source = &source[(ky * line + r).min(source.len())..];
+                                    outer_tile::<T, V>(vectors, tile, source, grads, places, s.w_out, s.stride * cb);
+                                }
+                            }
                         }
                     }
                 }
@@ -182,54 +226,63 @@ pub(super) fn grad_weight<T: Real, X: Source<T>>(
 ) {
     let layout = Blocks::new::<T>(s);
     let n_rows = s.n * s.h_out;
-    // Tasks share out blocks of input channels, or rows. Rows need sums of their own for each task, blocks of channels a
-    // copy of the output gradient each: many channels prefer the one, large maps the other.
-    let cost = |ranges: usize| 2 * TASKS.div_ceil(ranges).min(n_rows) * s.weight_len() + ranges * s.y_len();
-    let ranges = (0..4).map(|i| 1 << i).filter(|&ranges| ranges <= layout.blocks).min_by_key(|&ranges| cost(ranges));
-    let per_range = layout.blocks.div_ceil(ranges.unwrap_or(1));
-    let n_ranges = layout.blocks.div_ceil(per_range);
+    // Tasks share out blocks of output channels, or rows. Rows need sums of their own for each task, blocks of channels a
+    // copy of the input each: many channels prefer the one, large maps the other.
+    let cost = |ranges: usize| 2 * TASKS.div_ceil(ranges).min(n_rows) * s.weight_len() + ranges * s.x_len();
+    let ranges = (0..4).map(|i| 1 << i).filter(|&n| n <= layout.grad_blocks).min_by_key(|&n| cost(n));
+    let per_range = layout.grad_blocks.div_ceil(ranges.unwrap_or(1));
+    let n_ranges = layout.grad_blocks.div_ceil(per_range);
     let per_group = n_rows.div_ceil(TASKS.div_ceil(n_ranges));
     let n_groups = n_rows.div_ceil(per_group);
 
-    // Sums of one block of input with one of output channels.
-    let pair = layout.k * layout.run * T::LANES;
-    // Ordered by range of channels, then by group of rows.
-    let sums: Vec<Vec<T>> = (0..n_ranges * n_groups)
-        .into_par_iter()
-        .map(|task| {
-            let (range, group) = (task / n_groups, task % n_groups);
-            let blocks = range * per_range..layout.blocks.min((range + 1) * per_range);
-            let rows = group * per_group..n_rows.min((group + 1) * per_group);
-            let mut sums = vec![T::default(); blocks.len() * layout.grad_blocks * pair];
-            T::run_with_vectors(Task::<T, X> { shape: *s, layout, blocks, rows, xs, grads, sums: &mut sums });
-            sums
-        })
-        .collect();
-
+    let pair = layout.pair::<T>();
+    let sums_of = |range: usize, group: usize| {
+        let grad_blocks = range * per_range..layout.grad_blocks.min((range + 1) * per_range);
+        let rows = group * per_group..n_rows.min((group + 1) * per_group);
+        let mut sums = Lines::zeros(grad_blocks.len() * layout.blocks * pair);
+        T::run_with_vectors(Task::<T, X> { shape: *s, layout, grad_blocks, rows, xs, grads, sums: &mut sums });
+        sums
+    };
     let per_output = s.c_in * s.k * s.k;
-    dweight.par_chunks_mut(T::LANES * per_output).enumerate().for_each(|(grad_block, dweight)| {
-        let mut total = vec![T::default(); pair];
-        for block in 0..layout.blocks {
-            let (range, inside) = (block / per_range, block % per_range);
-            let first = (inside * layout.grad_blocks + grad_block) * pair;
-            let groups = &sums[range * n_groups..(range + 1) * n_groups];
-            total.copy_from_slice(&groups[0][first..][..pair]);
-            for sums in &groups[1..] {
-                for (total, &sum) in total.iter_mut().zip(&sums[first..][..pair]) {
-                    *total += sum;
-                }
+    let per_grad_block = T::LANES * per_output;
+    if n_groups == 1 {
+        dweight.par_chunks_mut(per_range * per_grad_block).enumerate().for_each(|(range, dweight)| {
+            let sums = sums_of(range, 0);
+            let blocks = sums.chunks_exact(layout.blocks * pair);
+            blocks.zip(dweight.chunks_mut(per_grad_block)).for_each(|(sums, dweight)| unpack(s, layout, sums, dweight));
+        });
+        return;
+    }
+    // Ordered by range of channels, then by group of rows.
+    let sums: Vec<Lines<T>> =
+        (0..n_ranges * n_groups).into_par_iter().map(|task| sums_of(task / n_groups, task % n_groups)).collect();
+    dweight.par_chunks_mut(per_grad_block).enumerate().for_each(|(grad_block, dweight)| {
+        let (range, inside) = (grad_block / per_range, grad_block % per_range);
+        let place = inside * layout.blocks * pair..(inside + 1) * layout.blocks * pair;
+        let mut total = Lines::zeros(place.len());
+        for sums in &sums[range * n_groups..(range + 1) * n_groups] {
+            for (total, &sum) in total.iter_mut().zip(&sums[place.clone()]) {
+                *total += sum;
             }
-            let channels = block * layout.cb..s.c_in.min((block + 1) * layout.cb);
-            for (lane, dweight) in dweight.chunks_exact_mut(per_output).enumerate() {
-                let dweight = &mut dweight[channels.start * s.k * s.k..channels.end * s.k * s.k];
-                for (c, dweight) in dweight.chunks_exact_mut(s.k * s.k).enumerate() {
-                    for (ky, dweight) in dweight.chunks_exact_mut(s.k).enumerate() {
-                        for (kx, dweight) in dweight.iter_mut().enumerate() {
-                            *dweight = total[(ky * layout.run + kx * layout.cb + c) * T::LANES + lane];
-                        }
-                    }
+        }
+        unpack(s, layout, &total, dweight);
+    });
+}
+
+/// Writes the sums of a block of output channels, `[blocks, k, run, L]`, to its weights, `[outputs, c_in, k, k]`.
+fn unpack<T: Real>(s: &ConvShape, layout: Blocks, sums: &[T], dweight: &mut [T]) {
+    let taps: Vec<usize> =
+        (0..s.k * s.k).map(|tap| (tap / s.k * layout.run + tap % s.k * layout.cb) * T::LANES).collect();
+    for (block, sums) in sums.chunks_exact(layout.pair::<T>()).enumerate() {
+        let channels = block * layout.cb..s.c_in.min((block + 1) * layout.cb);
+        for (lane, dweight) in dweight.chunks_exact_mut(s.c_in * taps.len()).enumerate() {
+            let dweight = &mut dweight[channels.start * taps.len()..channels.end * taps.len()];
+            for (c, dweight) in dweight.chunks_exact_mut(taps.len()).enumerate() {
+                let sums = &sums[c * T::LANES + lane..];
+                for (dweight, &tap) in dweight.iter_mut().zip(&taps) {
+                    *dweight = sums[tap];
                 }
             }
         }
-    });
+    }
 }
