@@ -13,21 +13,22 @@
 mod correlate;
 mod maps;
 mod outer;
+mod pack;
 #[cfg(test)]
 mod tests;
 
-use super::lines::Lines;
 use super::real::Real;
 use super::{ConvShape, Source};
 use correlate::{Correlation, Plan};
-use maps::{Maps, Order, transpose};
-use rayon::prelude::*;
+use maps::{Maps, Order};
+use pack::Packing;
 
 /// `ys[n, y, x, o] = bias[o] + Σ_{i, ky, kx} weight[o, i, ky, kx] xs[n, y s + ky - p, x s + kx - p, i]`.
 ///
 /// `xs` is `[n, h, w, c_in]`, `weight` `[c_out, c_in, k, k]`, `bias` `[c_out]`, `ys` `[n, h_out, w_out, c_out]`; `ys` is
 /// overwritten.
 pub(crate) fn forward<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weight: &[T], bias: Option<&[T]>, ys: &mut [T]) {
+    let s = &flat(s);
     forward_plan(s, xs, Order::Nhwc, weight, bias).run_nhwc(ys);
 }
 
@@ -35,6 +36,7 @@ pub(crate) fn forward<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weight: &[
 ///
 /// `grads` is `[n, h_out, w_out, c_out]`, `dxs` `[n, h, w, c_in]`; `dxs` is overwritten.
 pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], dxs: &mut [T]) {
+    let s = &flat(s);
     input_plan(s, grads, Order::Nhwc, weight).run_nhwc(dxs);
 }
 
@@ -42,7 +44,7 @@ pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], dxs:
 ///
 /// `xs` is `[n, h, w, c_in]`, `grads` `[n, h_out, w_out, c_out]`, `dweight` `[c_out, c_in, k, k]`; `dweight` is overwritten.
 pub(crate) fn grad_weight<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], dweight: &mut [T]) {
-    weight_of_order(s, xs, grads, Order::Nhwc, dweight);
+    weight_of_order(&flat(s), xs, grads, Order::Nhwc, dweight);
 }
 
 /// The same for maps `[n, c, h, w]`, which are turned a band at a time inside the tasks.
@@ -65,6 +67,20 @@ pub(crate) mod nchw {
     }
 }
 
+/// Positions in a row of a map that may be cut anywhere.
+const ROW: usize = 64;
+
+/// To a convolution with 1x1 kernels the rows of NHWC maps are whatever is handy: not one vector each, for example.
+fn flat(s: &ConvShape) -> ConvShape {
+    if (s.k, s.stride, s.padding) != (1, 1, 0) {
+        return *s;
+    }
+    let n = s.n * s.h * s.w;
+    let w = (1..=ROW).rev().find(|&w| n.is_multiple_of(w)).unwrap_or(1);
+    let h = n / w;
+    ConvShape { n: 1, h, w, h_out: h, w_out: w, ..*s }
+}
+
 /// A convolution with 1x1 kernels and a stride reads some pixels only, and is one of stride 1 on those.
 fn sampling(s: &ConvShape) -> (ConvShape, usize) {
     if s.k == 1 && s.padding == 0 && s.stride > 1 {
@@ -78,7 +94,7 @@ fn forward_plan<'a, T: Real, X: Source<T>>(
     s: &ConvShape,
     xs: &'a [X],
     order: Order,
-    weight: &[T],
+    weight: &'a [T],
     bias: Option<&'a [T]>,
 ) -> Plan<'a, T, X> {
     let (sampled, sample) = sampling(s);
@@ -94,7 +110,7 @@ fn forward_plan<'a, T: Real, X: Source<T>>(
         y0: 0,
         x0: 0,
         step: 1,
-        weights: pack(weight, (s.c_out, s.c_in * s.k * s.k), (s.c_in, s.k * s.k), s.k * s.k, &taps),
+        weights: Packing::new(weight, (s.c_out, s.c_in * s.k * s.k), (s.c_in, s.k * s.k), s.k * s.k, taps),
     };
     Plan {
         source: Maps::new(xs, order, (s.h, s.w), s.c_in).sampled(sample),
@@ -132,7 +148,7 @@ impl Phase {
     }
 }
 
-fn input_plan<'a, T: Real>(s: &ConvShape, grads: &'a [T], order: Order, weight: &[T]) -> Plan<'a, T, T> {
+fn input_plan<'a, T: Real>(s: &ConvShape, grads: &'a [T], order: Order, weight: &'a [T]) -> Plan<'a, T, T> {
     let rows = Phase::all(s.h, s.k, s.stride, s.padding);
     let cols = Phase::all(s.w, s.k, s.stride, s.padding);
     let correlations = rows
@@ -153,52 +169,12 @@ fn input_plan<'a, T: Real>(s: &ConvShape, grads: &'a [T], order: Order, weight: 
                 y0: row.first,
                 x0: col.first,
                 step: s.stride,
-                weights: pack(weight, (s.c_in, s.k * s.k), (s.c_out, s.c_in * s.k * s.k), s.k * s.k, &taps),
+                weights: Packing::new(weight, (s.c_in, s.k * s.k), (s.c_out, s.c_in * s.k * s.k), s.k * s.k, taps),
             }
         })
         .collect();
     let source = Maps::new(grads, order, (s.h_out, s.w_out), s.c_out);
     Plan { source, correlations, n: s.n, h: s.h, w: s.w, c_out: s.c_in, bias: None }
-}
-
-/// Packs weights as a correlation wants them: for every block of `L` outputs `[taps, channels, L]`.
-///
-/// `outputs` and `channels` are (number, step between them in `weight`); the smaller step is `kernel`, the taps of one pair.
-fn pack<T: Real>(
-    weight: &[T],
-    outputs: (usize, usize),
-    channels: (usize, usize),
-    kernel: usize,
-    taps: &[usize],
-) -> Vec<Lines<T>> {
-    let ((n_outputs, output_step), (n_channels, channel_step)) = (outputs, channels);
-    let pack_block = |block: usize| {
-        let mut packed = Lines::zeros(taps.len() * n_channels * T::LANES);
-        let n_lanes = T::LANES.min(n_outputs - block * T::LANES);
-        // A tile of outputs and channels is copied first: rows of the weight are often a power of two apart, which the
-        // first-level cache cannot hold. A few numbers between the copied rows for the same reason.
-        let step = T::LANES * kernel + 4;
-        let mut tile = Lines::zeros(T::LANES * step);
-        for first in (0..n_channels).step_by(T::LANES) {
-            let len = T::LANES.min(n_channels - first);
-            let (rows, row_step, row) = if output_step >= channel_step {
-                (n_lanes, output_step, len * kernel)
-            } else {
-                (len, channel_step, n_lanes * kernel)
-            };
-            let from = &weight[block * T::LANES * output_step + first * channel_step..];
-            for (i, to) in tile.chunks_mut(step).enumerate().take(rows) {
-                to[..row].copy_from_slice(&from[i * row_step..][..row]);
-            }
-            let (lane_step, step) = if output_step >= channel_step { (step, kernel) } else { (kernel, step) };
-            for (t, &tap) in taps.iter().enumerate() {
-                let to = &mut packed[(t * n_channels + first) * T::LANES..];
-                transpose((&tile[tap..], lane_step, step), n_lanes, (to, T::LANES), len, |x| x);
-            }
-        }
-        packed
-    };
-    (0..n_outputs.div_ceil(T::LANES)).into_par_iter().map(pack_block).collect()
 }
 
 fn weight_of_order<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], order: Order, dweight: &mut [T]) {

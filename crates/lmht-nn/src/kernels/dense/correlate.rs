@@ -8,7 +8,8 @@
 //! while all positions of the band pass by. With many channels a step lies within one tap, and positions whose pixel
 //! would be in the zero border are left out: of a map of 4x4 that is a third.
 
-use super::maps::Maps;
+use super::maps::{Maps, transpose};
+use super::pack::Packing;
 use crate::kernels::Source;
 use crate::kernels::lines::Lines;
 use crate::kernels::real::{Real, VectorKernel, Vectors};
@@ -26,7 +27,7 @@ const POSITIONS: usize = 240;
 /// Bytes of a band's copy; half of the second-level cache, the rest is for weights and output.
 const BAND: usize = 256 << 10;
 /// Number of tasks to aim at. A constant and not the number of threads, so that results do not depend on it.
-const TASKS: usize = 4;
+const TASKS: usize = 8;
 
 /// Some taps and channels that are summed up in one go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +88,7 @@ fn steps((kh, kw): (usize, usize), channels: usize) -> (Vec<Step>, Border) {
 
 /// One correlation with a small kernel, written to every `step`-th position of the output maps.
 #[derive(Debug)]
-pub(super) struct Correlation<T> {
+pub(super) struct Correlation<'a, T> {
     /// Kernel size.
     pub(super) kh: usize,
     pub(super) kw: usize,
@@ -103,7 +104,7 @@ pub(super) struct Correlation<T> {
     pub(super) x0: usize,
     pub(super) step: usize,
     /// `[kh, kw, c, L]` for every block of `L` output channels.
-    pub(super) weights: Vec<Lines<T>>,
+    pub(super) weights: Packing<'a, T>,
 }
 
 /// Adds to `R` x `L` outputs the products of the source at `R` positions with the weights of `L` output channels.
@@ -151,7 +152,7 @@ fn multiply_tile<T: Real, V: Vectors<T>, const R: usize>(
 #[derive(Debug)]
 pub(super) struct Plan<'a, T, X> {
     pub(super) source: Maps<'a, X>,
-    pub(super) correlations: Vec<Correlation<T>>,
+    pub(super) correlations: Vec<Correlation<'a, T>>,
     pub(super) n: usize,
     pub(super) h: usize,
     pub(super) w: usize,
@@ -166,6 +167,8 @@ struct Scratch<T> {
     source: Lines<T>,
     /// Outputs of a block of channels that is not full, `[positions, L]`.
     block: Lines<T>,
+    /// Weights that no task before has packed.
+    weights: Lines<T>,
     /// (place in the copy, output position) of all positions of every list.
     places: Vec<(usize, usize)>,
 }
@@ -221,7 +224,7 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Band<'_, '_, T, X> {
             if cover.fragments.is_empty() {
                 continue;
             }
-            self.copy(&cover);
+            self.copy(vectors, &cover);
             let lists = self.list_places(correlation, &cover, &steps);
             self.multiply(vectors, correlation, &cover, &steps, &lists);
         }
@@ -229,7 +232,7 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Band<'_, '_, T, X> {
 }
 
 impl<T: Real, X: Source<T>> Band<'_, '_, T, X> {
-    fn cover(&self, correlation: &Correlation<T>, border: Border) -> Cover {
+    fn cover(&self, correlation: &Correlation<'_, T>, border: Border) -> Cover {
         let plan = self.plan;
         let Correlation { kh, kw, stride, .. } = *correlation;
         let channels = plan.source.channels;
@@ -265,7 +268,7 @@ impl<T: Real, X: Source<T>> Band<'_, '_, T, X> {
     }
 
     #[inline(always)]
-    fn copy(&mut self, cover: &Cover) {
+    fn copy<V: Vectors<T>>(&mut self, vectors: V, cover: &Cover) {
         let maps = &self.plan.source;
         let (h, w) = maps.size();
         let source = &mut self.scratch.source;
@@ -283,14 +286,21 @@ impl<T: Real, X: Source<T>> Band<'_, '_, T, X> {
                 row[..left].fill(T::default());
                 row[right..].fill(T::default());
                 let cols = inside.start as usize..inside.end as usize;
-                maps.copy_row((fragment.image, y as usize), cols, 0..maps.channels, &mut row[left..], cover.pixel);
+                maps.copy_row(
+                    vectors,
+                    (fragment.image, y as usize),
+                    cols,
+                    0..maps.channels,
+                    &mut row[left..],
+                    cover.pixel,
+                );
             }
         }
     }
 
     /// Lists the places of all positions, and for every step those that read something; returns where the lists are.
     #[inline(always)]
-    fn list_places(&mut self, correlation: &Correlation<T>, cover: &Cover, steps: &[Step]) -> Vec<Range<usize>> {
+    fn list_places(&mut self, correlation: &Correlation<'_, T>, cover: &Cover, steps: &[Step]) -> Vec<Range<usize>> {
         let (h, w) = self.plan.source.size();
         let places = &mut self.scratch.places;
         places.clear();
@@ -328,13 +338,13 @@ impl<T: Real, X: Source<T>> Band<'_, '_, T, X> {
     fn multiply<V: Vectors<T>>(
         &mut self,
         vectors: V,
-        correlation: &Correlation<T>,
+        correlation: &Correlation<'_, T>,
         cover: &Cover,
         steps: &[Step],
         lists: &[Range<usize>],
     ) {
         let plan = self.plan;
-        let Scratch { source, block: partial, places } = &mut *self.scratch;
+        let Scratch { source, block: partial, weights: room, places } = &mut *self.scratch;
         let source: &[T] = source;
         let segments: Vec<usize> = (0..correlation.kh).map(|ky| ky * cover.line).collect();
         let positions: Vec<usize> = cover
@@ -367,9 +377,10 @@ impl<T: Real, X: Source<T>> Band<'_, '_, T, X> {
                 positions.iter().for_each(|to| outputs[to * to_row..][..T::LANES].copy_from_slice(&start));
             }
             let start = single.then(|| &V::pairs(&start)[0]);
+            let weights = correlation.weights.block(block, room);
             for (step, list) in steps.iter().zip(lists) {
                 let (run, segments) = (step.run, &segments[..step.rows.len()]);
-                let weights = &correlation.weights[block][step.first * T::LANES..][..segments.len() * run * T::LANES];
+                let weights = &weights[step.first * T::LANES..][..segments.len() * run * T::LANES];
                 let mut places = &places[list.clone()];
                 macro_rules! tile {
                     ($r:expr) => {{
@@ -410,7 +421,7 @@ impl<T: Real, X: Source<T>> Plan<'_, T, X> {
     /// Rows of a band.
     fn band_rows(&self) -> usize {
         let (h, w) = self.source.size();
-        let rows = |c: &Correlation<T>| {
+        let rows = |c: &Correlation<'_, T>| {
             let by_positions = POSITIONS / c.n_cols * c.step;
             let bytes = w * self.source.channels * size_of::<T>() * h.div_ceil(self.h);
             let by_bytes = BAND / bytes;
@@ -419,18 +430,29 @@ impl<T: Real, X: Source<T>> Plan<'_, T, X> {
         self.correlations.iter().map(rows).min().unwrap_or(self.h).max(1)
     }
 
+    /// Packs the weights once if more than two tasks will read each of them.
+    fn pack_for(&mut self, readers: usize) {
+        if readers > 2 {
+            self.correlations.iter_mut().for_each(|correlation| correlation.weights.pack_all());
+        }
+    }
+
     /// Writes all outputs, `[n, h, w, c_out]`.
-    pub(super) fn run_nhwc(&self, outputs: &mut [T]) {
+    pub(super) fn run_nhwc(mut self, outputs: &mut [T]) {
         let n_rows = self.n * self.h;
         let blocks = self.c_out.div_ceil(T::LANES);
-        // Bands of equal size, in a number that two and four threads share out evenly.
-        let n_bands = n_rows.div_ceil(self.band_rows()).next_multiple_of(2).min(n_rows);
+        let mut n_bands = n_rows.div_ceil(self.band_rows());
+        if n_bands >= TASKS || blocks == 1 {
+            // Bands of equal size, in a number that two threads share out evenly.
+            n_bands = n_bands.next_multiple_of(2).min(n_rows);
+        }
         let rows = n_rows.div_ceil(n_bands);
+        self.pack_for(n_bands);
         if n_bands >= TASKS || blocks == 1 {
             outputs.par_chunks_mut(rows * self.w * self.c_out).enumerate().for_each(|(band, outputs)| {
                 let rows = band * rows..n_rows.min((band + 1) * rows);
                 let scratch = &mut Scratch::default();
-                T::run_with_vectors(Band::<T, X> { plan: self, rows, blocks: 0..blocks, outputs, scratch });
+                T::run_with_vectors(Band::<T, X> { plan: &self, rows, blocks: 0..blocks, outputs, scratch });
             });
             return;
         }
@@ -446,7 +468,7 @@ impl<T: Real, X: Source<T>> Plan<'_, T, X> {
                 let width = self.c_out.min(blocks.end * T::LANES) - blocks.start * T::LANES;
                 let mut part = vec![T::default(); rows.len() * self.w * width];
                 let (outputs, scratch) = (part.as_mut_slice(), &mut Scratch::default());
-                T::run_with_vectors(Band::<T, X> { plan: self, rows, blocks, outputs, scratch });
+                T::run_with_vectors(Band::<T, X> { plan: &self, rows, blocks, outputs, scratch });
                 (width, part)
             })
             .collect();
@@ -464,7 +486,7 @@ impl<T: Real, X: Source<T>> Plan<'_, T, X> {
     }
 
     /// Writes all outputs, `[n, c_out, h, w]`.
-    pub(super) fn run_nchw(&self, outputs: &mut [T]) {
+    pub(super) fn run_nchw(mut self, outputs: &mut [T]) {
         let map = self.h * self.w;
         let blocks = self.c_out.div_ceil(T::LANES);
         let band_rows = self.band_rows();
@@ -473,6 +495,8 @@ impl<T: Real, X: Source<T>> Plan<'_, T, X> {
         let n_ranges = TASKS.div_ceil(self.n.div_ceil(group)).min(blocks);
         let per_task = blocks.div_ceil(n_ranges);
         let n_ranges = blocks.div_ceil(per_task);
+
+        self.pack_for((self.n * self.h).div_ceil(band_rows).max(self.n.div_ceil(group)));
 
         let mut tasks = Vec::new();
         for (i, outputs) in outputs.chunks_mut(group * self.c_out * map).enumerate() {
@@ -486,7 +510,7 @@ impl<T: Real, X: Source<T>> Plan<'_, T, X> {
         }
         tasks.into_par_iter().for_each(|(image, range, outputs)| {
             let blocks = range * per_task..blocks.min((range + 1) * per_task);
-            let planes = Planes::<T, X> { plan: self, image, blocks, outputs, band_rows };
+            let planes = Planes::<T, X> { plan: &self, image, blocks, outputs, band_rows };
             planes.run();
         });
     }
@@ -526,9 +550,27 @@ impl<T: Real, X: Source<T>> Planes<'_, '_, T, X> {
                 let end = rows.end.min((row / plan.h + 1) * plan.h);
                 let (positions, rest) = band.split_at((end - row) * plan.w * width);
                 let first = row % plan.h * plan.w;
-                super::maps::to_planes(positions, width, self.outputs[row / plan.h], plan.h * plan.w, first);
+                let planes = &mut *self.outputs[row / plan.h];
+                T::run_with_vectors(ToPlanes { positions, width, planes, place: (plan.h * plan.w, first) });
                 (row, band) = (end, rest);
             }
         }
+    }
+}
+
+/// Writes positions `[positions, width]` to maps `[width, map]` of one image; `place` is (`map`, first pixel).
+struct ToPlanes<'a, T> {
+    positions: &'a [T],
+    width: usize,
+    planes: &'a mut [T],
+    place: (usize, usize),
+}
+
+impl<T: Real> VectorKernel<T> for ToPlanes<'_, T> {
+    #[inline(always)]
+    fn run<V: Vectors<T>>(self, vectors: V) {
+        let (width, (map, first)) = (self.width, self.place);
+        let n = self.positions.len() / width;
+        transpose(vectors, (n, width), self.positions, |i| i * width, self.planes, |c| c * map + first);
     }
 }

@@ -1,11 +1,8 @@
 //! Access to feature maps in either order of their axes.
 
 use crate::kernels::Source;
-use crate::kernels::real::Real;
+use crate::kernels::real::{Real, Vectors};
 use std::ops::Range;
-
-/// Numbers that are written side by side when axes are exchanged: two vectors of `f32`.
-const BLOCK: usize = 8;
 
 /// Order of the axes in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +42,9 @@ impl<'a, X: Copy> Maps<'a, X> {
 
     /// Copies pixels `cols` of row `y` of an image: those of pixel `i` in the range to `row[i * step..]`.
     #[inline(always)]
-    pub(super) fn copy_row<T: Real>(
+    pub(super) fn copy_row<T: Real, V: Vectors<T>>(
         &self,
+        vectors: V,
         (image, y): (usize, usize),
         cols: Range<usize>,
         channels: Range<usize>,
@@ -63,15 +61,11 @@ impl<'a, X: Copy> Maps<'a, X> {
                 let from = &self.xs[first..];
                 if self.sample == 1 && n_channels == self.channels && step == n_channels {
                     let len = cols.len() * step;
-                    for (to, x) in row[..len].iter_mut().zip(&from[..len]) {
-                        *to = x.value();
-                    }
+                    copy(&mut row[..len], &from[..len]);
                 } else {
                     let pixels = from.chunks(self.sample * self.channels);
                     for (to, pixel) in row.chunks_mut(step).zip(pixels).take(cols.len()) {
-                        for (to, x) in to[..n_channels].iter_mut().zip(&pixel[..n_channels]) {
-                            *to = x.value();
-                        }
+                        copy(to, &pixel[..n_channels]);
                     }
                 }
             }
@@ -80,7 +74,15 @@ impl<'a, X: Copy> Maps<'a, X> {
                 let first = (image * self.channels + channels.start) * map + y * self.w + cols.start * self.sample;
                 let n = cols.len();
                 let planes = &self.xs[first..];
-                transpose((planes, map, self.sample), n_channels, (row, step), n, |x| x.value());
+                if self.sample == 1 {
+                    transpose(vectors, (n_channels, n), planes, |c| c * map, row, |i| i * step);
+                } else {
+                    for (i, pixel) in row.chunks_mut(step).take(n).enumerate() {
+                        for (c, to) in pixel[..n_channels].iter_mut().enumerate() {
+                            *to = planes[c * map + i * self.sample].value();
+                        }
+                    }
+                }
             }
         }
     }
@@ -88,8 +90,9 @@ impl<'a, X: Copy> Maps<'a, X> {
     /// Copies pixels `cols` of row `y` of an image in blocks of `cb` channels: those of pixel `i`, block `b` to
     /// `row[b * block_len + i * cb..]`.
     #[inline(always)]
-    pub(super) fn copy_blocks<T: Real>(
+    pub(super) fn copy_blocks<T: Real, V: Vectors<T>>(
         &self,
+        vectors: V,
         (image, y): (usize, usize),
         cols: Range<usize>,
         channels: Range<usize>,
@@ -107,16 +110,10 @@ impl<'a, X: Copy> Maps<'a, X> {
                 for (i, pixel) in pixels.take(cols.len()).enumerate() {
                     for (block, from) in pixel[channels.clone()].chunks(cb).enumerate() {
                         let to = &mut row[block * block_len + i * cb..];
-                        if let (Some(to), Some(from)) = (to.first_chunk_mut::<16>(), from.first_chunk::<16>())
-                            && cb == 16
-                        {
-                            for (to, x) in to.iter_mut().zip(from) {
-                                *to = x.value();
-                            }
-                        } else {
-                            for (to, x) in to.iter_mut().zip(from) {
-                                *to = x.value();
-                            }
+                        // Most blocks have 16 channels; a length that the compiler knows becomes a few vectors.
+                        match (to.first_chunk_mut::<16>(), <&[X; 16]>::try_from(from).ok()) {
+                            (Some(to), Some(from)) => copy(to, from),
+                            _ => copy(to, from),
                         }
                     }
                 }
@@ -124,47 +121,59 @@ impl<'a, X: Copy> Maps<'a, X> {
             Order::Nchw => {
                 for (block, first) in channels.clone().step_by(cb).enumerate() {
                     let channels = first..channels.end.min(first + cb);
-                    self.copy_row((image, y), cols.clone(), channels, &mut row[block * block_len..], cb);
+                    self.copy_row(vectors, (image, y), cols.clone(), channels, &mut row[block * block_len..], cb);
                 }
             }
         }
     }
 }
 
-/// Writes `to[j * to_step + i] = value(from[i * from_step + j * sample])` for `i` in `0..n` and `j` in `0..m`.
+/// Copies all of `from` to the beginning of `to`.
 #[inline(always)]
-pub(super) fn transpose<X: Copy, T: Copy>(
-    (from, from_step, sample): (&[X], usize, usize),
-    n: usize,
-    (to, to_step): (&mut [T], usize),
-    m: usize,
-    value: impl Fn(X) -> T,
-) {
-    let reach = (m - 1) * sample + 1;
-    let mut i = 0;
-    while i + BLOCK <= n {
-        let mut rows: [&[X]; BLOCK] = [&[]; BLOCK];
-        for (k, row) in rows.iter_mut().enumerate() {
-            *row = &from[(i + k) * from_step..][..reach];
-        }
-        for j in 0..m {
-            let to: &mut [T; BLOCK] = to[j * to_step + i..].first_chunk_mut().expect("room for a block");
-            for (to, row) in to.iter_mut().zip(&rows) {
-                *to = value(row[j * sample]);
-            }
-        }
-        i += BLOCK;
-    }
-    for i in i..n {
-        let row = &from[i * from_step..][..reach];
-        for j in 0..m {
-            to[j * to_step + i] = value(row[j * sample]);
-        }
+fn copy<T: Real, X: Source<T>>(to: &mut [T], from: &[X]) {
+    for (to, x) in to.iter_mut().zip(from) {
+        *to = x.value();
     }
 }
 
-/// Writes positions `[positions, width]` to maps `[width, map]` of one image, from pixel `first` on.
+/// Writes `to[place(j) + i] = from[row(i) + j]` for `i` in `0..n` and `j` in `0..m`, in squares of a vector's side.
 #[inline(always)]
-pub(super) fn to_planes<T: Real>(positions: &[T], width: usize, planes: &mut [T], map: usize, first: usize) {
-    transpose((positions, width, 1), positions.len() / width, (&mut planes[first..], map), width, |x| x);
+pub(super) fn transpose<T: Real, X: Source<T>, V: Vectors<T>>(
+    vectors: V,
+    (n, m): (usize, usize),
+    from: &[X],
+    row: impl Fn(usize) -> usize,
+    to: &mut [T],
+    place: impl Fn(usize) -> usize,
+) {
+    let side = T::LANES / 2;
+    let (n_whole, m_whole) = (n / side * side, m / side * side);
+    // Squares of 8; `f64` uses a quarter of them.
+    let (mut rows, mut values) = ([vectors.splat(T::default()); 8], [T::default(); 8]);
+    let (rows, values) = (&mut rows[..side], &mut values[..side]);
+    for i in (0..n_whole).step_by(side) {
+        for j in (0..m_whole).step_by(side) {
+            for (k, vector) in rows.iter_mut().enumerate() {
+                for (value, x) in values.iter_mut().zip(&from[row(i + k) + j..][..side]) {
+                    *value = x.value();
+                }
+                *vector = V::load(values);
+            }
+            vectors.transpose(rows);
+            for (k, &vector) in rows.iter().enumerate() {
+                V::store(vector, &mut to[place(j + k) + i..]);
+            }
+        }
+        for j in m_whole..m {
+            let to = &mut to[place(j) + i..][..side];
+            for (k, to) in to.iter_mut().enumerate() {
+                *to = from[row(i + k) + j].value();
+            }
+        }
+    }
+    for i in n_whole..n {
+        for (j, x) in from[row(i)..][..m].iter().enumerate() {
+            to[place(j) + i] = x.value();
+        }
+    }
 }

@@ -6,7 +6,7 @@
 //! block of either in the first-level cache. A tile of 6 weights x `L` output channels stays in registers and runs along
 //! the positions ([`outer_tile`]).
 
-use super::maps::Maps;
+use super::maps::{Maps, transpose};
 use crate::kernels::lines::Lines;
 use crate::kernels::real::{Real, VectorKernel, Vectors};
 use crate::kernels::{ConvShape, Source};
@@ -152,7 +152,7 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
         let (line, grad_line) = (columns * cb, s.w_out * T::LANES);
         let out_channels = self.grad_blocks.start * T::LANES..s.c_out.min(self.grad_blocks.end * T::LANES);
 
-        let per_pass = (POSITIONS / s.w_out).clamp(1, self.rows.len());
+        let per_pass = (POSITIONS / (s.w_out * s.stride)).clamp(1, self.rows.len());
         let per_slab = SLAB / size_of::<T>() / (grad_line * self.grad_blocks.len());
         let per_slab = (per_slab / per_pass * per_pass).clamp(per_pass, self.rows.len());
 
@@ -171,7 +171,7 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
             for (i, row) in rows.clone().enumerate() {
                 let at = (row / s.h_out, row % s.h_out);
                 let to = &mut grads[i * grad_line..];
-                self.grads.copy_blocks(at, 0..s.w_out, out_channels.clone(), to, (T::LANES, panel));
+                self.grads.copy_blocks(vectors, at, 0..s.w_out, out_channels.clone(), to, (T::LANES, panel));
             }
 
             let block_len = slab.lines.len() * line;
@@ -192,7 +192,7 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
                     if left < right {
                         let cols = left - s.padding..right - s.padding;
                         let to = &mut source[i * line + left * cb..];
-                        self.xs.copy_blocks((image, y), cols, channels.clone(), to, (cb, block_len));
+                        self.xs.copy_blocks(vectors, (image, y), cols, channels.clone(), to, (cb, block_len));
                     }
                 }
                 for (grad_block, grads) in grads.chunks_exact(panel).enumerate() {
@@ -245,11 +245,12 @@ pub(super) fn grad_weight<T: Real, X: Source<T>>(
     };
     let per_output = s.c_in * s.k * s.k;
     let per_grad_block = T::LANES * per_output;
+    let unpack = |sums: &[T], dweight: &mut [T]| T::run_with_vectors(Unpack { shape: s, layout, sums, dweight });
     if n_groups == 1 {
         dweight.par_chunks_mut(per_range * per_grad_block).enumerate().for_each(|(range, dweight)| {
             let sums = sums_of(range, 0);
             let blocks = sums.chunks_exact(layout.blocks * pair);
-            blocks.zip(dweight.chunks_mut(per_grad_block)).for_each(|(sums, dweight)| unpack(s, layout, sums, dweight));
+            blocks.zip(dweight.chunks_mut(per_grad_block)).for_each(|(sums, dweight)| unpack(sums, dweight));
         });
         return;
     }
@@ -265,24 +266,31 @@ pub(super) fn grad_weight<T: Real, X: Source<T>>(
                 *total += sum;
             }
         }
-        unpack(s, layout, &total, dweight);
+        unpack(&total, dweight);
     });
 }
 
 /// Writes the sums of a block of output channels, `[blocks, k, run, L]`, to its weights, `[outputs, c_in, k, k]`.
-fn unpack<T: Real>(s: &ConvShape, layout: Blocks, sums: &[T], dweight: &mut [T]) {
-    let taps: Vec<usize> =
-        (0..s.k * s.k).map(|tap| (tap / s.k * layout.run + tap % s.k * layout.cb) * T::LANES).collect();
-    for (block, sums) in sums.chunks_exact(layout.pair::<T>()).enumerate() {
-        let channels = block * layout.cb..s.c_in.min((block + 1) * layout.cb);
-        for (lane, dweight) in dweight.chunks_exact_mut(s.c_in * taps.len()).enumerate() {
-            let dweight = &mut dweight[channels.start * taps.len()..channels.end * taps.len()];
-            for (c, dweight) in dweight.chunks_exact_mut(taps.len()).enumerate() {
-                let sums = &sums[c * T::LANES + lane..];
-                for (dweight, &tap) in dweight.iter_mut().zip(&taps) {
-                    *dweight = sums[tap];
-                }
-            }
+struct Unpack<'a, T> {
+    shape: &'a ConvShape,
+    layout: Blocks,
+    sums: &'a [T],
+    dweight: &'a mut [T],
+}
+
+impl<T: Real> VectorKernel<T> for Unpack<'_, T> {
+    #[inline(always)]
+    fn run<V: Vectors<T>>(self, vectors: V) {
+        let Blocks { cb, run, k, .. } = self.layout;
+        let per_output = self.shape.c_in * k * k;
+        // Where the sums of all weights of one output and one block begin, in the order of the weights.
+        let rows: Vec<usize> =
+            (0..cb * k * k).map(|i| (i / k % k * run + i % k * cb + i / (k * k)) * T::LANES).collect();
+        let n_outputs = self.dweight.len() / per_output;
+        for (block, sums) in self.sums.chunks_exact(self.layout.pair::<T>()).enumerate() {
+            let first = block * cb * k * k;
+            let n = rows.len().min(per_output - first);
+            transpose(vectors, (n, n_outputs), sums, |i| rows[i], &mut self.dweight[first..], |o| o * per_output);
         }
     }
 }
