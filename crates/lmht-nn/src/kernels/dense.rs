@@ -1,60 +1,185 @@
-//! Placeholder.
-use super::{ConvShape, Real, Source};
-pub(crate) fn taps(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
-    for n in 0..s.n {
-        for y in 0..s.h_out {
-            for x in 0..s.w_out {
-                for ky in 0..s.k {
-                    for kx in 0..s.k {
-                        let (iy, ix) = (y * s.stride + ky, x * s.stride + kx);
-                        if iy < s.padding || ix < s.padding || iy - s.padding >= s.h || ix - s.padding >= s.w {
-                            continue;
-                        }
-                        f(
-                            (n * s.h + iy - s.padding) * s.w + ix - s.padding,
-                            (n * s.h_out + y) * s.w_out + x,
-                            ky * s.k + kx,
-                        );
-                    }
-                }
-            }
-        }
-    }
-}
+//! Dense convolution: forward, input gradient, weight gradient.
+//!
+//! Maps are NHWC, `[n, h, w, c]`; the functions of [`nchw`] do the same for `[n, c, h, w]`. Weights are
+//! `[c_out, c_in, k, k]` in both.
+//!
+//! Nothing is unfolded into columns. The forward pass and the input gradient are correlations ([`correlate`]); the input
+//! gradient of a convolution with stride s is s x s of them, one for every phase of the input grid, each with its share of
+//! the (flipped) kernel. The weight gradient is a sum of outer products ([`outer`]).
+//!
+//! Work is cut into tasks by the shapes alone and partial sums are added in the order of the tasks, so results do not
+//! depend on the number of threads.
+
+mod correlate;
+mod maps;
+mod outer;
+mod pack;
+#[cfg(test)]
+mod tests;
+
+use super::real::Real;
+use super::{ConvShape, Source};
+use correlate::{Correlation, Plan};
+use maps::{Maps, Order};
+use pack::Packing;
+
+/// `ys[n, y, x, o] = bias[o] + Σ_{i, ky, kx} weight[o, i, ky, kx] xs[n, y s + ky - p, x s + kx - p, i]`.
+///
+/// `xs` is `[n, h, w, c_in]`, `weight` `[c_out, c_in, k, k]`, `bias` `[c_out]`, `ys` `[n, h_out, w_out, c_out]`; `ys` is
+/// overwritten.
 pub(crate) fn forward<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weight: &[T], bias: Option<&[T]>, ys: &mut [T]) {
-    for row in ys.chunks_mut(s.c_out) {
-        match bias {
-            Some(b) => row.copy_from_slice(b),
-            None => row.fill(T::default()),
-        }
-    }
-    taps(s, |i, o, k| {
-        for a in 0..s.c_in {
-            let x = xs[i * s.c_in + a].value();
-            for b in 0..s.c_out {
-                ys[o * s.c_out + b] += x * weight[(b * s.c_in + a) * s.k * s.k + k];
-            }
-        }
-    });
+    let s = &flat(s);
+    forward_plan(s, xs, Order::Nhwc, weight, bias).run_nhwc(ys);
 }
+
+/// `dxs[n, y s + ky - p, x s + kx - p, i] = Σ_{o, y, x, ky, kx} weight[o, i, ky, kx] grads[n, y, x, o]`.
+///
+/// `grads` is `[n, h_out, w_out, c_out]`, `dxs` `[n, h, w, c_in]`; `dxs` is overwritten.
 pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], dxs: &mut [T]) {
-    dxs.fill(T::default());
-    taps(s, |i, o, k| {
-        for a in 0..s.c_in {
-            for b in 0..s.c_out {
-                dxs[i * s.c_in + a] += grads[o * s.c_out + b] * weight[(b * s.c_in + a) * s.k * s.k + k];
-            }
-        }
-    });
+    let s = &flat(s);
+    input_plan(s, grads, Order::Nhwc, weight).run_nhwc(dxs);
 }
+
+/// `dweight[o, i, ky, kx] = Σ_{n, y, x} grads[n, y, x, o] xs[n, y s + ky - p, x s + kx - p, i]`.
+///
+/// `xs` is `[n, h, w, c_in]`, `grads` `[n, h_out, w_out, c_out]`, `dweight` `[c_out, c_in, k, k]`; `dweight` is overwritten.
 pub(crate) fn grad_weight<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], dweight: &mut [T]) {
-    dweight.fill(T::default());
-    taps(s, |i, o, k| {
-        for a in 0..s.c_in {
-            let x = xs[i * s.c_in + a].value();
-            for b in 0..s.c_out {
-                dweight[(b * s.c_in + a) * s.k * s.k + k] += x * grads[o * s.c_out + b];
+    weight_of_order(&flat(s), xs, grads, Order::Nhwc, dweight);
+}
+
+/// The same for maps `[n, c, h, w]`, which are turned a band at a time inside the tasks.
+pub(crate) mod nchw {
+    use super::*;
+
+    /// [`super::forward`] with `xs` `[n, c_in, h, w]` and `ys` `[n, c_out, h_out, w_out]`.
+    pub(crate) fn forward<T: Real>(s: &ConvShape, xs: &[T], weight: &[T], bias: Option<&[T]>, ys: &mut [T]) {
+        forward_plan(s, xs, Order::Nchw, weight, bias).run_nchw(ys);
+    }
+
+    /// [`super::grad_input`] with `grads` `[n, c_out, h_out, w_out]` and `dxs` `[n, c_in, h, w]`.
+    pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], dxs: &mut [T]) {
+        input_plan(s, grads, Order::Nchw, weight).run_nchw(dxs);
+    }
+
+    /// [`super::grad_weight`] with `xs` `[n, c_in, h, w]` and `grads` `[n, c_out, h_out, w_out]`.
+    pub(crate) fn grad_weight<T: Real>(s: &ConvShape, xs: &[T], grads: &[T], dweight: &mut [T]) {
+        weight_of_order(s, xs, grads, Order::Nchw, dweight);
+    }
+}
+
+/// Positions in a row of a map that may be cut anywhere.
+const ROW: usize = 64;
+
+/// To a convolution with 1x1 kernels the rows of NHWC maps are whatever is handy: not one vector each, for example.
+fn flat(s: &ConvShape) -> ConvShape {
+    if (s.k, s.stride, s.padding) != (1, 1, 0) {
+        return *s;
+    }
+    let n = s.n * s.h * s.w;
+    let w = (1..=ROW).rev().find(|&w| n.is_multiple_of(w)).unwrap_or(1);
+    let h = n / w;
+    ConvShape { n: 1, h, w, h_out: h, w_out: w, ..*s }
+}
+
+/// A convolution with 1x1 kernels and a stride reads some pixels only, and is one of stride 1 on those.
+fn sampling(s: &ConvShape) -> (ConvShape, usize) {
+    if s.k == 1 && s.padding == 0 && s.stride > 1 {
+        (ConvShape { h: s.h_out, w: s.w_out, stride: 1, ..*s }, s.stride)
+    } else {
+        (*s, 1)
+    }
+}
+
+fn forward_plan<'a, T: Real, X: Source<T>>(
+    s: &ConvShape,
+    xs: &'a [X],
+    order: Order,
+    weight: &'a [T],
+    bias: Option<&'a [T]>,
+) -> Plan<'a, T, X> {
+    let (sampled, sample) = sampling(s);
+    let taps: Vec<usize> = (0..s.k * s.k).collect();
+    let correlation = Correlation {
+        kh: s.k,
+        kw: s.k,
+        row: -(s.padding as isize),
+        col: -(s.padding as isize),
+        stride: sampled.stride,
+        n_rows: s.h_out,
+        n_cols: s.w_out,
+        y0: 0,
+        x0: 0,
+        step: 1,
+        weights: Packing::new(weight, (s.c_out, s.c_in * s.k * s.k), (s.c_in, s.k * s.k), s.k * s.k, taps),
+    };
+    Plan {
+        source: Maps::new(xs, order, (s.h, s.w), s.c_in).sampled(sample),
+        correlations: vec![correlation],
+        n: s.n,
+        h: s.h_out,
+        w: s.w_out,
+        c_out: s.c_out,
+        bias,
+    }
+}
+
+/// One phase of the input gradient along one axis: the inputs `first, first + s, ...` and the taps `r, r + s, ...`.
+#[derive(Debug, Clone, Copy)]
+struct Phase {
+    /// The first tap; tap `s m + r` leads from output row `q - m` to the input row `s q + r - p`.
+    r: usize,
+    taps: usize,
+    first: usize,
+    n: usize,
+    /// `q` of the first input.
+    q: usize,
+}
+
+impl Phase {
+    fn all(size: usize, k: usize, stride: usize, padding: usize) -> Vec<Self> {
+        let phase = |r: usize| {
+            // The smallest input y with (y + p) mod s = r.
+            let first = (r + stride - padding % stride) % stride;
+            let n = size.saturating_sub(first).div_ceil(stride);
+            let taps = k.saturating_sub(r).div_ceil(stride);
+            Self { r, taps, first, n, q: (first + padding) / stride }
+        };
+        (0..stride).map(phase).filter(|phase| phase.n > 0 && phase.taps > 0).collect()
+    }
+}
+
+fn input_plan<'a, T: Real>(s: &ConvShape, grads: &'a [T], order: Order, weight: &'a [T]) -> Plan<'a, T, T> {
+    let rows = Phase::all(s.h, s.k, s.stride, s.padding);
+    let cols = Phase::all(s.w, s.k, s.stride, s.padding);
+    let correlations = rows
+        .iter()
+        .flat_map(|&row| cols.iter().map(move |&col| (row, col)))
+        .map(|(row, col)| {
+            // Flipped: the output row falls as the tap rises.
+            let flipped = |phase: Phase| (0..phase.taps).rev().map(move |m| m * s.stride + phase.r);
+            let taps: Vec<usize> = flipped(row).flat_map(|y| flipped(col).map(move |x| y * s.k + x)).collect();
+            Correlation {
+                kh: row.taps,
+                kw: col.taps,
+                row: row.q as isize + 1 - row.taps as isize,
+                col: col.q as isize + 1 - col.taps as isize,
+                stride: 1,
+                n_rows: row.n,
+                n_cols: col.n,
+                y0: row.first,
+                x0: col.first,
+                step: s.stride,
+                weights: Packing::new(weight, (s.c_in, s.k * s.k), (s.c_out, s.c_in * s.k * s.k), s.k * s.k, taps),
             }
-        }
-    });
+        })
+        .collect();
+    let source = Maps::new(grads, order, (s.h_out, s.w_out), s.c_out);
+    Plan { source, correlations, n: s.n, h: s.h, w: s.w, c_out: s.c_in, bias: None }
+}
+
+fn weight_of_order<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], order: Order, dweight: &mut [T]) {
+    let (sampled, sample) = sampling(s);
+    let xs = Maps::new(xs, order, (s.h, s.w), s.c_in).sampled(sample);
+    let grads = Maps::new(grads, order, (s.h_out, s.w_out), s.c_out);
+    outer::grad_weight(&sampled, xs, grads, dweight);
 }

@@ -1,9 +1,15 @@
-//! Convolution over plain slices in `[N, H, W, C]`.
-pub(crate) mod dense;
-pub(crate) mod spikes;
-pub(crate) use crate::ops::real::{Kernel, Real, run_vectorized};
+//! Kernels over plain slices that know nothing of tensors.
+//!
+//! A convolution reads maps of numbers or of packed spikes, [`Source`]; its sizes are a [`ConvShape`].
 
-/// [n, h, w, c_in] with weight [c_out, c_in, k, k] to [n, h_out, w_out, c_out].
+pub(crate) mod dense;
+mod lines;
+pub(crate) mod real;
+
+pub(crate) use real::{Kernel, Real, run_vectorized};
+
+/// Sizes of a convolution, already checked: `[n, h, w, c_in]` with weight `[c_out, c_in, k, k]` to
+/// `[n, h_out, w_out, c_out]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConvShape {
     pub(crate) n: usize,
@@ -18,10 +24,31 @@ pub(crate) struct ConvShape {
     pub(crate) w_out: usize,
 }
 
-/// What a synapse reads.
+impl ConvShape {
+    /// Numbers in the input, `n * h * w * c_in`.
+    pub(crate) fn x_len(&self) -> usize {
+        self.n * self.h * self.w * self.c_in
+    }
+
+    /// Numbers in the output, `n * h_out * w_out * c_out`.
+    pub(crate) fn y_len(&self) -> usize {
+        self.n * self.h_out * self.w_out * self.c_out
+    }
+
+    /// Numbers in the weight, `c_out * c_in * k * k`.
+    pub(crate) fn weight_len(&self) -> usize {
+        self.c_out * self.c_in * self.k * self.k
+    }
+}
+
+/// What a synapse reads: numbers, or packed spikes.
+///
+/// The low 7 bits of a packed byte are the count s; the top bit belongs to somebody else and is ignored.
 pub(crate) trait Source<T>: Copy + Send + Sync + Default {
+    /// The number that the weight is multiplied by.
     fn value(self) -> T;
 }
+
 impl<T: Real> Source<T> for T {
     #[inline(always)]
     fn value(self) -> T {

@@ -1,9 +1,12 @@
 //! Two-dimensional convolution as a Candle operation.
 
-use super::conv_kernel::{ConvShape, forward, grad_bias, grad_input, grad_weight};
 use super::storage::{as_slice, by_dtype, with_slice};
 use super::{check_operands, composed, is_fused, output_size};
+use crate::kernels::ConvShape;
+use crate::kernels::dense::nchw;
+use crate::kernels::real::Real;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail};
+use rayon::prelude::*;
 
 /// Stride and zero padding of [`conv2d`], equal for both axes, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +108,8 @@ impl Conv2d {
         let dtype = candle_core::backend::BackendStorage::dtype(xs);
         let ys = by_dtype!(dtype, T, L => {
             let bias = bias.map(|(storage, layout)| as_slice::<T>(storage, layout)).transpose()?;
-            let ys = forward::<T, L>(s, as_slice(xs, xs_layout)?, as_slice(weight, weight_layout)?, bias);
+            let mut ys = vec![T::default(); s.y_len()];
+            nchw::forward(s, as_slice(xs, xs_layout)?, as_slice(weight, weight_layout)?, bias, &mut ys);
             T::to_cpu_storage_owned(ys)
         });
         Ok((ys, Shape::from((s.n, s.c_out, s.h_out, s.w_out))))
@@ -117,12 +121,20 @@ impl Conv2d {
         by_dtype!(xs.dtype(), T, L => with_slice::<T, _>(grads, |grads| {
             let mut dxs = None;
             if xs.track_op() {
-                let values = with_slice::<T, _>(weight, |weight| Ok(grad_input::<T, L>(s, grads, weight)))?;
+                let mut values = vec![T::default(); s.x_len()];
+                with_slice(weight, |weight| {
+                    nchw::grad_input(s, grads, weight, &mut values);
+                    Ok(())
+                })?;
                 dxs = Some(Tensor::from_vec(values, xs.shape(), xs.device())?);
             }
             let mut dweight = None;
             if weight.track_op() {
-                let values = with_slice::<T, _>(xs, |xs| Ok(grad_weight::<T, L>(s, xs, grads)))?;
+                let mut values = vec![T::default(); s.weight_len()];
+                with_slice(xs, |xs| {
+                    nchw::grad_weight(s, xs, grads, &mut values);
+                    Ok(())
+                })?;
                 dweight = Some(Tensor::from_vec(values, weight.shape(), weight.device())?);
             }
             Ok((dxs, dweight))
@@ -185,4 +197,15 @@ impl CustomOp3 for Conv2d {
         }
         Ok((dxs, dweight, dbias))
     }
+}
+
+/// `dbias[o] = Σ_{n, y, x} dys[n, o, y, x]`, for `[n, c, map]`; summed in `f64`.
+fn grad_bias<T: Real>(grads: &[T], c: usize, map: usize) -> Vec<T> {
+    (0..c)
+        .into_par_iter()
+        .map(|channel| {
+            let maps = grads.chunks_exact(c * map).map(|image| &image[channel * map..(channel + 1) * map]);
+            T::from_f64(maps.map(|map| map.iter().map(|&g| g.to_f64()).sum::<f64>()).sum())
+        })
+        .collect()
 }

@@ -15,12 +15,10 @@
 mod batch_norm;
 pub mod composed;
 mod conv2d;
-mod conv_kernel;
 mod linear;
 mod neuron;
 mod pool;
 mod qcfs;
-pub(crate) mod real;
 mod relative;
 mod repeat_time;
 pub(crate) mod storage;
