@@ -16,6 +16,7 @@ mod backbones;
 mod config;
 mod error;
 pub mod graph;
+mod kernels;
 pub mod layers;
 pub mod loss;
 pub mod ops;

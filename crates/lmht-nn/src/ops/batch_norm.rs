@@ -4,10 +4,10 @@
 //! bits when the mean is large against the standard deviation, which sums of squares alone do not. Only mean and
 //! 1/standard deviation of each channel are kept for the backward pass.
 
-use super::real::{Kernel, Real, run_vectorized};
 use super::storage::{as_slice, by_dtype, with_slice};
 use super::with_gradient::Grads3;
 use super::{check_operands, composed, is_fused};
+use crate::kernels::real::{Kernel, Real, run_vectorized};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail};
 use rayon::prelude::*;

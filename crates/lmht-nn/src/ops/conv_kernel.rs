@@ -14,7 +14,7 @@
 //! Work is cut into tasks by the shapes alone and partial sums are added in the order of the tasks, so results do not
 //! depend on the number of threads.
 
-use super::real::{Kernel, Real, run_vectorized};
+use crate::kernels::real::{Kernel, Real, run_vectorized};
 use rayon::prelude::*;
 
 /// Positions (or weights) in a register tile; 6 x 2 accumulators, 2 vectors and a broadcast fit 16 registers.

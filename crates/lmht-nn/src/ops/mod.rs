@@ -20,7 +20,6 @@ mod linear;
 mod neuron;
 mod pool;
 mod qcfs;
-mod real;
 mod relative;
 mod repeat_time;
 mod storage;

@@ -1,8 +1,8 @@
 //! Max and average pooling with right gradients.
 
-use super::real::{Kernel, Real, run_vectorized};
 use super::storage::{as_slice, by_dtype, with_slice};
 use super::{check_operands, composed, is_fused, output_size};
+use crate::kernels::real::{Kernel, Real, run_vectorized};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
 use rayon::prelude::*;

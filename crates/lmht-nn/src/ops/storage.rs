@@ -1,6 +1,6 @@
 //! Access to the numbers of contiguous CPU tensors.
 
-use super::real::Real;
+use crate::kernels::real::Real;
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
 /// The elements of a contiguous operand.

@@ -1,0 +1,283 @@
+//! The forward pass: sums of weight rows.
+
+use super::scan::List;
+use super::{Band, LINE, Line, bands, panel_lines, transposed_lines};
+use crate::kernels::ConvShape;
+use crate::kernels::real::{Kernel, Real, run_vectorized};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Output positions of a band. Their sums for one block of output channels stay in the second-level cache.
+const POSITIONS: usize = 512;
+/// Tasks to have at least.
+const TASKS: usize = 4;
+
+/// Weights in the order in which [`forward_packed`] reads them.
+#[derive(Debug)]
+pub(crate) struct PackedWeights<T> {
+    /// `[output blocks, input blocks, k, k, per_block, vectors]`.
+    lines: Vec<Line<T>>,
+    /// Lines of a block of output channels.
+    vectors: usize,
+    /// Input channels of a block, and the number of blocks.
+    per_block: usize,
+    blocks: usize,
+    k: usize,
+}
+
+impl<T: Real> PackedWeights<T> {
+    /// Packs `weight`, `[c_out, c_in, k, k]`, for convolutions of these channels and this kernel.
+    pub(crate) fn new(s: &ConvShape, weight: &[T]) -> Self {
+        let &ConvShape { c_out, c_in, k, .. } = s;
+        // Four registers of sums, and as many again for every second row.
+        let wide = 4 * size_of::<f32>() / size_of::<T>();
+        let vectors = if c_out <= wide / 2 * LINE { wide / 2 } else { wide };
+        let most = (panel_lines::<T>() / (k * vectors)).max(1);
+        let blocks = c_in.div_ceil(most);
+        let per_block = c_in.div_ceil(blocks.max(1));
+        let output_blocks = c_out.div_ceil(vectors * LINE);
+        let len = blocks * k * k * per_block * vectors;
+        let mut lines = vec![Line::default(); output_blocks * len];
+        let taps = k * k;
+        lines.par_chunks_exact_mut(len.max(1)).enumerate().for_each(|(block, lines)| {
+            run_vectorized(Pack { lines, weight, block, vectors, per_block, c_in, c_out, taps });
+        });
+        Self { lines, vectors, per_block, blocks, k }
+    }
+
+    /// The weights that the window row `ky` of one block of inputs has to one block of outputs.
+    fn panel(&self, output_block: usize, block: usize, ky: usize) -> &[Line<T>] {
+        let len = self.k * self.per_block * self.vectors;
+        &self.lines[((output_block * self.blocks + block) * self.k + ky) * len..][..len]
+    }
+}
+
+struct Pack<'a, T> {
+    lines: &'a mut [Line<T>],
+    weight: &'a [T],
+    block: usize,
+    vectors: usize,
+    per_block: usize,
+    c_in: usize,
+    c_out: usize,
+    taps: usize,
+}
+
+impl<T: Real> Kernel for Pack<'_, T> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { lines, weight, block, vectors, per_block, c_in, c_out, taps } = self;
+        let first = block * vectors;
+        let last = c_out.div_ceil(LINE).min(first + vectors);
+        let places: Vec<usize> = (0..c_in * taps)
+            .map(|e| {
+                let (c, tap) = (e / taps, e % taps);
+                (((c / per_block) * taps + tap) * per_block + c % per_block) * vectors
+            })
+            .collect();
+        transposed_lines(weight, c_in * taps, 0..c_in * taps, first..last, |e, group, line| {
+            lines[places[e] + group - first] = line;
+        });
+    }
+}
+
+/// `ys[n, y, x, o] = Σ_{ky, kx, i} weight[o, i, ky, kx] s[n, y stride + ky - p, x stride + kx - p, i]`.
+pub(crate) fn forward<T: Real>(s: &ConvShape, spikes: &[u8], weight: &[T], ys: &mut [T]) {
+    forward_packed(s, spikes, &PackedWeights::new(s, weight), ys);
+}
+
+/// [`forward`] with weights that were packed before.
+pub(crate) fn forward_packed<T: Real>(s: &ConvShape, spikes: &[u8], weights: &PackedWeights<T>, ys: &mut [T]) {
+    if ys.is_empty() {
+        return;
+    }
+    let bands = bands(s.n, s.h_out, POSITIONS / s.w_out);
+    let lanes = weights.vectors * LINE;
+    // Few positions: the output channels are shared out as well.
+    let output_blocks = s.c_out.div_ceil(lanes);
+    let per_range = output_blocks.div_ceil(TASKS.div_ceil(bands.len()).min(output_blocks));
+    let ranges = output_blocks.div_ceil(per_range);
+
+    let mut rest = ys;
+    let mut tasks = Vec::with_capacity(bands.len() * ranges);
+    for band in bands {
+        let n = band.frames.len() * band.rows.len() * s.w_out;
+        let (positions, others) = rest.split_at_mut(n * s.c_out);
+        rest = others;
+        let mut ranges: Vec<Vec<&mut [T]>> = (0..ranges).map(|_| Vec::with_capacity(n)).collect();
+        for position in positions.chunks_exact_mut(s.c_out) {
+            for (range, outputs) in ranges.iter_mut().zip(position.chunks_mut(per_range * lanes)) {
+                range.push(outputs);
+            }
+        }
+        for (i, outputs) in ranges.into_iter().enumerate() {
+            let blocks = i * per_range..output_blocks.min((i + 1) * per_range);
+            tasks.push(Task { shape: s, spikes, weights, band: band.clone(), blocks, outputs });
+        }
+    }
+    tasks.into_par_iter().for_each(run_vectorized);
+}
+
+/// The outputs of a band of positions, for some blocks of output channels.
+struct Task<'a, 'out, T> {
+    shape: &'a ConvShape,
+    spikes: &'a [u8],
+    weights: &'a PackedWeights<T>,
+    band: Band,
+    blocks: Range<usize>,
+    /// One for each position.
+    outputs: Vec<&'out mut [T]>,
+}
+
+impl<T: Real> Kernel for Task<'_, '_, T> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        match self.weights.vectors {
+            1 => self.run_wide::<1>(),
+            2 => self.run_wide::<2>(),
+            _ => self.run_wide::<4>(),
+        }
+    }
+}
+
+/// For every pixel of some rows the list of its active channels.
+struct Lists {
+    /// Entry `pixel * per_block + channel`, pixel counted in the padded row, once for each spike.
+    entries: List,
+    /// `[blocks, frames, rows, padded columns + 1]`: where the list of a pixel begins.
+    starts: Vec<u32>,
+}
+
+impl<T: Real> Task<'_, '_, T> {
+    /// Rows of the input that the band reads, from the first that exists to the last.
+    #[inline(always)]
+    fn input_rows(&self) -> Range<usize> {
+        let s = self.shape;
+        let first = (self.band.rows.start * s.stride).saturating_sub(s.padding).min(s.h);
+        let end = ((self.band.rows.end - 1) * s.stride + s.k).saturating_sub(s.padding).min(s.h);
+        first..end.max(first)
+    }
+
+    #[inline(always)]
+    fn lists(&self) -> Lists {
+        let s = self.shape;
+        let per_block = self.weights.per_block;
+        let rows = self.input_rows();
+        let padded = s.w + 2 * s.padding;
+        let mut entries = List::default();
+        let mut starts = Vec::with_capacity(self.weights.blocks * self.band.frames.len() * rows.len() * (padded + 1));
+        for first in (0..s.c_in).step_by(per_block) {
+            let channels = first..s.c_in.min(first + per_block);
+            for frame in self.band.frames.clone() {
+                for y in rows.clone() {
+                    let row = &self.spikes[(frame * s.h + y) * s.w * s.c_in..][..s.w * s.c_in];
+                    starts.extend(std::iter::repeat_n(entries.len() as u32, s.padding));
+                    for (x, pixel) in row.chunks_exact(s.c_in).enumerate() {
+                        starts.push(entries.len() as u32);
+                        entries.push_spikes(((s.padding + x) * per_block) as u32, &pixel[channels.clone()]);
+                    }
+                    starts.extend(std::iter::repeat_n(entries.len() as u32, s.padding + 1));
+                }
+            }
+        }
+        Lists { entries, starts }
+    }
+
+    #[inline(always)]
+    fn run_wide<const G: usize>(mut self) {
+        let s = self.shape;
+        let lists = self.lists();
+        let entries = lists.entries.as_slice();
+        let rows = self.input_rows();
+        let padded = s.w + 2 * s.padding;
+        for (i, output_block) in self.blocks.clone().enumerate() {
+            let lanes = i * G * LINE..((i + 1) * G * LINE).min(self.outputs[0].len());
+            for block in 0..self.weights.blocks {
+                for ky in 0..s.k {
+                    let panel = self.weights.panel(output_block, block, ky).as_chunks::<G>().0;
+                    let mut lines = self.outputs.chunks_exact_mut(s.w_out);
+                    for frame in 0..self.band.frames.len() {
+                        for y in self.band.rows.clone() {
+                            let Some(outputs) = lines.next() else { return };
+                            // The first of all rows overwrites what was there.
+                            let fresh = (block, ky) == (0, 0);
+                            let Some(y) = (y * s.stride + ky).checked_sub(s.padding).filter(|&y| y < s.h) else {
+                                if fresh {
+                                    outputs.iter_mut().for_each(|output| output[lanes.clone()].fill(T::default()));
+                                }
+                                continue;
+                            };
+                            let line = (block * self.band.frames.len() + frame) * rows.len() + y - rows.start;
+                            let starts = &lists.starts[line * (padded + 1)..][..padded + 1];
+                            for (x, output) in outputs.iter_mut().enumerate() {
+                                let x = x * s.stride;
+                                let run = &entries[starts[x] as usize..starts[x + s.k] as usize];
+                                let first = (x * self.weights.per_block) as u32;
+                                add_to(&mut output[lanes.clone()], fresh, run, first, panel);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds the rows `entries - first` of a panel to the outputs, or to zeros if `fresh`.
+#[inline(always)]
+fn add_to<T: Real, const G: usize>(
+    outputs: &mut [T],
+    fresh: bool,
+    entries: &[u32],
+    first: u32,
+    panel: &[[Line<T>; G]],
+) {
+    let mut sums = [Line::default(); G];
+    if let Some(outputs) = outputs.as_chunks_mut::<LINE>().0.first_chunk_mut::<G>() {
+        if !fresh {
+            sums = outputs.map(Line);
+        }
+        *outputs = add_rows(sums, entries, first, panel).map(|line| line.0);
+    } else {
+        for (line, outputs) in sums.iter_mut().zip(outputs.chunks(LINE)) {
+            if !fresh {
+                line.0[..outputs.len()].copy_from_slice(outputs);
+            }
+        }
+        let sums = add_rows(sums, entries, first, panel);
+        for (line, outputs) in sums.iter().zip(outputs.chunks_mut(LINE)) {
+            outputs.copy_from_slice(&line.0[..outputs.len()]);
+        }
+    }
+}
+
+#[inline(always)]
+fn add_rows<T: Real, const G: usize>(
+    sums: [Line<T>; G],
+    entries: &[u32],
+    first: u32,
+    panel: &[[Line<T>; G]],
+) -> [Line<T>; G] {
+    let (pairs, last) = entries.as_chunks::<2>();
+    // Two sets of sums: an addition takes three cycles, and two can begin in each.
+    let mut sums = [sums, [Line::default(); G]];
+    for pair in pairs {
+        for (sums, entry) in sums.iter_mut().zip(pair) {
+            let row = &panel[(entry - first) as usize];
+            for (sum, line) in sums.iter_mut().zip(row) {
+                sum.add(line);
+            }
+        }
+    }
+    for entry in last {
+        let row = &panel[(entry - first) as usize];
+        for (sum, line) in sums[0].iter_mut().zip(row) {
+            sum.add(line);
+        }
+    }
+    let [mut even, odd] = sums;
+    for (even, odd) in even.iter_mut().zip(&odd) {
+        even.add(odd);
+    }
+    even
+}
