@@ -25,7 +25,7 @@ mod scan;
 mod tests;
 
 pub(crate) use forward::{PackedWeights, forward, forward_packed};
-pub(crate) use grad_input::grad_input;
+pub(crate) use grad_input::{PackedColumns, grad_input, grad_input_packed};
 pub(crate) use grad_weight::grad_weight;
 pub(crate) use scan::densities;
 
@@ -194,36 +194,37 @@ impl<T: Real> GradTile<T> {
     }
 }
 
-/// Calls `put(e, group, line)` with `line[l] = weight[8 group + l, e]` for all `e` in `elements`, with zeros for rows
-/// that do not exist; `weight` is `[rows, len]`.
+/// Reads `weight`, `[rows, c_in, taps]`, eight rows at a time: calls `put(channel, tap, group, line)` with
+/// `line[l] = weight[8 group + l, channel, tap]`, zero for a row that does not exist.
 #[inline(always)]
 fn transposed_lines<T: Real>(
     weight: &[T],
-    len: usize,
-    elements: Range<usize>,
+    (c_in, taps): (usize, usize),
+    channels: Range<usize>,
     groups: Range<usize>,
-    mut put: impl FnMut(usize, usize, Line<T>),
+    mut put: impl FnMut(usize, usize, usize, Line<T>),
 ) {
-    // A few cache lines of each row are copied together first: the processor fetches ahead, and rows that lie a power of
-    // two apart do not push each other out of the cache.
-    const STEP: usize = 8 * LINE;
+    // Some channels of some rows are copied together first: rows that lie a power of two apart would push each other
+    // out of the first-level cache.
     const GROUPS: usize = 4;
-    let mut rows = [[T::default(); STEP + LINE]; GROUPS * LINE];
-    for e in elements.clone().step_by(STEP) {
-        let n = STEP.min(elements.end - e);
-        for first in groups.clone().step_by(GROUPS) {
-            let n_groups = GROUPS.min(groups.end - first);
-            for (i, row) in rows.iter_mut().enumerate().take(n_groups * LINE) {
-                match weight.get((first * LINE + i) * len..).and_then(|weight| weight.get(e..e + n)) {
-                    Some(weight) => row[..n].copy_from_slice(weight),
-                    None => row.fill(T::default()),
+    let per_step = (16 * LINE).div_ceil(taps);
+    let stride = per_step * taps + LINE;
+    let mut rows = vec![T::default(); GROUPS * LINE * stride];
+    for first in channels.clone().step_by(per_step) {
+        let n = per_step.min(channels.end - first);
+        for first_group in groups.clone().step_by(GROUPS) {
+            let n_groups = GROUPS.min(groups.end - first_group);
+            for (i, row) in rows.chunks_exact_mut(stride).enumerate().take(n_groups * LINE) {
+                match weight.get(((first_group * LINE + i) * c_in + first) * taps..) {
+                    Some(weight) if !weight.is_empty() => row[..n * taps].copy_from_slice(&weight[..n * taps]),
+                    _ => row.fill(T::default()),
                 }
             }
-            let (blocks, _) = rows.as_chunks::<LINE>();
-            for i in (0..n).step_by(LINE) {
-                for j in i..n.min(i + LINE) {
-                    for (group, block) in blocks[..n_groups].iter().enumerate() {
-                        put(e + j, first + group, Line(std::array::from_fn(|l| block[l][j])));
+            for tap in 0..taps {
+                for c in 0..n {
+                    for group in 0..n_groups {
+                        let column = &rows[group * LINE * stride + c * taps + tap..][..(LINE - 1) * stride + 1];
+                        put(first + c, tap, first_group + group, Line(std::array::from_fn(|l| column[l * stride])));
                     }
                 }
             }

@@ -15,69 +15,74 @@ const TASKS: usize = 4;
 /// Weights in the order in which [`forward_packed`] reads them.
 #[derive(Debug)]
 pub(crate) struct PackedWeights<T> {
-    /// `[output blocks, input blocks, k, k, per_block, vectors]`.
-    lines: Vec<Line<T>>,
+    /// For each block of output channels `[input blocks, k, k, per_block, vectors]`.
+    blocks: Vec<Vec<Line<T>>>,
     /// Lines of a block of output channels.
     vectors: usize,
     /// Input channels of a block, and the number of blocks.
     per_block: usize,
-    blocks: usize,
+    input_blocks: usize,
     k: usize,
 }
 
 impl<T: Real> PackedWeights<T> {
     /// Packs `weight`, `[c_out, c_in, k, k]`, for convolutions of these channels and this kernel.
     pub(crate) fn new(s: &ConvShape, weight: &[T]) -> Self {
-        let &ConvShape { c_out, c_in, k, .. } = s;
         // Four registers of sums, and as many again for every second row.
         let wide = 4 * size_of::<f32>() / size_of::<T>();
-        let vectors = if c_out <= wide / 2 * LINE { wide / 2 } else { wide };
-        let most = (panel_lines::<T>() / (k * vectors)).max(1);
-        let blocks = c_in.div_ceil(most);
-        let per_block = c_in.div_ceil(blocks.max(1));
-        let output_blocks = c_out.div_ceil(vectors * LINE);
-        let len = blocks * k * k * per_block * vectors;
-        let mut lines = vec![Line::default(); output_blocks * len];
-        let taps = k * k;
-        lines.par_chunks_exact_mut(len.max(1)).enumerate().for_each(|(block, lines)| {
-            run_vectorized(Pack { lines, weight, block, vectors, per_block, c_in, c_out, taps });
+        let vectors = if s.c_out <= wide / 2 * LINE { wide / 2 } else { wide };
+        let input_blocks = s.c_in.div_ceil((panel_lines::<T>() / (s.k * vectors)).max(1));
+        let per_block = s.c_in.div_ceil(input_blocks);
+        let blocks = vec![Vec::new(); s.c_out.div_ceil(vectors * LINE)];
+        let mut packed = Self { blocks, vectors, per_block, input_blocks, k: s.k };
+        packed.update(s, weight);
+        packed
+    }
+
+    /// Packs other numbers of the same shape, into the memory at hand: fresh memory would cost more than the packing.
+    pub(crate) fn update(&mut self, s: &ConvShape, weight: &[T]) {
+        let &mut Self { ref mut blocks, vectors, per_block, .. } = self;
+        blocks.par_iter_mut().enumerate().for_each(|(block, lines)| {
+            run_vectorized(Pack { shape: s, weight, block, vectors, per_block, lines });
         });
-        Self { lines, vectors, per_block, blocks, k }
     }
 
     /// The weights that the window row `ky` of one block of inputs has to one block of outputs.
-    fn panel(&self, output_block: usize, block: usize, ky: usize) -> &[Line<T>] {
+    fn panel(&self, output_block: usize, input_block: usize, ky: usize) -> &[Line<T>] {
         let len = self.k * self.per_block * self.vectors;
-        &self.lines[((output_block * self.blocks + block) * self.k + ky) * len..][..len]
+        &self.blocks[output_block][(input_block * self.k + ky) * len..][..len]
     }
 }
 
+/// One block of output channels.
 struct Pack<'a, T> {
-    lines: &'a mut [Line<T>],
+    shape: &'a ConvShape,
     weight: &'a [T],
     block: usize,
     vectors: usize,
     per_block: usize,
-    c_in: usize,
-    c_out: usize,
-    taps: usize,
+    lines: &'a mut Vec<Line<T>>,
 }
 
 impl<T: Real> Kernel for Pack<'_, T> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { lines, weight, block, vectors, per_block, c_in, c_out, taps } = self;
-        let first = block * vectors;
-        let last = c_out.div_ceil(LINE).min(first + vectors);
-        let places: Vec<usize> = (0..c_in * taps)
-            .map(|e| {
-                let (c, tap) = (e / taps, e % taps);
-                (((c / per_block) * taps + tap) * per_block + c % per_block) * vectors
-            })
-            .collect();
-        transposed_lines(weight, c_in * taps, 0..c_in * taps, first..last, |e, group, line| {
-            lines[places[e] + group - first] = line;
-        });
+        let Self { shape: s, weight, block, vectors, per_block, lines } = self;
+        let taps = s.k * s.k;
+        let groups = block * vectors..s.c_out.div_ceil(LINE).min((block + 1) * vectors);
+        let len = taps * per_block * vectors;
+        lines.clear();
+        lines.reserve_exact(s.c_in.div_ceil(per_block) * len);
+        for first in (0..s.c_in).step_by(per_block) {
+            let channels = first..s.c_in.min(first + per_block);
+            // Zeros first, part by part: they are still in the cache when they are overwritten.
+            let start = lines.len();
+            lines.resize(start + len, Line::default());
+            let lines = &mut lines[start..];
+            transposed_lines(weight, (s.c_in, taps), channels, groups.clone(), |c, tap, group, line| {
+                lines[(tap * per_block + c - first) * vectors + group - groups.start] = line;
+            });
+        }
     }
 }
 
@@ -165,7 +170,8 @@ impl<T: Real> Task<'_, '_, T> {
         let rows = self.input_rows();
         let padded = s.w + 2 * s.padding;
         let mut entries = List::default();
-        let mut starts = Vec::with_capacity(self.weights.blocks * self.band.frames.len() * rows.len() * (padded + 1));
+        let mut starts =
+            Vec::with_capacity(self.weights.input_blocks * self.band.frames.len() * rows.len() * (padded + 1));
         for first in (0..s.c_in).step_by(per_block) {
             let channels = first..s.c_in.min(first + per_block);
             for frame in self.band.frames.clone() {
@@ -192,7 +198,7 @@ impl<T: Real> Task<'_, '_, T> {
         let padded = s.w + 2 * s.padding;
         for (i, output_block) in self.blocks.clone().enumerate() {
             let lanes = i * G * LINE..((i + 1) * G * LINE).min(self.outputs[0].len());
-            for block in 0..self.weights.blocks {
+            for block in 0..self.weights.input_blocks {
                 for ky in 0..s.k {
                     let panel = self.weights.panel(output_block, block, ky).as_chunks::<G>().0;
                     let mut lines = self.outputs.chunks_exact_mut(s.w_out);

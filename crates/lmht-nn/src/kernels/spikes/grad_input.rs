@@ -7,7 +7,7 @@ use crate::kernels::real::{Kernel, Real, run_vectorized};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Input positions of a band. Their sums for one block of channels stay in the second-level cache.
+/// Input positions of a band, of each phase. Their sums for one block of channels stay in the second-level cache.
 const POSITIONS: usize = 256;
 
 /// A piece of one row of the window: so many lines stay in registers while weights pass by.
@@ -68,15 +68,32 @@ impl<'a> Plan<'a> {
         let per_block = s.c_in.div_ceil(blocks);
         Self { shape, rows, cols, pieces, vectors, per_block, blocks, lines }
     }
+}
 
-    /// For each block `[pieces, per_block, lines of the piece]`.
-    fn pack<T: Real>(&self, weight: &[T]) -> Vec<Line<T>> {
-        let len = self.per_block * self.lines;
-        let mut packed = vec![Line::default(); self.blocks * len];
-        packed.par_chunks_exact_mut(len.max(1)).enumerate().for_each(|(block, lines)| {
-            run_vectorized(Pack { plan: self, block, weight, lines });
-        });
+/// Weights in the order in which [`grad_input_packed`] reads them.
+#[derive(Debug)]
+pub(crate) struct PackedColumns<T> {
+    /// For each block of input channels `[pieces, per_block, lines of the piece]`.
+    blocks: Vec<Vec<Line<T>>>,
+}
+
+impl<T: Real> PackedColumns<T> {
+    /// Packs `weight`, `[c_out, c_in, k, k]`, for convolutions of this shape with any `n`.
+    pub(crate) fn new(s: &ConvShape, weight: &[T]) -> Self {
+        let mut packed = Self { blocks: Vec::new() };
+        packed.update(s, weight);
         packed
+    }
+
+    /// Packs other numbers, into the memory at hand: fresh memory would cost more than the packing.
+    pub(crate) fn update(&mut self, s: &ConvShape, weight: &[T]) {
+        let plan = Plan::new::<T>(s);
+        self.blocks.resize(plan.blocks, Vec::new());
+        self.blocks.par_iter_mut().enumerate().for_each(|(block, lines)| {
+            lines.clear();
+            lines.resize(plan.per_block * plan.lines, Line::default());
+            run_vectorized(Pack { plan: &plan, block, weight, lines });
+        });
     }
 }
 
@@ -94,23 +111,21 @@ impl<T: Real> Kernel for Pack<'_, '_, T> {
         let s = plan.shape;
         let taps = s.k * s.k;
         // Where the first channel's line of a tap and a group of output channels goes, and the step between channels.
-        let mut places = vec![(usize::MAX, 0); taps * plan.vectors];
+        let mut places = vec![None; taps * plan.vectors];
         for piece in &plan.pieces {
             let (row, col) = (plan.rows.phases[piece.phase.0], plan.cols.phases[piece.phase.1]);
             for i in 0..piece.n {
                 let (x, group) = ((piece.first + i) / plan.vectors, (piece.first + i) % plan.vectors);
                 let ky = row.r + piece.tap * s.stride;
                 let kx = col.r + (col.taps - 1 - x) * s.stride;
-                places[(ky * s.k + kx) * plan.vectors + group] = (piece.before * plan.per_block + i, piece.n);
+                places[(ky * s.k + kx) * plan.vectors + group] = Some((piece.before * plan.per_block + i, piece.n));
             }
         }
         let first = block * plan.per_block;
         let channels = first..s.c_in.min(first + plan.per_block);
-        let elements = channels.start * taps..channels.end * taps;
-        transposed_lines(weight, s.c_in * taps, elements, 0..plan.vectors, |e, group, line| {
-            let (place, step) = places[e % taps * plan.vectors + group];
-            if let Some(to) = lines.get_mut(place.wrapping_add((e / taps - first) * step)) {
-                *to = line;
+        transposed_lines(weight, (s.c_in, taps), channels, 0..plan.vectors, |c, tap, group, line| {
+            if let Some((place, step)) = places[tap * plan.vectors + group] {
+                lines[place + (c - first) * step] = line;
             }
         });
     }
@@ -119,13 +134,23 @@ impl<T: Real> Kernel for Pack<'_, '_, T> {
 /// `dxs[n, y stride + ky - p, x stride + kx - p, i] = Σ_{ky, kx, o} weight[o, i, ky, kx] dys[n, y, x, o]` where the
 /// top bit of the unit is set, 0 elsewhere.
 pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], units: &[u8], dxs: &mut [T]) {
+    grad_input_packed(s, grads, &PackedColumns::new(s, weight), units, dxs);
+}
+
+/// [`grad_input`] with weights that were packed before.
+pub(crate) fn grad_input_packed<T: Real>(
+    s: &ConvShape,
+    grads: &[T],
+    weights: &PackedColumns<T>,
+    units: &[u8],
+    dxs: &mut [T],
+) {
     let plan = Plan::new::<T>(s);
     if dxs.is_empty() || plan.pieces.is_empty() {
         return dxs.fill(T::default());
     }
-    let weights = plan.pack(weight);
     // Whole input rows of all phases, so that a task owns neighbouring positions.
-    let bands = bands(s.n, plan.rows.n, POSITIONS.div_ceil(plan.cols.n * s.stride * s.stride));
+    let bands = bands(s.n, plan.rows.n, POSITIONS.div_ceil(plan.cols.n));
     let mut rest = dxs;
     let mut tasks = Vec::with_capacity(bands.len());
     for band in bands {
@@ -133,7 +158,7 @@ pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], unit
         let end = if band.rows.end == plan.rows.n { s.h } else { band.rows.end * s.stride };
         let (outputs, others) = rest.split_at_mut(band.frames.len() * (end - first) * s.w * s.c_in);
         rest = others;
-        tasks.push(Task { plan: &plan, grads, weights: &weights, units, band, rows: first..end, dxs: outputs });
+        tasks.push(Task { plan: &plan, grads, weights, units, band, rows: first..end, dxs: outputs });
     }
     tasks.into_par_iter().for_each(run_vectorized);
 }
@@ -142,7 +167,7 @@ pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], unit
 struct Task<'a, 'b, T> {
     plan: &'a Plan<'b>,
     grads: &'a [T],
-    weights: &'a [Line<T>],
+    weights: &'a PackedColumns<T>,
     units: &'a [u8],
     band: Band,
     /// Input rows.
@@ -174,7 +199,7 @@ impl<T: Real> Kernel for Task<'_, '_, T> {
         let (mut entries, mut starts, mut sums, mut pixels) = (List::default(), Vec::new(), Vec::new(), Vec::new());
         for block in 0..plan.blocks {
             let channels = block * plan.per_block..s.c_in.min((block + 1) * plan.per_block);
-            let weights = &weights[block * plan.per_block * plan.lines..][..plan.per_block * plan.lines];
+            let weights = &weights.blocks[block];
             let phases = (0..plan.rows.phases.len()).flat_map(|i| (0..plan.cols.phases.len()).map(move |j| (i, j)));
             for phase in phases {
                 let (row, col) = (plan.rows.phases[phase.0], plan.cols.phases[phase.1]);

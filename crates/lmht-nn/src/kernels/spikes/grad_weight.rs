@@ -41,7 +41,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new<T>(shape: &'a ConvShape) -> Self {
+    fn new(shape: &'a ConvShape) -> Self {
         let s = shape;
         let rows = Axis::new(s.h, s.h_out, s.k, s.stride, s.padding);
         let cols = Axis::new(s.w, s.w_out, s.k, s.stride, s.padding);
@@ -148,7 +148,7 @@ impl Kernel for ListTask<'_, '_> {
 
 /// `dweight[o, i, ky, kx] = Σ_{n, y, x} s[n, y stride + ky - p, x stride + kx - p, i] dys[n, y, x, o]`.
 pub(crate) fn grad_weight<T: Real>(s: &ConvShape, spikes: &[u8], grads: &[T], dweight: &mut [T]) {
-    let plan = Plan::new::<T>(s);
+    let plan = Plan::new(s);
     // The tile of output gradients, of one block of channels, stays in the first-level cache.
     let positions = PANEL_BYTES / (plan.vectors * size_of::<Line<T>>());
     let cols = plan.cols.reach(plan.cols.n);

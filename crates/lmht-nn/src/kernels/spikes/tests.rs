@@ -220,7 +220,7 @@ fn numbers_of_threads_change_no_bit() {
 fn packed_weights_serve_any_batch() {
     let s = shape(3, 20, (5, 6), 24, 3, 1, 1).unwrap();
     let case = Case::<f32>::new(s, 5, 0.3, 2, 0.);
-    let packed = PackedWeights::new(&s, &case.weight);
+    let mut packed = PackedWeights::new(&s, &case.weight);
     let [expected, _, _] = case.fast();
     let (len_in, len_out) = (case.spikes.len() / 3, expected.len() / 3);
     for n in 0..3 {
@@ -228,6 +228,16 @@ fn packed_weights_serve_any_batch() {
         forward_packed(&ConvShape { n: 1, ..s }, &case.spikes[n * len_in..][..len_in], &packed, &mut ys);
         assert_eq!(ys, expected[n * len_out..][..len_out]);
     }
+    // Another weight in the same memory.
+    let other = Case::<f32>::new(s, 6, 0.3, 2, 0.4);
+    let [ys, _, dxs] = other.fast();
+    let mut columns = PackedColumns::new(&s, &case.weight);
+    packed.update(&s, &other.weight);
+    columns.update(&s, &other.weight);
+    let (mut packed_ys, mut packed_dxs) = (vec![f32::NAN; ys.len()], vec![f32::NAN; dxs.len()]);
+    forward_packed(&s, &other.spikes, &packed, &mut packed_ys);
+    grad_input_packed(&s, &other.grads, &columns, &other.spikes, &mut packed_dxs);
+    assert_eq!((packed_ys, packed_dxs), (ys, dxs));
 }
 
 #[test]
