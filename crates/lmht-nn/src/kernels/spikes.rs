@@ -204,27 +204,32 @@ fn transposed_lines<T: Real>(
     groups: Range<usize>,
     mut put: impl FnMut(usize, usize, usize, Line<T>),
 ) {
-    // Some channels of some rows are copied together first: rows that lie a power of two apart would push each other
-    // out of the first-level cache.
+    // Some numbers of some rows are copied together first: rows that lie a power of two apart would push each other out
+    // of the first-level cache.
     const GROUPS: usize = 4;
-    let per_step = (16 * LINE).div_ceil(taps);
-    let stride = per_step * taps + LINE;
-    let mut rows = vec![T::default(); GROUPS * LINE * stride];
+    const STEP: usize = 144;
+    let mut rows = [[T::default(); STEP + LINE]; GROUPS * LINE];
+    let taps_per_step = taps.min(STEP);
+    let per_step = STEP / taps_per_step;
     for first in channels.clone().step_by(per_step) {
         let n = per_step.min(channels.end - first);
-        for first_group in groups.clone().step_by(GROUPS) {
-            let n_groups = GROUPS.min(groups.end - first_group);
-            for (i, row) in rows.chunks_exact_mut(stride).enumerate().take(n_groups * LINE) {
-                match weight.get(((first_group * LINE + i) * c_in + first) * taps..) {
-                    Some(weight) if !weight.is_empty() => row[..n * taps].copy_from_slice(&weight[..n * taps]),
-                    _ => row.fill(T::default()),
+        for first_tap in (0..taps).step_by(taps_per_step) {
+            let n_taps = taps_per_step.min(taps - first_tap);
+            for first_group in groups.clone().step_by(GROUPS) {
+                let n_groups = GROUPS.min(groups.end - first_group);
+                for (i, row) in rows.iter_mut().enumerate().take(n_groups * LINE) {
+                    match weight.get(((first_group * LINE + i) * c_in + first) * taps + first_tap..) {
+                        Some(weight) if !weight.is_empty() => row[..n * n_taps].copy_from_slice(&weight[..n * n_taps]),
+                        _ => row.fill(T::default()),
+                    }
                 }
-            }
-            for tap in 0..taps {
-                for c in 0..n {
-                    for group in 0..n_groups {
-                        let column = &rows[group * LINE * stride + c * taps + tap..][..(LINE - 1) * stride + 1];
-                        put(first + c, tap, first_group + group, Line(std::array::from_fn(|l| column[l * stride])));
+                let (blocks, _) = rows.as_chunks::<LINE>();
+                for tap in 0..n_taps {
+                    for c in 0..n {
+                        for (group, block) in blocks[..n_groups].iter().enumerate() {
+                            let line = block.each_ref().map(|row| row[c * n_taps + tap]);
+                            put(first + c, first_tap + tap, first_group + group, Line(line));
+                        }
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! The weight gradient: for each input channel, sums of output gradients around the positions where it is active.
 
-use super::scan::List;
+use super::scan::{Active, List, mask, transpose_bits};
 use super::{Axis, Band, GradTile, LINE, Line, PANEL_BYTES, Phase, bands};
 use crate::kernels::ConvShape;
 use crate::kernels::real::{Kernel, Real, run_vectorized};
@@ -95,8 +95,8 @@ impl<'a> Plan<'a> {
 /// For each phase and input channel the positions of a tile where it is active.
 struct Lists {
     band: Band,
-    /// Positions in the tile of output gradients that tap 0 reaches, once for each spike.
-    entries: Vec<u32>,
+    /// Positions in the tile of output gradients where the window of all taps begins, once for each spike.
+    entries: List,
     /// `[phases, c_in + 1]`.
     starts: Vec<u32>,
 }
@@ -112,35 +112,41 @@ impl Kernel for ListTask<'_, '_> {
     fn run<const FMA: bool>(self) {
         let Self { plan, spikes, lists } = self;
         let Lists { band, entries, starts } = lists;
-        let s = plan.shape;
-        let mut counts = vec![0u32; s.c_in];
-        let mut active = List::default();
+        let c_in = plan.shape.c_in;
         let mut pixels = Vec::new();
+        // For 64 channels: masks of 64 pixels each, and which these are.
+        let mut masks: Vec<(usize, [u64; 64])> = Vec::new();
         for row in &plan.rows.phases {
             for col in &plan.cols.phases {
                 plan.pixels(band, row, col, &mut pixels);
-                counts.fill(0);
-                for &(pixel, _) in &pixels {
-                    for (count, unit) in counts.iter_mut().zip(&spikes[pixel * s.c_in..][..s.c_in]) {
-                        *count += u32::from(unit & 0x7f);
+                let mut positions = vec![[0; 64]; pixels.len().div_ceil(64)];
+                for (position, pixel) in positions.as_flattened_mut().iter_mut().zip(&pixels) {
+                    *position = pixel.1;
+                }
+                for first in (0..c_in).step_by(64) {
+                    let channels = first..c_in.min(first + 64);
+                    masks.clear();
+                    for (group, pixels) in pixels.chunks(64).enumerate() {
+                        for level in 1..=127 {
+                            let mut words = [0; 64];
+                            for (word, pixel) in words.iter_mut().zip(pixels) {
+                                *word = mask(&spikes[pixel.0 * c_in..][channels.clone()], Active::Count(level));
+                            }
+                            if words == [0; 64] {
+                                break;
+                            }
+                            transpose_bits(&mut words);
+                            masks.push((group, words));
+                        }
+                    }
+                    for c in 0..channels.len() {
+                        starts.push(entries.len() as u32);
+                        for (group, words) in &masks {
+                            entries.push_chosen(&positions[*group], words[c]);
+                        }
                     }
                 }
-                let mut next = entries.len() as u32;
-                for count in &mut counts {
-                    starts.push(next);
-                    next += std::mem::replace(count, next);
-                }
-                starts.push(next);
-                entries.resize(next as usize, 0);
-                for &(pixel, position) in &pixels {
-                    active.clear();
-                    active.push_spikes(0, &spikes[pixel * s.c_in..][..s.c_in]);
-                    for &c in active.as_slice() {
-                        let place = &mut counts[c as usize];
-                        entries[*place as usize] = position;
-                        *place += 1;
-                    }
-                }
+                starts.push(entries.len() as u32);
             }
         }
     }
@@ -161,7 +167,7 @@ pub(crate) fn grad_weight<T: Real>(s: &ConvShape, spikes: &[u8], grads: &[T], dw
     };
     let mut tiles: Vec<_> = bands(s.n, plan.rows.n, target)
         .into_iter()
-        .map(|band| Lists { band, entries: Vec::new(), starts: Vec::new() })
+        .map(|band| Lists { band, entries: List::default(), starts: Vec::new() })
         .collect();
     tiles.par_iter_mut().for_each(|lists| run_vectorized(ListTask { plan: &plan, spikes, lists }));
 
@@ -288,8 +294,14 @@ impl<T: Real> Kernel for Task<'_, '_, T> {
                     let taps = job.taps.0 * job.taps.1;
                     let sums =
                         &mut sums[inputs.len() * job.before * plan.vectors..][..inputs.len() * taps * plan.vectors];
-                    let runs =
-                        Runs { sums, starts, entries: &lists.entries, lines, cols: tile.cols, first: job.window };
+                    let runs = Runs {
+                        sums,
+                        starts,
+                        entries: lists.entries.as_slice(),
+                        lines,
+                        cols: tile.cols,
+                        first: job.window,
+                    };
                     match (plan.vectors, job.taps.0, job.taps.1) {
                         (1, 1, 1) => runs.add::<1, 1, 1>(),
                         (1, 1, 2) => runs.add::<1, 1, 2>(),

@@ -21,29 +21,59 @@ pub(super) enum Active {
 /// A bit for each of up to 64 bytes, the first lowest: whether it is active.
 #[inline(always)]
 pub(super) fn mask(bytes: &[u8], active: Active) -> u64 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut mask = 0;
-    for (i, word) in words.iter().enumerate() {
-        mask |= word_mask(*word, active) << (8 * i);
+    let mut whole = [0; 64];
+    let bytes = match bytes.first_chunk::<64>() {
+        Some(bytes) => bytes,
+        None => {
+            whole[..bytes.len()].copy_from_slice(bytes);
+            &whole
+        }
+    };
+    // Byte j of word i becomes bit 8 j + i, without a step for each byte; then rows and columns change places.
+    let mut bits = 0;
+    for (i, word) in bytes.as_chunks::<8>().0.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let top_bits = match active {
+            // A count of at least j carries into the top bit when 128 - j is added, and never beyond.
+            Active::Count(j) => (word & splat(COUNT)) + splat(WANTED - j),
+            Active::Wanted => word,
+        };
+        bits |= (top_bits & splat(WANTED)) >> (7 - i);
     }
-    if !rest.is_empty() {
-        let mut word = [0; 8];
-        word[..rest.len()].copy_from_slice(rest);
-        mask |= word_mask(word, active) << (8 * words.len());
-    }
-    mask
+    transpose_bytes(bits)
 }
 
+/// The transpose of 8 x 8 bits, a row in each byte.
 #[inline(always)]
-fn word_mask(word: [u8; 8], active: Active) -> u64 {
-    let word = u64::from_le_bytes(word);
-    let top_bits = match active {
-        // A count of at least j carries into the top bit when 128 - j is added, and never beyond.
-        Active::Count(j) => (word & splat(COUNT)) + splat(WANTED - j),
-        Active::Wanted => word,
-    } & splat(WANTED);
-    // Bit 8 i times 2^(56 - 7 i) is bit 56 + i; no two of the other products meet, so nothing carries into these.
-    ((top_bits >> 7).wrapping_mul(0x0102_0408_1020_4080)) >> 56
+fn transpose_bytes(mut bits: u64) -> u64 {
+    // Blocks of 1, 2 and 4 bits beside the diagonal change places with those across it.
+    for (shift, upper) in [(7, 0x00aa_00aa_00aa_00aa), (14, 0x0000_cccc_0000_cccc), (28, 0x0000_0000_f0f0_f0f0)] {
+        let swapped = (bits ^ (bits >> shift)) & upper;
+        bits ^= swapped ^ (swapped << shift);
+    }
+    bits
+}
+
+/// The transpose of 64 x 64 bits: bit j of word i becomes bit i of word j.
+#[inline(always)]
+pub(super) fn transpose_bits(words: &mut [u64; 64]) {
+    for (size, lower) in [
+        (32, 0x0000_0000_ffff_ffff),
+        (16, 0x0000_ffff_0000_ffff),
+        (8, 0x00ff_00ff_00ff_00ff),
+        (4, 0x0f0f_0f0f_0f0f_0f0f),
+        (2, 0x3333_3333_3333_3333),
+        (1, 0x5555_5555_5555_5555_u64),
+    ] {
+        for block in words.chunks_exact_mut(2 * size) {
+            let (upper, under) = block.split_at_mut(size);
+            for (a, b) in upper.iter_mut().zip(under) {
+                let swapped = ((*a >> size) ^ *b) & lower;
+                *b ^= swapped;
+                *a ^= swapped << size;
+            }
+        }
+    }
 }
 
 /// A list that grows by the set bits of masks.
@@ -72,7 +102,18 @@ impl List {
 
     /// Appends `first + i` for every set bit i.
     #[inline(always)]
-    pub(super) fn push_bits(&mut self, first: u32, mut mask: u64) {
+    pub(super) fn push_bits(&mut self, first: u32, mask: u64) {
+        self.push_with(mask, |i| first + i);
+    }
+
+    /// Appends `numbers[i]` for every set bit i.
+    #[inline(always)]
+    pub(super) fn push_chosen(&mut self, numbers: &[u32; 64], mask: u64) {
+        self.push_with(mask, |i| numbers[(i % 64) as usize]);
+    }
+
+    #[inline(always)]
+    fn push_with(&mut self, mut mask: u64, number: impl Fn(u32) -> u32) {
         if self.room.len() < self.len + 72 {
             self.grow();
         }
@@ -81,7 +122,7 @@ impl List {
         // Eight at a time without asking whether there are eight: the branch would be a coin toss.
         for room in room.as_chunks_mut::<8>().0.iter_mut().take(n.div_ceil(8)) {
             for slot in room {
-                *slot = first + mask.trailing_zeros();
+                *slot = number(mask.trailing_zeros());
                 mask &= mask.wrapping_sub(1);
             }
         }
@@ -135,4 +176,40 @@ pub(crate) fn densities(spikes: &[u8]) -> (f64, f64) {
     let sums = spikes.par_chunks(1 << 16).map(count).reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
     let n = spikes.len().max(1) as f64;
     (sums.0 as f64 / n, sums.1 as f64 / n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_and_transposes() {
+        let bytes: Vec<u8> = (0..64u32).map(|i| (i * 37 % 256) as u8).collect();
+        for n in [0, 1, 7, 8, 63, 64] {
+            for active in [Active::Count(1), Active::Count(3), Active::Count(127), Active::Wanted] {
+                let bit = |i: usize| match active {
+                    Active::Count(j) => bytes[i] & COUNT >= j,
+                    Active::Wanted => bytes[i] & WANTED != 0,
+                };
+                let expected = (0..n).fold(0, |mask, i| mask | u64::from(bit(i)) << i);
+                assert_eq!(mask(&bytes[..n], active), expected, "{n} bytes, {active:?}");
+            }
+        }
+        let words: [u64; 64] = std::array::from_fn(|i| (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut transposed = words;
+        transpose_bits(&mut transposed);
+        for (i, word) in words.iter().enumerate() {
+            for (j, other) in transposed.iter().enumerate() {
+                assert_eq!(word >> j & 1, other >> i & 1);
+            }
+        }
+    }
+
+    #[test]
+    fn lists_repeat_spikes() {
+        let mut list = List::default();
+        list.push_spikes(100, &[0x80, 2, 0, 0x81]);
+        list.push_wanted(0, &[0x80, 2, 0, 0x81]);
+        assert_eq!(list.as_slice(), [101, 103, 101, 0, 3]);
+    }
 }

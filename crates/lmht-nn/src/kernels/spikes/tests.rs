@@ -259,6 +259,8 @@ fn large_maps_and_many_channels() {
         shape(19, 200, (4, 4), 136, 3, 1, 1),
         shape(3, 130, (9, 8), 72, 1, 2, 0),
         shape(1, 2, (3, 700), 8, 3, 1, 1),
+        shape(1, 2, (13, 14), 9, 13, 1, 1),
+        shape(1, 5, (16, 12), 9, 7, 2, 3),
     ] {
         Case::<f32>::new(s.unwrap(), 7, 0.12, 2, 0.25).check(2e-6);
         Case::<f64>::new(s.unwrap(), 7, 0.12, 2, 0.25).check(1e-14);
