@@ -145,12 +145,24 @@ impl<T: Real> Kernel for Task<'_, '_, T> {
     }
 }
 
-/// For every pixel of some rows the list of its active channels.
+/// The active inputs of a part of an output's window: one row of the window, one block of input channels.
+#[derive(Debug, Clone, Copy, Default)]
+struct Run {
+    /// Entries.
+    start: u32,
+    end: u32,
+    /// What to subtract from an entry to get a row of the panel.
+    first: u32,
+    /// Output position in the band.
+    output: u32,
+}
+
+/// Which rows of which panel belong to which output.
 struct Lists {
-    /// Entry `pixel * per_block + channel`, pixel counted in the padded row, once for each spike.
+    /// `pixel * per_block + channel` of the active inputs, once for each spike; the pixel is counted in its padded row.
     entries: List,
-    /// `[blocks, frames, rows, padded columns + 1]`: where the list of a pixel begins.
-    starts: Vec<u32>,
+    /// For each block and row of the window.
+    runs: Vec<Vec<Run>>,
 }
 
 impl<T: Real> Task<'_, '_, T> {
@@ -170,10 +182,12 @@ impl<T: Real> Task<'_, '_, T> {
         let rows = self.input_rows();
         let padded = s.w + 2 * s.padding;
         let mut entries = List::default();
-        let mut starts =
-            Vec::with_capacity(self.weights.input_blocks * self.band.frames.len() * rows.len() * (padded + 1));
+        // Where the list of a pixel begins: `[frames, rows, padded columns + 1]`.
+        let mut starts = Vec::with_capacity(self.band.frames.len() * rows.len() * (padded + 1));
+        let mut all_runs = Vec::with_capacity(self.weights.input_blocks * s.k);
         for first in (0..s.c_in).step_by(per_block) {
             let channels = first..s.c_in.min(first + per_block);
+            starts.clear();
             for frame in self.band.frames.clone() {
                 for y in rows.clone() {
                     let row = &self.spikes[(frame * s.h + y) * s.w * s.c_in..][..s.w * s.c_in];
@@ -185,44 +199,46 @@ impl<T: Real> Task<'_, '_, T> {
                     starts.extend(std::iter::repeat_n(entries.len() as u32, s.padding + 1));
                 }
             }
+            for ky in 0..s.k {
+                let mut runs = Vec::with_capacity(self.outputs.len());
+                for frame in 0..self.band.frames.len() {
+                    for (i, y) in self.band.rows.clone().enumerate() {
+                        let output = ((frame * self.band.rows.len() + i) * s.w_out) as u32;
+                        let y = (y * s.stride + ky).checked_sub(s.padding).filter(|&y| y < s.h);
+                        let Some(y) = y else {
+                            // The first of all runs of an output overwrites what was there.
+                            if (first, ky) == (0, 0) {
+                                runs.extend((0..s.w_out as u32).map(|x| Run { output: output + x, ..Run::default() }));
+                            }
+                            continue;
+                        };
+                        let starts = &starts[(frame * rows.len() + y - rows.start) * (padded + 1)..][..padded + 1];
+                        let ends = starts[s.k..].iter().step_by(s.stride);
+                        let starts = starts.iter().step_by(s.stride).zip(ends).take(s.w_out);
+                        runs.extend((0..).zip(starts).map(|(x, (&start, &end))| {
+                            let first = x * (s.stride * per_block) as u32;
+                            Run { start, end, first, output: output + x }
+                        }));
+                    }
+                }
+                all_runs.push(runs);
+            }
         }
-        Lists { entries, starts }
+        Lists { entries, runs: all_runs }
     }
 
     #[inline(always)]
     fn run_wide<const G: usize>(mut self) {
-        let s = self.shape;
+        let k = self.shape.k;
         let lists = self.lists();
         let entries = lists.entries.as_slice();
-        let rows = self.input_rows();
-        let padded = s.w + 2 * s.padding;
         for (i, output_block) in self.blocks.clone().enumerate() {
             let lanes = i * G * LINE..((i + 1) * G * LINE).min(self.outputs[0].len());
-            for block in 0..self.weights.input_blocks {
-                for ky in 0..s.k {
-                    let panel = self.weights.panel(output_block, block, ky).as_chunks::<G>().0;
-                    let mut lines = self.outputs.chunks_exact_mut(s.w_out);
-                    for frame in 0..self.band.frames.len() {
-                        for y in self.band.rows.clone() {
-                            let Some(outputs) = lines.next() else { return };
-                            // The first of all rows overwrites what was there.
-                            let fresh = (block, ky) == (0, 0);
-                            let Some(y) = (y * s.stride + ky).checked_sub(s.padding).filter(|&y| y < s.h) else {
-                                if fresh {
-                                    outputs.iter_mut().for_each(|output| output[lanes.clone()].fill(T::default()));
-                                }
-                                continue;
-                            };
-                            let line = (block * self.band.frames.len() + frame) * rows.len() + y - rows.start;
-                            let starts = &lists.starts[line * (padded + 1)..][..padded + 1];
-                            for (x, output) in outputs.iter_mut().enumerate() {
-                                let x = x * s.stride;
-                                let run = &entries[starts[x] as usize..starts[x + s.k] as usize];
-                                let first = (x * self.weights.per_block) as u32;
-                                add_to(&mut output[lanes.clone()], fresh, run, first, panel);
-                            }
-                        }
-                    }
+            for (pass, runs) in lists.runs.iter().enumerate() {
+                let panel = self.weights.panel(output_block, pass / k, pass % k).as_chunks::<G>().0;
+                for run in runs {
+                    let outputs = &mut self.outputs[run.output as usize][lanes.clone()];
+                    add_to(outputs, pass == 0, &entries[run.start as usize..run.end as usize], run.first, panel);
                 }
             }
         }
@@ -238,35 +254,28 @@ fn add_to<T: Real, const G: usize>(
     first: u32,
     panel: &[[Line<T>; G]],
 ) {
-    let mut sums = [Line::default(); G];
+    let sums = add_rows(entries, first, panel);
     if let Some(outputs) = outputs.as_chunks_mut::<LINE>().0.first_chunk_mut::<G>() {
-        if !fresh {
-            sums = outputs.map(Line);
-        }
-        *outputs = add_rows(sums, entries, first, panel).map(|line| line.0);
-    } else {
-        for (line, outputs) in sums.iter_mut().zip(outputs.chunks(LINE)) {
+        for (output, mut sum) in outputs.iter_mut().zip(sums) {
             if !fresh {
-                line.0[..outputs.len()].copy_from_slice(outputs);
+                sum.add(&Line(*output));
             }
+            *output = sum.0;
         }
-        let sums = add_rows(sums, entries, first, panel);
-        for (line, outputs) in sums.iter().zip(outputs.chunks_mut(LINE)) {
-            outputs.copy_from_slice(&line.0[..outputs.len()]);
+    } else {
+        for (outputs, sums) in outputs.chunks_mut(LINE).zip(&sums) {
+            for (output, &sum) in outputs.iter_mut().zip(&sums.0) {
+                *output = if fresh { sum } else { *output + sum };
+            }
         }
     }
 }
 
 #[inline(always)]
-fn add_rows<T: Real, const G: usize>(
-    sums: [Line<T>; G],
-    entries: &[u32],
-    first: u32,
-    panel: &[[Line<T>; G]],
-) -> [Line<T>; G] {
+fn add_rows<T: Real, const G: usize>(entries: &[u32], first: u32, panel: &[[Line<T>; G]]) -> [Line<T>; G] {
     let (pairs, last) = entries.as_chunks::<2>();
     // Two sets of sums: an addition takes three cycles, and two can begin in each.
-    let mut sums = [sums, [Line::default(); G]];
+    let mut sums = [[Line::default(); G]; 2];
     for pair in pairs {
         for (sums, entry) in sums.iter_mut().zip(pair) {
             let row = &panel[(entry - first) as usize];
