@@ -7,12 +7,12 @@
 //!
 //! All three find the active units once and keep the numbers of the inner loop in the first-level cache:
 //!
-//! - [`forward`]: each output position adds up the weight rows of the active inputs of its window. The active inputs of
+//! - [`forward()`]: each output position adds up the weight rows of the active inputs of its window. The active inputs of
 //!   one row of the window are one run of one list, because neighbouring pixels lie side by side; a panel of weights
 //!   `[k * channels, lanes]` (24 kB) is kept while a band of positions passes by.
-//! - [`grad_weight`]: for each input channel the list of positions at which it is active, in a tile of the map; all
+//! - [`grad_weight()`]: for each input channel the list of positions at which it is active, in a tile of the map; all
 //!   taps of the kernel stay in registers while the output gradients around the positions are added.
-//! - [`grad_input`]: a piece of the output gradient around a position stays in registers while the weight rows of the
+//! - [`grad_input()`]: a piece of the output gradient around a position stays in registers while the weight rows of the
 //!   wanted channels pass by.
 //!
 //! Work is cut by the shapes alone, and every sum has one order, so results do not depend on the number of threads.
@@ -63,12 +63,18 @@ struct Band {
     rows: Range<usize>,
 }
 
-/// Cuts `n` maps of `rows` rows into bands of about `target` rows: parts of a map, or several whole maps.
-fn bands(n: usize, rows: usize, target: usize) -> Vec<Band> {
-    let target = target.max(1);
-    if n == 0 || rows == 0 {
+/// Tasks to have at least. A constant and not the number of threads, so that sums keep their order.
+const TASKS: usize = 4;
+
+/// Cuts `n` maps of `rows` rows and `cols` columns into bands of about `positions`, fewer if there are few: parts of a
+/// map, or several whole maps.
+fn bands(n: usize, rows: usize, cols: usize, positions: usize) -> Vec<Band> {
+    if n == 0 || rows == 0 || cols == 0 {
         return Vec::new();
     }
+    // With fewer than this what is done once for a band would count.
+    const LEAST: usize = 64;
+    let target = (positions.min((n * rows * cols).div_ceil(TASKS).max(LEAST)) / cols).max(1);
     if rows > target {
         let per_band = rows.div_ceil(rows.div_ceil(target));
         let starts = (0..rows).step_by(per_band);

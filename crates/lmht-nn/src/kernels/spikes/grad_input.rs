@@ -137,7 +137,7 @@ pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], unit
     grad_input_packed(s, grads, &PackedColumns::new(s, weight), units, dxs);
 }
 
-/// [`grad_input`] with weights that were packed before.
+/// [`grad_input()`] with weights that were packed before.
 pub(crate) fn grad_input_packed<T: Real>(
     s: &ConvShape,
     grads: &[T],
@@ -150,7 +150,7 @@ pub(crate) fn grad_input_packed<T: Real>(
         return dxs.fill(T::default());
     }
     // Whole input rows of all phases, so that a task owns neighbouring positions.
-    let bands = bands(s.n, plan.rows.n, POSITIONS.div_ceil(plan.cols.n));
+    let bands = bands(s.n, plan.rows.n, plan.cols.n, POSITIONS);
     let mut rest = dxs;
     let mut tasks = Vec::with_capacity(bands.len());
     for band in bands {

@@ -157,15 +157,13 @@ pub(crate) fn grad_weight<T: Real>(s: &ConvShape, spikes: &[u8], grads: &[T], dw
     let plan = Plan::new(s);
     // The tile of output gradients, of one block of channels, stays in the first-level cache.
     let positions = PANEL_BYTES / (plan.vectors * size_of::<Line<T>>());
-    let cols = plan.cols.reach(plan.cols.n);
-    let around = plan.rows.reach(0);
-    let tile_rows = positions / cols;
-    let target = if plan.rows.n + around > tile_rows {
-        tile_rows.saturating_sub(around)
-    } else {
-        tile_rows / (plan.rows.n + around) * plan.rows.n
-    };
-    let mut tiles: Vec<_> = bands(s.n, plan.rows.n, target)
+    // Inputs whose windows together fill it.
+    let (around, cols) = (plan.rows.reach(0), plan.cols.reach(plan.cols.n));
+    let tile_rows = (positions / cols).max(1);
+    let whole_map = plan.rows.n + around;
+    let rows =
+        if whole_map > tile_rows { tile_rows.saturating_sub(around) } else { tile_rows / whole_map * plan.rows.n };
+    let mut tiles: Vec<_> = bands(s.n, plan.rows.n, plan.cols.n, rows * plan.cols.n)
         .into_iter()
         .map(|band| Lists { band, entries: List::default(), starts: Vec::new() })
         .collect();
