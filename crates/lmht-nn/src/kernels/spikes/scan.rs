@@ -21,26 +21,31 @@ pub(super) enum Active {
 /// A bit for each of up to 64 bytes, the first lowest: whether it is active.
 #[inline(always)]
 pub(super) fn mask(bytes: &[u8], active: Active) -> u64 {
-    let mut whole = [0; 64];
-    let bytes = match bytes.first_chunk::<64>() {
-        Some(bytes) => bytes,
-        None => {
-            whole[..bytes.len()].copy_from_slice(bytes);
-            &whole
-        }
-    };
-    // Byte j of word i becomes bit 8 j + i, without a step for each byte; then rows and columns change places.
-    let mut bits = 0;
-    for (i, word) in bytes.as_chunks::<8>().0.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let top_bits = match active {
+    if let Some(bytes) = bytes.first_chunk::<64>() {
+        // Byte j of word i becomes bit 8 j + i, in few steps for all; then rows and columns change places.
+        let words = bytes.as_chunks::<8>().0.iter().zip(0..);
+        return transpose_bytes(words.fold(0, |bits, (word, i)| bits | top_bits(*word, active) >> (7 - i)));
+    }
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let mut mask = 0;
+    for (word, i) in words.iter().chain((!rest.is_empty()).then_some(&last)).zip(0..) {
+        mask |= transpose_bytes(top_bits(*word, active) >> 7) << (8 * i);
+    }
+    mask
+}
+
+/// The top bit of each byte: whether it is active.
+#[inline(always)]
+fn top_bits(word: [u8; 8], active: Active) -> u64 {
+    let word = u64::from_le_bytes(word);
+    splat(WANTED)
+        & match active {
             // A count of at least j carries into the top bit when 128 - j is added, and never beyond.
             Active::Count(j) => (word & splat(COUNT)) + splat(WANTED - j),
             Active::Wanted => word,
-        };
-        bits |= (top_bits & splat(WANTED)) >> (7 - i);
-    }
-    transpose_bytes(bits)
+        }
 }
 
 /// The transpose of 8 x 8 bits, a row in each byte.
