@@ -15,11 +15,6 @@ use crate::kernels::{dense, spikes};
 use crate::layers::{BatchNorm, Neuron};
 use crate::ops::storage::with_slice;
 
-/// Below this share of nonzero inputs a weight gradient gathers instead of multiplying.
-const SPARSE_WEIGHT: f64 = 0.35;
-/// Below this share of units that want one, an input gradient is computed unit by unit.
-const SPARSE_INPUT: f64 = 0.4;
-
 /// Gradients of the parameters, by tensor.
 pub(super) type Gradients = HashMap<TensorId, Tensor>;
 
@@ -153,7 +148,7 @@ impl<'a, T: Number> Backward<'a, T> {
             match value {
                 Value::Real(xs) => dense::grad_weight(&shape, xs, grad, &mut dweight),
                 Value::Packed(packed) => {
-                    if packed.active <= SPARSE_WEIGHT {
+                    if spikes::pays_grad_weight(&shape, packed.active) {
                         spikes::grad_weight(&shape, &packed.bytes, grad, &mut dweight);
                     } else {
                         dense::grad_weight(&shape, &packed.bytes, grad, &mut dweight);
@@ -171,7 +166,7 @@ impl<'a, T: Number> Backward<'a, T> {
             with_slice::<T, _>(weight, |weight| {
                 match value {
                     // Elsewhere the neuron before multiplies by zero.
-                    Value::Packed(packed) if packed.has_window && packed.wanted <= SPARSE_INPUT => {
+                    Value::Packed(packed) if packed.has_window && spikes::pays_grad_input(&shape, packed.wanted) => {
                         spikes::grad_input(&shape, grad, weight, &packed.bytes, &mut dxs);
                     }
                     _ => dense::grad_input(&shape, grad, weight, &mut dxs),

@@ -14,9 +14,6 @@ use crate::ops::BatchStats;
 use crate::ops::storage::with_slice;
 use crate::{Mode, Pass, Result, Signal};
 
-/// Below this share of nonzero inputs a convolution of spikes adds weights up instead of multiplying.
-const SPARSE_FORWARD: f64 = 0.35;
-
 /// A program at work: what its steps have computed, and after a training pass what the way back needs.
 #[derive(Debug)]
 pub(super) struct State<T> {
@@ -238,7 +235,7 @@ impl<T: Number> State<T> {
                     &scaled
                 };
                 let mut ys = vec![T::default(); shape.n * to.len()];
-                if packed.active <= SPARSE_FORWARD {
+                if spikes::pays_forward(&shape, packed.active) {
                     spikes::forward(&shape, &packed.bytes, weight, &mut ys);
                 } else {
                     dense::forward(&shape, &packed.bytes, weight, None, &mut ys);

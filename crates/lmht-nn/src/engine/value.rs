@@ -20,7 +20,7 @@ pub(super) struct Packed {
     pub(super) most: u32,
     /// Whether the top bits say all about where a gradient is wanted; otherwise it is wanted everywhere.
     pub(super) has_window: bool,
-    /// Share of units with spikes.
+    /// Spikes a unit.
     pub(super) active: f64,
     /// Share of units with the top bit.
     pub(super) wanted: f64,
@@ -30,7 +30,7 @@ impl Packed {
     pub(super) fn new(bytes: Vec<u8>, amplitude: f64, most: u32, has_window: bool) -> Self {
         let count = |chunk: &[u8]| {
             chunk.iter().fold((0, 0), |(active, wanted): (usize, usize), &byte| {
-                (active + usize::from(byte & !IN_WINDOW != 0), wanted + usize::from(byte >> 7))
+                (active + usize::from(byte & !IN_WINDOW), wanted + usize::from(byte >> 7))
             })
         };
         let (active, wanted) = bytes.par_chunks(CHUNK).map(count).reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));

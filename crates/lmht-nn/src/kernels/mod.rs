@@ -5,6 +5,7 @@
 pub(crate) mod dense;
 mod lines;
 pub(crate) mod real;
+pub(crate) mod spikes;
 
 pub(crate) use real::{Kernel, Real, run_vectorized};
 

@@ -1,0 +1,308 @@
+//! The forward pass: sums of weight rows.
+
+use super::scan::List;
+use super::{Band, LINE, Line, TASKS, bands, panel_lines, transposed_lines};
+use crate::kernels::ConvShape;
+use crate::kernels::real::{Kernel, Real, run_vectorized};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Output positions of a band. Their sums for one block of output channels stay in the second-level cache.
+const POSITIONS: usize = 512;
+/// With fewer positions than this most time goes into fetching the weights.
+const FEW: usize = 128;
+
+/// Weights in the order in which [`forward_packed`] reads them.
+#[derive(Debug)]
+pub(crate) struct PackedWeights<T> {
+    /// For each block of output channels `[input blocks, k, k, per_block, vectors]`.
+    blocks: Vec<Vec<Line<T>>>,
+    /// Lines of a block of output channels.
+    vectors: usize,
+    /// Input channels of a block, and the number of blocks.
+    per_block: usize,
+    input_blocks: usize,
+    k: usize,
+}
+
+impl<T: Real> PackedWeights<T> {
+    /// Packs `weight`, `[c_out, c_in, k, k]`, for convolutions of these channels and this kernel.
+    pub(crate) fn new(s: &ConvShape, weight: &[T]) -> Self {
+        // Four registers of sums, and as many again for every second row.
+        let wide = 4 * size_of::<f32>() / size_of::<T>();
+        let vectors = if s.c_out <= wide / 2 * LINE { wide / 2 } else { wide };
+        let input_blocks = s.c_in.div_ceil((panel_lines::<T>() / (s.k * vectors)).max(1));
+        let per_block = s.c_in.div_ceil(input_blocks);
+        let blocks = vec![Vec::new(); s.c_out.div_ceil(vectors * LINE)];
+        let mut packed = Self { blocks, vectors, per_block, input_blocks, k: s.k };
+        packed.update(s, weight);
+        packed
+    }
+
+    /// Packs other numbers of the same shape, into the memory at hand: fresh memory would cost more than the packing.
+    pub(crate) fn update(&mut self, s: &ConvShape, weight: &[T]) {
+        let &mut Self { ref mut blocks, vectors, per_block, .. } = self;
+        blocks.par_iter_mut().enumerate().for_each(|(block, lines)| {
+            run_vectorized(Pack { shape: s, weight, block, vectors, per_block, lines });
+        });
+    }
+
+    /// The weights that the window row `ky` of one block of inputs has to one block of outputs.
+    fn panel(&self, output_block: usize, input_block: usize, ky: usize) -> &[Line<T>] {
+        let len = self.k * self.per_block * self.vectors;
+        &self.blocks[output_block][(input_block * self.k + ky) * len..][..len]
+    }
+}
+
+/// One block of output channels.
+struct Pack<'a, T> {
+    shape: &'a ConvShape,
+    weight: &'a [T],
+    block: usize,
+    vectors: usize,
+    per_block: usize,
+    lines: &'a mut Vec<Line<T>>,
+}
+
+impl<T: Real> Kernel for Pack<'_, T> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { shape: s, weight, block, vectors, per_block, lines } = self;
+        let taps = s.k * s.k;
+        let groups = block * vectors..s.c_out.div_ceil(LINE).min((block + 1) * vectors);
+        let len = taps * per_block * vectors;
+        lines.clear();
+        lines.reserve_exact(s.c_in.div_ceil(per_block) * len);
+        for first in (0..s.c_in).step_by(per_block) {
+            let channels = first..s.c_in.min(first + per_block);
+            // Zeros first, part by part: they are still in the cache when they are overwritten.
+            let start = lines.len();
+            lines.resize(start + len, Line::default());
+            let lines = &mut lines[start..];
+            transposed_lines(weight, (s.c_in, taps), channels, groups.clone(), |c, tap, group, line| {
+                lines[(tap * per_block + c - first) * vectors + group - groups.start] = line;
+            });
+        }
+    }
+}
+
+/// `ys[n, y, x, o] = Σ_{ky, kx, i} weight[o, i, ky, kx] s[n, y stride + ky - p, x stride + kx - p, i]`.
+pub(crate) fn forward<T: Real>(s: &ConvShape, spikes: &[u8], weight: &[T], ys: &mut [T]) {
+    forward_packed(s, spikes, &PackedWeights::new(s, weight), ys);
+}
+
+/// [`forward()`] with weights that were packed before.
+pub(crate) fn forward_packed<T: Real>(s: &ConvShape, spikes: &[u8], weights: &PackedWeights<T>, ys: &mut [T]) {
+    if ys.is_empty() {
+        return;
+    }
+    let bands = bands(s.n, s.h_out, s.w_out, POSITIONS);
+    let lanes = weights.vectors * LINE;
+    // Few positions: the output channels are shared out as well.
+    let output_blocks = s.c_out.div_ceil(lanes);
+    let per_range = output_blocks.div_ceil(TASKS.div_ceil(bands.len()).min(output_blocks));
+    let ranges = output_blocks.div_ceil(per_range);
+
+    let mut rest = ys;
+    let mut tasks = Vec::with_capacity(bands.len() * ranges);
+    for band in bands {
+        let n = band.frames.len() * band.rows.len() * s.w_out;
+        let (positions, others) = rest.split_at_mut(n * s.c_out);
+        rest = others;
+        let mut ranges: Vec<Vec<&mut [T]>> = (0..ranges).map(|_| Vec::with_capacity(n)).collect();
+        for position in positions.chunks_exact_mut(s.c_out) {
+            for (range, outputs) in ranges.iter_mut().zip(position.chunks_mut(per_range * lanes)) {
+                range.push(outputs);
+            }
+        }
+        for (i, outputs) in ranges.into_iter().enumerate() {
+            let blocks = i * per_range..output_blocks.min((i + 1) * per_range);
+            tasks.push(Task { shape: s, spikes, weights, band: band.clone(), blocks, outputs });
+        }
+    }
+    tasks.into_par_iter().for_each(run_vectorized);
+}
+
+/// The outputs of a band of positions, for some blocks of output channels.
+struct Task<'a, 'out, T> {
+    shape: &'a ConvShape,
+    spikes: &'a [u8],
+    weights: &'a PackedWeights<T>,
+    band: Band,
+    blocks: Range<usize>,
+    /// One for each position.
+    outputs: Vec<&'out mut [T]>,
+}
+
+impl<T: Real> Kernel for Task<'_, '_, T> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        match self.weights.vectors {
+            1 => self.run_wide::<1>(),
+            2 => self.run_wide::<2>(),
+            _ => self.run_wide::<4>(),
+        }
+    }
+}
+
+/// The active inputs of a part of an output's window: one row of the window, one block of input channels.
+#[derive(Debug, Clone, Copy, Default)]
+struct Run {
+    /// Entries.
+    start: u32,
+    end: u32,
+    /// What to subtract from an entry to get a row of the panel.
+    first: u32,
+    /// Output position in the band.
+    output: u32,
+}
+
+/// Which rows of which panel belong to which output.
+struct Lists {
+    /// `pixel * per_block + channel` of the active inputs, once for each spike; the pixel is counted in its padded row.
+    entries: List,
+    /// For each block and row of the window.
+    runs: Vec<Vec<Run>>,
+}
+
+impl<T: Real> Task<'_, '_, T> {
+    /// Rows of the input that the band reads, from the first that exists to the last.
+    #[inline(always)]
+    fn input_rows(&self) -> Range<usize> {
+        let s = self.shape;
+        let first = (self.band.rows.start * s.stride).saturating_sub(s.padding).min(s.h);
+        let end = ((self.band.rows.end - 1) * s.stride + s.k).saturating_sub(s.padding).min(s.h);
+        first..end.max(first)
+    }
+
+    #[inline(always)]
+    fn lists(&self) -> Lists {
+        let s = self.shape;
+        let per_block = self.weights.per_block;
+        let rows = self.input_rows();
+        let padded = s.w + 2 * s.padding;
+        // A stride longer than the kernel leaves rows and columns out.
+        let read = |i: usize| (i + s.padding) % s.stride < s.k;
+        let mut entries = List::default();
+        // Where the list of a pixel begins: `[frames, rows, padded columns + 1]`.
+        let mut starts = Vec::with_capacity(self.band.frames.len() * rows.len() * (padded + 1));
+        let mut all_runs = Vec::with_capacity(self.weights.input_blocks * s.k);
+        for first in (0..s.c_in).step_by(per_block) {
+            let channels = first..s.c_in.min(first + per_block);
+            starts.clear();
+            for frame in self.band.frames.clone() {
+                for y in rows.clone() {
+                    let row = &self.spikes[(frame * s.h + y) * s.w * s.c_in..][..s.w * s.c_in];
+                    starts.extend(std::iter::repeat_n(entries.len() as u32, s.padding));
+                    for (x, pixel) in row.chunks_exact(s.c_in).enumerate() {
+                        starts.push(entries.len() as u32);
+                        if !read(x) || !read(y) {
+                            continue;
+                        }
+                        entries.push_spikes(((s.padding + x) * per_block) as u32, &pixel[channels.clone()]);
+                    }
+                    starts.extend(std::iter::repeat_n(entries.len() as u32, s.padding + 1));
+                }
+            }
+            for ky in 0..s.k {
+                let mut runs = Vec::with_capacity(self.outputs.len());
+                for frame in 0..self.band.frames.len() {
+                    for (i, y) in self.band.rows.clone().enumerate() {
+                        let output = ((frame * self.band.rows.len() + i) * s.w_out) as u32;
+                        let y = (y * s.stride + ky).checked_sub(s.padding).filter(|&y| y < s.h);
+                        let Some(y) = y else {
+                            // The first of all runs of an output overwrites what was there.
+                            if (first, ky) == (0, 0) {
+                                runs.extend((0..s.w_out as u32).map(|x| Run { output: output + x, ..Run::default() }));
+                            }
+                            continue;
+                        };
+                        let starts = &starts[(frame * rows.len() + y - rows.start) * (padded + 1)..][..padded + 1];
+                        let ends = starts[s.k..].iter().step_by(s.stride);
+                        let starts = starts.iter().step_by(s.stride).zip(ends).take(s.w_out);
+                        runs.extend((0..).zip(starts).map(|(x, (&start, &end))| {
+                            let first = x * (s.stride * per_block) as u32;
+                            Run { start, end, first, output: output + x }
+                        }));
+                    }
+                }
+                all_runs.push(runs);
+            }
+        }
+        Lists { entries, runs: all_runs }
+    }
+
+    #[inline(always)]
+    fn run_wide<const G: usize>(mut self) {
+        let k = self.shape.k;
+        let lists = self.lists();
+        let entries = lists.entries.as_slice();
+        for (i, output_block) in self.blocks.clone().enumerate() {
+            let lanes = i * G * LINE..((i + 1) * G * LINE).min(self.outputs[0].len());
+            for (pass, runs) in lists.runs.iter().enumerate() {
+                let panel = self.weights.panel(output_block, pass / k, pass % k).as_chunks::<G>().0;
+                if runs.len() < FEW {
+                    // Read in order first, which the processor does ahead of time: here and there it would wait for most.
+                    let touched = panel.iter().fold(T::default(), |sum, row| sum + row[0].0[0] + row[G / 2].0[0]);
+                    std::hint::black_box(touched);
+                }
+                for run in runs {
+                    let outputs = &mut self.outputs[run.output as usize][lanes.clone()];
+                    add_to(outputs, pass == 0, &entries[run.start as usize..run.end as usize], run.first, panel);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the rows `entries - first` of a panel to the outputs, or to zeros if `fresh`.
+#[inline(always)]
+fn add_to<T: Real, const G: usize>(
+    outputs: &mut [T],
+    fresh: bool,
+    entries: &[u32],
+    first: u32,
+    panel: &[[Line<T>; G]],
+) {
+    let sums = add_rows(entries, first, panel);
+    if let Some(outputs) = outputs.as_chunks_mut::<LINE>().0.first_chunk_mut::<G>() {
+        for (output, mut sum) in outputs.iter_mut().zip(sums) {
+            if !fresh {
+                sum.add(&Line(*output));
+            }
+            *output = sum.0;
+        }
+    } else {
+        for (outputs, sums) in outputs.chunks_mut(LINE).zip(&sums) {
+            for (output, &sum) in outputs.iter_mut().zip(&sums.0) {
+                *output = if fresh { sum } else { *output + sum };
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add_rows<T: Real, const G: usize>(entries: &[u32], first: u32, panel: &[[Line<T>; G]]) -> [Line<T>; G] {
+    let (pairs, last) = entries.as_chunks::<2>();
+    // Two sets of sums: an addition takes three cycles, and two can begin in each.
+    let mut sums = [[Line::default(); G]; 2];
+    for pair in pairs {
+        for (sums, entry) in sums.iter_mut().zip(pair) {
+            let row = &panel[(entry - first) as usize];
+            for (sum, line) in sums.iter_mut().zip(row) {
+                sum.add(line);
+            }
+        }
+    }
+    for entry in last {
+        let row = &panel[(entry - first) as usize];
+        for (sum, line) in sums[0].iter_mut().zip(row) {
+            sum.add(line);
+        }
+    }
+    let [mut even, odd] = sums;
+    for (even, odd) in even.iter_mut().zip(&odd) {
+        even.add(odd);
+    }
+    even
+}
