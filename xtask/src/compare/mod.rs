@@ -1,5 +1,6 @@
 //! `cargo xtask compare`: this implementation beside PyTorch and SpikingJelly, on this machine, in one run.
 
+mod load;
 mod measure;
 mod protocol;
 mod report;
@@ -16,6 +17,7 @@ use lmht_nn::atomic::write_file;
 use lmht_nn::train::BatchSource;
 use lmht_nn::{Backbone, ModelCard, ModelConfig, Network, NeuronConfig, ParamStore, Stem, save_pretrained};
 
+use self::load::Usage;
 use self::measure::{Row, Side, measure};
 use self::protocol::{Ask, Case, ConvCase, NetworkCase, Number, Outputs, Reply, Request, Worker, unexpected};
 use self::report::{Agreement, MemoryRow, Report};
@@ -109,6 +111,8 @@ const OURS: &str = "ours";
 const TORCH: &str = "PyTorch";
 const SPIKINGJELLY: &str = "SpikingJelly";
 
+/// A load average above this is not that of a quiet machine.
+const QUIET: f64 = 0.3;
 /// Steps over which memory is measured.
 const MEMORY_STEPS: usize = 3;
 /// Images on which the sides are held against each other in float64.
@@ -125,6 +129,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let document = (!args.no_docs).then(|| read_document(&args.docs)).transpose()?;
     let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
     let load_before = load_average();
+    if let Some(load) = load_before.filter(|load| *load > QUIET) {
+        eprintln!(
+            "the load average is {load:.2}: other processes seem to run. OpenMP waits for threads that have lost their \
+             processor, so the factors will flatter us; the report says how much of the processors others had"
+        );
+    }
     let launcher = Launcher::new(args)?;
     let mut driver = Driver::start(args, &launcher, temporary.path())?;
     let report = driver.report(args, &launcher, load_before)?;
@@ -218,8 +228,8 @@ impl Launcher {
 
     fn describe(&self) -> String {
         match &self.pinned {
-            Some(cpus) => format!("{} threads each, all on processors {cpus} (taskset)", self.threads),
-            None => format!("{} threads each, not pinned to processors", self.threads),
+            Some(cpus) => format!("threads of each side: {}, all on processors {cpus} (taskset)", self.threads),
+            None => format!("threads of each side: {}, not pinned to processors", self.threads),
         }
     }
 }
@@ -417,17 +427,18 @@ impl Driver {
         Ok(sides)
     }
 
-    fn measure(&mut self, what: &str, work: f64, sides: &[Side], seconds: f64) -> Result<Row> {
+    /// A row; `part` says on the screen what it is a row of.
+    fn measure(&mut self, part: &str, what: &str, work: f64, sides: &[Side], seconds: f64) -> Result<Row> {
         self.bar.reset();
         self.bar.set_length((self.rounds * sides.len()) as u64);
-        self.bar.set_message(what.to_string());
+        self.bar.set_message(format!("{part}: {what}"));
         let bar = self.bar.clone();
         let row = measure(&mut self.workers, what, work, sides, self.rounds, seconds, &|| bar.inc(1))?;
         let times = row.sides.iter().map(|times| {
             let [_, seconds, _] = times.quartiles;
             format!("{} {}", times.side, report::duration(seconds))
         });
-        let line = format!("{what}: {}", times.collect::<Vec<_>>().join(", "));
+        let line = format!("{part}: {what}: {}", times.collect::<Vec<_>>().join(", "));
         self.bar.suspend(|| eprintln!("{line}"));
         Ok(row)
     }
@@ -470,6 +481,7 @@ impl Driver {
         let wants = |part: Part| args.only.is_empty() || args.only.contains(&part);
         let largest = args.batch.iter().copied().max().unwrap_or(1);
         let agreement = self.agree(largest)?;
+        let before = self.usage();
         let mut report = Report {
             date: report::today(),
             command: crate::provenance::command(),
@@ -491,18 +503,30 @@ impl Driver {
                 Part::Train => {
                     for batch in args.batch.clone() {
                         let sides = self.network_sides(batch, Case::Train)?;
-                        let row = self.measure(&format!("batch {batch}"), batch as f64, &sides, self.round_seconds)?;
+                        let row = self.measure(
+                            "training",
+                            &format!("batch {batch}"),
+                            batch as f64,
+                            &sides,
+                            self.round_seconds,
+                        )?;
                         report.train.push(row);
                     }
                 }
                 Part::Eval => {
                     let sides = self.network_sides(largest, Case::Eval)?;
-                    let what = format!("evaluation, batch {largest}");
-                    report.eval.push(self.measure(&what, largest as f64, &sides, self.round_seconds)?);
+                    let what = format!("batch {largest}");
+                    report.eval.push(self.measure("evaluation", &what, largest as f64, &sides, self.round_seconds)?);
                 }
                 Part::Latency => {
                     let sides = self.network_sides(1, Case::Eval)?;
-                    report.latency.push(self.measure("one image", 1., &sides, self.round_seconds / 3.)?);
+                    report.latency.push(self.measure(
+                        "evaluation",
+                        "one image",
+                        1.,
+                        &sides,
+                        self.round_seconds / 3.,
+                    )?);
                 }
                 Part::Memory => report.memory = self.memory(args, launcher)?,
                 Part::Neuron => report.neuron = self.neuron(args)?,
@@ -512,20 +536,22 @@ impl Driver {
         }
         self.bar.finish_and_clear();
         report.load[1] = load_average();
+        report.others = self.usage().zip(before).map(|(now, before)| now.others_since(before));
         Ok(report)
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        Usage::now(&self.workers.iter().map(Worker::pid).collect::<Vec<_>>())
     }
 
     /// Memory, each side in a fresh process.
     fn memory(&mut self, args: &Args, launcher: &Launcher) -> Result<Vec<MemoryRow>> {
         let largest = args.batch.iter().copied().max().unwrap_or(1);
         let mut rows = Vec::new();
-        let mut cases: Vec<(String, usize, fn(NetworkCase) -> Case)> = Vec::new();
-        for batch in args.batch.clone() {
-            cases.push((format!("training, batch {batch}"), batch, Case::Train));
-        }
-        cases.push((format!("evaluation, batch {largest}"), largest, Case::Eval));
-        for (what, batch, case) in cases {
-            let mut sides = Vec::new();
+        let training = args.batch.iter().map(|batch| ("training", *batch));
+        for (name, batch) in training.chain([("evaluation", largest)]) {
+            let case = if name == "training" { Case::Train } else { Case::Eval };
+            let (what, mut sides) = (format!("{name}, batch {batch}"), Vec::new());
             for side in self.network_sides(batch, case)? {
                 let process = [OURS, TORCH, SPIKINGJELLY][side.worker];
                 let mut worker = launcher.start(process)?;
@@ -560,7 +586,7 @@ impl Driver {
                 sides.push(side("SpikingJelly, LIF", worker, Case::Neuron { shape, levels }));
             }
             let what = format!("T = {timesteps}, `{shape:?}`");
-            rows.push(self.measure(&what, 1., &sides, self.round_seconds / 5.)?);
+            rows.push(self.measure("neuron", &what, 1., &sides, self.round_seconds / 5.)?);
         }
         Ok(rows)
     }
@@ -579,7 +605,13 @@ impl Driver {
         for size in if unit == 64 { [1024, 2048] } else { [64, 128] } {
             let sides = both(&Case::Matmul { size });
             let flop = 2. * (size as f64).powi(3);
-            matmul.push(self.measure(&format!("{size} x {size}"), flop, &sides, self.round_seconds / 3.)?);
+            matmul.push(self.measure(
+                "matrix product",
+                &format!("{size} x {size}"),
+                flop,
+                &sides,
+                self.round_seconds / 3.,
+            )?);
         }
         let mut conv = Vec::new();
         for (c_in, c_out, side, stride) in [(1, 1, 32, 1), (1, 2, 32, 2), (2, 2, 16, 1), (4, 4, 8, 1), (8, 8, 4, 1)] {
@@ -589,7 +621,13 @@ impl Driver {
                 let direction = if backward { "forward + backward" } else { "forward" };
                 let stride = if stride == 1 { String::new() } else { format!(" stride {stride}") };
                 let what = format!("{c_in} to {c_out}, {side}x{side}{stride}, {direction}");
-                conv.push(self.measure(&what, case.flop(), &both(&Case::Conv(case)), self.round_seconds / 3.)?);
+                conv.push(self.measure(
+                    "convolution",
+                    &what,
+                    case.flop(),
+                    &both(&Case::Conv(case)),
+                    self.round_seconds / 3.,
+                )?);
             }
         }
         Ok((conv, matmul))
@@ -613,7 +651,13 @@ impl Driver {
             }
             let network = self.network(timesteps, levels, batch)?;
             let side = |name: &str, worker| Side { name: name.into(), worker, case: Case::Train(network.clone()) };
-            rows.push(self.measure(&what, batch as f64, &[side(OURS, 0), side(TORCH, 1)], self.round_seconds)?);
+            rows.push(self.measure(
+                "scaling",
+                &what,
+                batch as f64,
+                &[side(OURS, 0), side(TORCH, 1)],
+                self.round_seconds,
+            )?);
         }
         Ok(rows)
     }

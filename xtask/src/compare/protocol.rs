@@ -252,6 +252,11 @@ impl Worker {
         let stdout = child.stdout.take().context("a piped output is there")?;
         Ok(Self { name: name.to_string(), child, stdin, stdout: BufReader::new(stdout) })
     }
+
+    /// The number of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Ask for Worker {

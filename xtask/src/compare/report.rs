@@ -30,6 +30,8 @@ pub(crate) struct Report {
     pub(crate) threads: String,
     /// Load average before and after.
     pub(crate) load: [Option<f64>; 2],
+    /// Share of all processor time during the measurements that went to other processes, 0..1.
+    pub(crate) others: Option<f64>,
     /// Of every side.
     pub(crate) versions: BTreeMap<String, String>,
     /// Why SpikingJelly is not in the tables.
@@ -110,7 +112,14 @@ impl Report {
         let [low, mean, high] = nonzero.map(|share| 100. * share);
         line(text, "## Beside PyTorch and SpikingJelly\n");
         line(text, &format!("- {}, commit `{}`: `{}`", self.date, self.commit, self.command));
-        line(text, &format!("- {}; {}; load {} before, {} after.", self.machine, self.threads, load[0], load[1]));
+        let others = self.others.map_or("an unknown share".into(), |others| format!("{:.1} %", 100. * others));
+        line(
+            text,
+            &format!(
+                "- {}; {}. Load {} before, {} after; other processes had {others} of the processors' time.",
+                self.machine, self.threads, load[0], load[1]
+            ),
+        );
         line(text, &format!("- {}.", versions.join(", ")));
         if let Some(missing) = &self.missing {
             line(text, &format!("- SpikingJelly was not there: {missing}."));
@@ -150,7 +159,8 @@ impl Report {
         line(
             text,
             "Peak resident memory over three steps in a fresh process, less what was resident before the network was \
-             built (program, libraries, images); in brackets the plain peak.\n",
+             built: program, images, and what the libraries had loaded for a step of a network of width 4. In brackets the \
+             plain peak.\n",
         );
         line(text, "| | side | MiB | factor |\n|---|---|---|---|");
         for row in &self.memory {
@@ -351,7 +361,7 @@ mod tests {
         for (wrong, says) in [
             ("no markers".to_string(), "0 and 0 times"),
             (format!("{BEGIN} {BEGIN} {END}"), "2 and 1 times"),
-            (format!("{BEGIN}"), "1 and 0 times"),
+            (BEGIN.to_string(), "1 and 0 times"),
             (format!("{END} {BEGIN}"), "exchange them"),
         ] {
             let error = replace_section(&wrong, "new").unwrap_err().to_string();

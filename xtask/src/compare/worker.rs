@@ -231,20 +231,31 @@ pub(super) fn parquet(max_per_class: Option<usize>) -> ParquetOptions {
     ParquetOptions { channels: Some(3), resize: Some((32, 32)), max_per_class, ..ParquetOptions::default() }
 }
 
-/// The peak over some steps. The images are there before, the network is not.
+/// The peak over some steps. The images are there before, and what a first step loads for good; the network is not.
 fn memory(case: &Case, steps: usize) -> Result<Memory> {
-    let (network, make): (_, fn(&NetworkCase, &(Tensor, Tensor)) -> Result<Step>) = match case {
-        Case::Train(network) => (network, train_step),
-        Case::Eval(network) => (network, eval_step),
-        _ => bail!("memory is measured of networks, not of {case:?}"),
+    let (Case::Train(network) | Case::Eval(network)) = case else {
+        bail!("memory is measured of networks, not of {case:?}")
     };
+    let make = if matches!(case, Case::Train(_)) { train_step } else { eval_step };
     let batch = batch(network, DType::F32)?;
-    // Linux sets VmHWM to what is resident now. Where it does not, a peak of reading the images could count.
+    first_step()?;
+    // Linux sets VmHWM to what is resident now. Where it does not, an earlier peak could count.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let before_kib = status_kib("VmRSS")?;
     let mut step = make(network, &batch)?;
     timed(&mut step, steps)?;
     Ok(Memory { before_kib, peak_kib: status_kib("VmHWM")? })
+}
+
+/// A training step of a tiny network: threads start, buffers that stay are made.
+fn first_step() -> Result<()> {
+    let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
+    let params = ParamStore::new(42);
+    let network = Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
+    let mut optimizer = OptimizerConfig::Sgd(SGD).build(params.trainable())?;
+    let readout = loss::readout(&network.forward(&tensor(&[2, 3, 8, 8], 1)?, &mut Pass::train())?)?;
+    let loss = loss::cross_entropy(&readout, &Tensor::new(&[0u32, 1], &Device::Cpu)?, 0.)?;
+    Ok(optimizer.step(&loss.backward()?)?)
 }
 
 /// A line of `/proc/self/status`, which is in KiB.
