@@ -1,9 +1,9 @@
 """SpikingJelly's ResNet-18 of LIF neurons, multi-step, with the 3x3 stem of CIFAR: what most people would train instead.
 
-The blocks, layers and neurons are SpikingJelly's (`activation_based`, `step_mode='m'`); only the stem and the width are not
-those of its `spiking_resnet18`, which is for ImageNet. A static image's first convolution is computed once, as in the
-networks it is compared with. LIF neurons have τ = 2, threshold 1, and SpikingJelly's default surrogate; the CPU operator is
-the library's choice.
+The blocks, layers and neurons are SpikingJelly's (`activation_based`, `step_mode='m'`); only the stem and the width are
+not those of its `spiking_resnet18`, which is for ImageNet. A static image's first convolution is computed once, as in
+the networks it is compared with. LIF neurons have τ = 2, threshold 1, a detached reset and SpikingJelly's default
+surrogate; the CPU operator is the library's choice.
 """
 
 from __future__ import annotations

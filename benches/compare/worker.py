@@ -3,9 +3,9 @@
     python worker.py pytorch
     python worker.py spikingjelly
 
-A request and a reply are a line of JSON each; `xtask/src/compare/protocol.rs` lists them. The process stays, so that its
-networks are warm. Both sides run as fast as they can on a CPU without leaving the library: eager mode, the fused optimizer,
-no graph in evaluations, and the faster of the two memory formats, tried when a case is prepared.
+A request and a reply are a line of JSON each; `xtask/src/compare/protocol.rs` lists them. The process stays, so that
+its networks are warm. Both sides run as fast as they can on a CPU without leaving the library: eager mode, the fused
+optimizer, no graph in evaluations, and the faster of the two memory formats, tried when a case is prepared.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ except ImportError as error:
     sys.exit(0)
 
 Step = Callable[[], None]
+Batch = tuple[torch.Tensor, torch.Tensor]
 THREADS = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
 
 
@@ -52,7 +53,7 @@ def seconds_of(step: Step, steps: int = 1) -> float:
 # Networks
 
 
-def batch(case: dict, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(case: dict, dtype: torch.dtype = torch.float32) -> Batch:
     tensors = load_file(case["images"])
     n = case["batch"]
     return tensors["images"][:n].to(dtype).contiguous(), tensors["labels"][:n].to(torch.int64)
@@ -89,7 +90,7 @@ def load_spikingjelly(case: dict) -> torch.nn.Module:
 LOAD = {"pytorch": load_torch, "spikingjelly": load_spikingjelly}
 
 
-def train_step(side: str, case: dict, data: tuple[torch.Tensor, torch.Tensor], memory_format: torch.memory_format) -> Step:
+def train_step(side: str, case: dict, data: Batch, memory_format: torch.memory_format) -> Step:
     network = LOAD[side](case).to(memory_format=memory_format).train()
     optimizer = torch.optim.SGD(network.parameters(), **SGD, fused=True)
     images, labels = data[0].to(memory_format=memory_format), data[1]
@@ -107,7 +108,7 @@ def train_step(side: str, case: dict, data: tuple[torch.Tensor, torch.Tensor], m
     return step
 
 
-def eval_step(side: str, case: dict, data: tuple[torch.Tensor, torch.Tensor], memory_format: torch.memory_format) -> Step:
+def eval_step(side: str, case: dict, data: Batch, memory_format: torch.memory_format) -> Step:
     network = LOAD[side](case).to(memory_format=memory_format).eval()
     images, labels = data[0].to(memory_format=memory_format), data[1]
     steps = torch.arange(1, case["timesteps"] + 1).reshape(-1, 1, 1)
@@ -127,8 +128,8 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 
 def formats(channels: int) -> dict[str, torch.memory_format]:
-    """The memory formats to try. With 4 channels, torch 2.15's channels_last writes beyond its memory and the process is
-    aborted; with whole vector registers nothing was seen."""
+    """The memory formats to try. With 4 channels, torch 2.15's channels_last writes beyond its memory and the process
+    is aborted; with whole vector registers nothing was seen."""
     return {name: value for name, value in FORMATS.items() if name == "contiguous" or channels % 16 == 0}
 
 
@@ -322,7 +323,8 @@ def answer(side: str, request: dict, prepared: dict[str, Step]) -> dict | str:
         case "memory":
             return {"memory": memory(side, request["case"], request["steps"])}
         case "outputs":
-            return {"outputs": outputs(request["network"], {"f32": torch.float32, "f64": torch.float64}[request["dtype"]])}
+            dtype = {"f32": torch.float32, "f64": torch.float64}[request["dtype"]]
+            return {"outputs": outputs(request["network"], dtype)}
     raise ValueError(f"there is no request {request['op']!r} for this side")
 
 

@@ -419,7 +419,9 @@ impl Driver {
             Side { name: TORCH.into(), worker: 1, case: case(network.clone()) },
         ];
         if let Ok(worker) = self.spikingjelly {
-            for timesteps in [timesteps, timesteps * levels as usize] {
+            let mut of_lif = vec![timesteps, timesteps * levels as usize];
+            of_lif.dedup();
+            for timesteps in of_lif {
                 let case = case(NetworkCase { timesteps, ..network.clone() });
                 sides.push(Side { name: format!("{SPIKINGJELLY} LIF T={timesteps}"), worker, case });
             }
