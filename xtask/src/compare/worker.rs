@@ -203,15 +203,14 @@ fn train_a_little(model: &ModelConfig, path: &Path, steps: usize, out: &Path) ->
     let source = |config: &LoaderConfig| -> Result<Source> {
         Ok(Source(Loader::new(train.clone(), config, &normalize, &Device::Cpu)?))
     };
-    let config = TrainConfig {
-        epochs: 1,
-        batch_size: FIT_BATCH,
-        seed: 42,
-        optimizer: OptimizerConfig::Sgd(SgdConfig { lr: 0.05, ..SGD }),
-        schedule: ScheduleConfig { update_every: UpdateEvery::Step, ..ScheduleConfig::default() },
-        label_smoothing: 0.,
-        checkpoint_every_steps: None,
-    };
+    // As a configuration file has it: what it does not name keeps its default.
+    let config: TrainConfig = serde_json::from_value(serde_json::json!({
+        "epochs": 1,
+        "batch_size": FIT_BATCH,
+        "seed": 42,
+        "optimizer": OptimizerConfig::Sgd(SgdConfig { lr: 0.05, ..SGD }),
+        "schedule": ScheduleConfig { update_every: UpdateEvery::Step, ..ScheduleConfig::default() },
+    }))?;
     let params = ParamStore::new(config.seed);
     let network = Network::new(model, params.builder(DType::F32, &Device::Cpu))?;
     let train_source = source(&LoaderConfig::train(FIT_BATCH, config.seed))?;
