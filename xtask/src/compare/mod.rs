@@ -119,8 +119,9 @@ const MEMORY_STEPS: usize = 3;
 const AGREE_IMAGES: usize = 8;
 /// The largest relative error of logits, loss and gradient norm in float64.
 const AGREE_F64: f64 = 1e-9;
-/// The same in float32, root mean square of the logits: a spike that rounding flips moves them (docs/paper.md, "Float32").
-const AGREE_F32: f64 = 0.05;
+/// The same in float32: not much to ask, but of the numbers that are timed. A spike that rounding flips moves logits by up
+/// to a tenth (docs/paper.md, "Float32"), and under batch statistics the whole batch with them.
+const AGREE_F32: f64 = 0.2;
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
