@@ -86,6 +86,14 @@ pub(crate) fn open_plain_train(data: &DataConfig, model: &ModelConfig, n_images:
     Ok(Source(Loader::new(Arc::new(train), &config, &normalize, &Device::Cpu)?))
 }
 
+/// The training images and how their pixels are normalized.
+pub(crate) fn read_train(data: &DataConfig, model: &ModelConfig) -> Result<(Arc<ImageDataset>, Normalize)> {
+    let train = read(data, Split::Train, &data.parquet)?;
+    check_fit(data, model, &train)?;
+    let normalize = data.normalize.clone().unwrap_or_else(|| train.channel_stats());
+    Ok((Arc::new(train), normalize))
+}
+
 /// Both splits, and how their pixels are normalized: the training split decides that, and the classes.
 fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(ImageDataset, ImageDataset, Normalize)> {
     let train = read(data, Split::Train, &data.parquet)?;

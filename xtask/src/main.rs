@@ -1,6 +1,7 @@
 //! Commands of the workspace. Each is thin: what a user of the crates would want is in the crates.
 
 mod ci;
+mod compare;
 mod convert;
 mod data;
 mod energy;
@@ -34,6 +35,9 @@ enum Command {
     Convert(convert::Args),
     Energy(energy::Args),
     Golden(golden::Args),
+    Compare(compare::Args),
+    #[command(hide = true)]
+    CompareWorker(compare::worker::Args),
     Ci(ci::Args),
 }
 
@@ -45,6 +49,8 @@ fn main() -> std::process::ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Energy(args) => energy::run(&args),
         Command::Golden(args) => golden::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::CompareWorker(args) => compare::worker::run(&args),
         Command::Ci(args) => ci::run(&args),
     };
     match result {

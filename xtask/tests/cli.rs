@@ -1,5 +1,7 @@
 //! The commands as a user runs them: a killed run, a full disk, bad input.
 
+#[path = "cli/compare.rs"]
+mod compare;
 #[path = "cli/golden.rs"]
 mod golden;
 
