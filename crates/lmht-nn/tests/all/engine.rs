@@ -248,7 +248,7 @@ fn an_observer_sees_the_same() -> Result<()> {
         for ((layer, got, _), (_, expected, _)) in got.0.iter().zip(&expected.0) {
             assert_close(&format!("{name}: {layer}"), got, expected, 1e-9)?;
         }
-        let bits = |tensor: &Tensor| Ok::<_, candle_core::Error>(tensor.flatten_all()?.to_vec1::<f64>()?);
+        let bits = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f64>();
         assert_eq!(bits(&watched)?, bits(&network.forward(&images, &mut Pass::eval())?)?, "{name}: watching");
     }
     Ok(())
