@@ -239,21 +239,22 @@ fn easy_batch(dtype: DType) -> Result<(Tensor, Tensor)> {
 /// Every network learns a batch that it is shown again and again, and every trained parameter has a gradient.
 ///
 /// For ReLU one step must lower the loss. The others are piecewise constant and follow a surrogate gradient, so
-/// that a single step may also raise it; twenty steps must lower it by a tenth.
+/// that a single step may also raise it; forty steps must lower it by a tenth. At twice this rate the loss of a few
+/// networks without T-GIM jumps, and rounding decides when.
 #[test]
 fn training_lowers_the_loss() -> Result<()> {
     let (input, labels) = easy_batch(DType::F32)?;
     let mut failures = Vec::new();
     for backbone in BACKBONES {
         for (name, neuron, timesteps) in neurons() {
-            let (n_steps, share) = if neuron == NeuronConfig::Relu { (1, 1.) } else { (20, 0.9) };
+            let (n_steps, share) = if neuron == NeuronConfig::Relu { (1, 1.) } else { (40, 0.9) };
             let config = ModelConfig { neuron, timesteps, width: 8, ..small(backbone) };
             let (network, params) = build(&config, 3, DType::F32)?;
             let loss = || -> Result<Tensor> {
                 let logits = network.forward(&input, &mut Pass::train())?;
                 Ok(loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?)
             };
-            let sgd = SgdConfig { lr: 0.2, momentum: 0.9, weight_decay: 0., nesterov: false };
+            let sgd = SgdConfig { lr: 0.1, momentum: 0.9, weight_decay: 0., nesterov: false };
             let mut optimizer = OptimizerConfig::Sgd(sgd).build(params.trainable())?;
             let before = loss()?.to_scalar::<f32>()?;
             for _ in 0..n_steps {
