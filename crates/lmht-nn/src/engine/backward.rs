@@ -11,7 +11,7 @@ use super::run::{State, bail_bug, mixing};
 use super::value::{Line, TermSource, Value};
 use super::{norm, pool, stage};
 use crate::Result;
-use crate::kernels::{dense, spikes};
+use crate::kernels::{self, spikes};
 use crate::layers::{BatchNorm, Neuron};
 use crate::ops::storage::with_slice;
 
@@ -146,12 +146,12 @@ impl<'a, T: Number> Backward<'a, T> {
         if weight.track_op() {
             let mut dweight = vec![T::default(); weight.elem_count()];
             match value {
-                Value::Real(xs) => dense::grad_weight(&shape, xs, grad, &mut dweight),
+                Value::Real(xs) => kernels::grad_weight(&shape, xs, grad, &mut dweight),
                 Value::Packed(packed) => {
                     if spikes::pays_grad_weight(&shape, packed.active) {
                         spikes::grad_weight(&shape, &packed.bytes, grad, &mut dweight);
                     } else {
-                        dense::grad_weight(&shape, &packed.bytes, grad, &mut dweight);
+                        kernels::grad_weight(&shape, &packed.bytes, grad, &mut dweight);
                     }
                     if packed.amplitude != 1. {
                         dweight.iter_mut().for_each(|d| *d *= T::of(packed.amplitude));
@@ -169,7 +169,7 @@ impl<'a, T: Number> Backward<'a, T> {
                     Value::Packed(packed) if packed.has_window && spikes::pays_grad_input(&shape, packed.wanted) => {
                         spikes::grad_input(&shape, grad, weight, &packed.bytes, &mut dxs);
                     }
-                    _ => dense::grad_input(&shape, grad, weight, &mut dxs),
+                    _ => kernels::grad_input(&shape, grad, weight, &mut dxs),
                 }
                 Ok(())
             })?;

@@ -8,7 +8,7 @@ use super::program::{Action, MapShape, Program, Spread, Synapse};
 use super::stage::{self, Current, Operand, Rows};
 use super::value::{Line, Norm, Packed, Term, TermSource, Value};
 use super::{norm, pool};
-use crate::kernels::{ConvShape, dense, spikes};
+use crate::kernels::{self, ConvShape, spikes};
 use crate::layers::{BatchNorm, Flow, Neuron, SpikingParts, averaged};
 use crate::ops::BatchStats;
 use crate::ops::storage::with_slice;
@@ -221,7 +221,7 @@ impl<T: Number> State<T> {
             Value::Real(xs) => {
                 let shape = shape(xs.len());
                 let mut ys = vec![T::default(); shape.n * to.len()];
-                dense::forward(&shape, xs, weight, None, &mut ys);
+                kernels::forward(&shape, xs, weight, &mut ys);
                 Ok(ys)
             }
             Value::Packed(packed) => {
@@ -238,7 +238,7 @@ impl<T: Number> State<T> {
                 if spikes::pays_forward(&shape, packed.active) {
                     spikes::forward(&shape, &packed.bytes, weight, &mut ys);
                 } else {
-                    dense::forward(&shape, &packed.bytes, weight, None, &mut ys);
+                    kernels::forward(&shape, &packed.bytes, weight, &mut ys);
                 }
                 Ok(ys)
             }

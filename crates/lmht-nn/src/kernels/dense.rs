@@ -17,11 +17,13 @@ mod pack;
 #[cfg(test)]
 mod tests;
 
+use super::phase::Phase;
 use super::real::Real;
 use super::{ConvShape, Source};
 use correlate::{Correlation, Plan};
+pub(super) use maps::transpose;
 use maps::{Maps, Order};
-use pack::Packing;
+pub(super) use pack::Packing;
 
 /// `ys[n, y, x, o] = bias[o] + Σ_{i, ky, kx} weight[o, i, ky, kx] xs[n, y s + ky - p, x s + kx - p, i]`.
 ///
@@ -120,31 +122,6 @@ fn forward_plan<'a, T: Real, X: Source<T>>(
         w: s.w_out,
         c_out: s.c_out,
         bias,
-    }
-}
-
-/// One phase of the input gradient along one axis: the inputs `first, first + s, ...` and the taps `r, r + s, ...`.
-#[derive(Debug, Clone, Copy)]
-struct Phase {
-    /// The first tap; tap `s m + r` leads from output row `q - m` to the input row `s q + r - p`.
-    r: usize,
-    taps: usize,
-    first: usize,
-    n: usize,
-    /// `q` of the first input.
-    q: usize,
-}
-
-impl Phase {
-    fn all(size: usize, k: usize, stride: usize, padding: usize) -> Vec<Self> {
-        let phase = |r: usize| {
-            // The smallest input y with (y + p) mod s = r.
-            let first = (r + stride - padding % stride) % stride;
-            let n = size.saturating_sub(first).div_ceil(stride);
-            let taps = k.saturating_sub(r).div_ceil(stride);
-            Self { r, taps, first, n, q: (first + padding) / stride }
-        };
-        (0..stride).map(phase).filter(|phase| phase.n > 0 && phase.taps > 0).collect()
     }
 }
 

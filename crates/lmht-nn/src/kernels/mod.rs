@@ -4,10 +4,39 @@
 
 pub(crate) mod dense;
 mod lines;
+mod phase;
 pub(crate) mod real;
 pub(crate) mod spikes;
+pub(crate) mod winograd;
 
 pub(crate) use real::{Kernel, Real, run_vectorized};
+
+/// [`dense::forward`] without a bias, by the faster of the dense kernels.
+pub(crate) fn forward<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weight: &[T], ys: &mut [T]) {
+    if winograd::pays(s) {
+        winograd::forward(s, xs, &winograd::Weights::new(s, weight), ys);
+    } else {
+        dense::forward(s, xs, weight, None, ys);
+    }
+}
+
+/// [`dense::grad_input`], by the faster of the dense kernels.
+pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], dxs: &mut [T]) {
+    if winograd::pays(s) {
+        winograd::grad_input(s, grads, weight, dxs);
+    } else {
+        dense::grad_input(s, grads, weight, dxs);
+    }
+}
+
+/// [`dense::grad_weight`], by the faster of the dense kernels.
+pub(crate) fn grad_weight<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], dweight: &mut [T]) {
+    if winograd::pays(s) {
+        winograd::grad_weight(s, xs, grads, dweight);
+    } else {
+        dense::grad_weight(s, xs, grads, dweight);
+    }
+}
 
 /// Sizes of a convolution, already checked: `[n, h, w, c_in]` with weight `[c_out, c_in, k, k]` to
 /// `[n, h_out, w_out, c_out]`.

@@ -54,6 +54,38 @@ pub(crate) trait VectorKernel<T> {
 #[derive(Debug, Clone, Copy)]
 struct Plain;
 
+/// What vectors in an array have in common.
+macro_rules! memory {
+    ($t:ty, $half:expr) => {
+        type V = [$t; $half];
+
+        #[inline(always)]
+        fn pairs(xs: &[$t]) -> &[[Self::V; 2]] {
+            xs.as_chunks().0.as_chunks().0
+        }
+
+        #[inline(always)]
+        fn pairs_mut(xs: &mut [$t]) -> &mut [[Self::V; 2]] {
+            xs.as_chunks_mut().0.as_chunks_mut().0
+        }
+
+        #[inline(always)]
+        fn load(xs: &[$t]) -> Self::V {
+            *xs.first_chunk().expect("enough numbers for a vector")
+        }
+
+        #[inline(always)]
+        fn store(vector: Self::V, xs: &mut [$t]) {
+            *xs.first_chunk_mut().expect("room for a vector") = vector;
+        }
+
+        #[inline(always)]
+        fn splat(self, x: $t) -> Self::V {
+            [x; $half]
+        }
+    };
+}
+
 macro_rules! impl_real {
     ($t:ty, $half:expr, $mul_add:ident, $transpose:ident) => {
         impl Real for $t {
@@ -78,27 +110,7 @@ macro_rules! impl_real {
         }
 
         impl Vectors<$t> for Plain {
-            type V = [$t; $half];
-
-            #[inline(always)]
-            fn pairs(xs: &[$t]) -> &[[Self::V; 2]] {
-                xs.as_chunks().0.as_chunks().0
-            }
-
-            #[inline(always)]
-            fn pairs_mut(xs: &mut [$t]) -> &mut [[Self::V; 2]] {
-                xs.as_chunks_mut().0.as_chunks_mut().0
-            }
-
-            #[inline(always)]
-            fn load(xs: &[$t]) -> Self::V {
-                *xs.first_chunk().expect("enough numbers for a vector")
-            }
-
-            #[inline(always)]
-            fn store(vector: Self::V, xs: &mut [$t]) {
-                *xs.first_chunk_mut().expect("room for a vector") = vector;
-            }
+            memory!($t, $half);
 
             #[inline(always)]
             fn transpose(self, rows: &mut [Self::V]) {
@@ -108,11 +120,6 @@ macro_rules! impl_real {
                         (rows[i][j], rows[j][i]) = (rows[j][i], rows[i][j]);
                     }
                 }
-            }
-
-            #[inline(always)]
-            fn splat(self, x: $t) -> Self::V {
-                [x; $half]
             }
 
             #[inline(always)]
@@ -127,37 +134,12 @@ macro_rules! impl_real {
 
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         impl Vectors<$t> for pulp::x86::V3 {
-            type V = [$t; $half];
-
-            #[inline(always)]
-            fn pairs(xs: &[$t]) -> &[[Self::V; 2]] {
-                xs.as_chunks().0.as_chunks().0
-            }
-
-            #[inline(always)]
-            fn pairs_mut(xs: &mut [$t]) -> &mut [[Self::V; 2]] {
-                xs.as_chunks_mut().0.as_chunks_mut().0
-            }
-
-            #[inline(always)]
-            fn load(xs: &[$t]) -> Self::V {
-                *xs.first_chunk().expect("enough numbers for a vector")
-            }
-
-            #[inline(always)]
-            fn store(vector: Self::V, xs: &mut [$t]) {
-                *xs.first_chunk_mut().expect("room for a vector") = vector;
-            }
+            memory!($t, $half);
 
             #[inline(always)]
             fn transpose(self, rows: &mut [Self::V]) {
                 let rows: &mut [Self::V; $half] = rows.try_into().expect("a square of numbers");
                 *rows = $transpose(self, *rows);
-            }
-
-            #[inline(always)]
-            fn splat(self, x: $t) -> Self::V {
-                [x; $half]
             }
 
             #[inline(always)]

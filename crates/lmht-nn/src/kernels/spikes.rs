@@ -32,50 +32,46 @@ pub(crate) use grad_input::grad_input;
 use grad_input::{PackedColumns, grad_input_packed};
 pub(crate) use grad_weight::grad_weight;
 
-use super::ConvShape;
+use super::phase::Phase;
 use super::real::Real;
+use super::{ConvShape, winograd};
 use std::ops::Range;
 
-/// Whether [`forward`] beats a dense convolution of inputs that hold `spikes` spikes a unit, all counts added up.
+/// Whether [`forward`] beats the dense kernels on inputs that hold `spikes` spikes a unit, all counts added up.
 ///
-/// The limits of these three are where the rates of both kernels cross, with something to spare; few channels leave the
-/// vectors empty and the lists short.
+/// The limits of these three are below the place where both take the same time on the shapes and the machine of
+/// docs/performance.md, "Spikes or dense". Few channels leave the vectors empty and the lists short.
 pub(crate) fn pays_forward(s: &ConvShape, spikes: f64) -> bool {
     spikes
-        <= if s.c_in <= 8 {
-            0.
-        } else if s.c_in < 32 {
-            0.08
-        } else if s.k == 1 {
-            0.4
-        } else {
-            0.5
+        <= match s.c_in {
+            ..32 => 0.,
+            32..64 => 0.25,
+            _ if s.k == 1 => 0.33,
+            _ if winograd::pays(s) => 0.35,
+            _ => 0.5,
         }
 }
 
-/// Whether [`grad_weight`] beats a dense one; as [`pays_forward`].
+/// Whether [`grad_weight`] beats the dense kernels; as [`pays_forward`].
 pub(crate) fn pays_grad_weight(s: &ConvShape, spikes: f64) -> bool {
     spikes
-        <= if s.c_in <= 8 {
-            0.
-        } else if s.c_in < 32 {
-            0.3
-        } else if s.k == 1 {
-            0.4
-        } else {
-            0.5
+        <= match s.c_in {
+            ..16 => 0.,
+            16..32 => 0.12,
+            _ if s.k == 1 => 0.35,
+            _ if winograd::pays(s) => 0.37,
+            _ => 0.42,
         }
 }
 
-/// Whether [`grad_input`] beats a dense one when a share `wanted` of the units wants a gradient.
+/// Whether [`grad_input`] beats the dense kernels when a share `wanted` of the units wants a gradient.
 pub(crate) fn pays_grad_input(s: &ConvShape, wanted: f64) -> bool {
     wanted
-        <= if s.c_in < 32 {
-            0.
-        } else if s.k == 1 {
-            0.2
-        } else {
-            0.4
+        <= match s.c_in {
+            ..32 => 0.,
+            _ if s.k == 1 => 0.2,
+            _ if winograd::pays(s) => 0.3,
+            _ => 0.38,
         }
 }
 
@@ -133,18 +129,6 @@ fn bands(n: usize, rows: usize, cols: usize, positions: usize) -> Vec<Band> {
     }
 }
 
-/// One phase of a strided convolution along one axis: the inputs `first, first + s, …` and the taps `r, r + s, …`.
-///
-/// Input `first + s i` reaches output `q + i - m` through tap `r + s m`.
-#[derive(Debug, Clone, Copy)]
-struct Phase {
-    r: usize,
-    taps: usize,
-    first: usize,
-    n: usize,
-    q: usize,
-}
-
 /// The phases of one axis, and which outputs they reach.
 #[derive(Debug, Clone)]
 struct Axis {
@@ -160,13 +144,7 @@ struct Axis {
 
 impl Axis {
     fn new(size: usize, n_out: usize, k: usize, stride: usize, padding: usize) -> Self {
-        let phase = |r: usize| {
-            // The smallest input y with (y + p) mod s = r.
-            let first = (r + stride - padding % stride) % stride;
-            let n = size.saturating_sub(first).div_ceil(stride);
-            Phase { r, taps: k.saturating_sub(r).div_ceil(stride), first, n, q: (first + padding) / stride }
-        };
-        let phases: Vec<_> = (0..stride).map(phase).filter(|phase| phase.n > 0 && phase.taps > 0).collect();
+        let phases = Phase::all(size, k, stride, padding);
         let low = phases.iter().map(|p| p.q as isize - (p.taps as isize - 1)).min().unwrap_or(0);
         let high = phases.iter().map(|p| p.q as isize).max().unwrap_or(0);
         Self { n: phases.iter().map(|p| p.n).max().unwrap_or(0), phases, low, high, n_out }

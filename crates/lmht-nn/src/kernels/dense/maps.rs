@@ -138,7 +138,7 @@ fn copy<T: Real, X: Source<T>>(to: &mut [T], from: &[X]) {
 
 /// Writes `to[place(j) + i] = from[row(i) + j]` for `i` in `0..n` and `j` in `0..m`, in squares of a vector's side.
 #[inline(always)]
-pub(super) fn transpose<T: Real, X: Source<T>, V: Vectors<T>>(
+pub(in crate::kernels) fn transpose<T: Real, X: Source<T>, V: Vectors<T>>(
     vectors: V,
     (n, m): (usize, usize),
     from: &[X],

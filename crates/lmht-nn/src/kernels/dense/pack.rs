@@ -10,7 +10,7 @@ use rayon::prelude::*;
 /// Packed all at once when many tasks read them; otherwise each task packs what it needs, when it needs it, and the packed
 /// weights never leave the cache.
 #[derive(Debug)]
-pub(super) struct Packing<'a, T> {
+pub(in crate::kernels) struct Packing<'a, T> {
     weight: &'a [T],
     /// (number, step between them in `weight`); one step is that between kernels.
     outputs: (usize, usize),
@@ -24,7 +24,7 @@ pub(super) struct Packing<'a, T> {
 
 impl<'a, T: Real> Packing<'a, T> {
     /// The taps `taps` of kernels of `kernel` taps each.
-    pub(super) fn new(
+    pub(in crate::kernels) fn new(
         weight: &'a [T],
         outputs: (usize, usize),
         channels: (usize, usize),
@@ -48,7 +48,7 @@ impl<'a, T: Real> Packing<'a, T> {
     }
 
     /// The weights of a block, packed to `room` if they are not yet.
-    pub(super) fn block<'b>(&'b self, block: usize, room: &'b mut Lines<T>) -> &'b [T] {
+    pub(in crate::kernels) fn block<'b>(&'b self, block: usize, room: &'b mut Lines<T>) -> &'b [T] {
         if let Some(packed) = self.packed.get(block) {
             return packed;
         }

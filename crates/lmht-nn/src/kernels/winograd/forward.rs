@@ -1,0 +1,263 @@
+//! The forward pass, and with the flipped kernel the input gradient.
+
+use super::transform::{self, load, store};
+use super::{POINTS, ROWS, RUN, Tiles, fits, pitch};
+use crate::kernels::dense::Packing;
+use crate::kernels::lines::Lines;
+use crate::kernels::real::{Real, VectorKernel, Vectors};
+use crate::kernels::{ConvShape, Source};
+use rayon::prelude::*;
+
+/// Tiles that share a pass over the weights, and from [`MANY`] weights of a tap on. With few channels, what the tiles are
+/// at the 16 points fits the second-level cache; with many the weights come from further away, and it matters more how
+/// often.
+const TILES: usize = 48;
+const MORE_TILES: usize = 96;
+const MANY: usize = 128 * 128;
+/// Products of a tile and an output in one go: their weights (16 kB) stay in the first-level cache.
+const STEP: usize = 256;
+/// Number of tasks to aim at; even, and more than there are threads in most machines that have no accelerator.
+const TASKS: usize = 32;
+
+/// The kernels at the 16 points.
+#[derive(Debug)]
+pub(crate) struct Weights<T> {
+    /// For each block of `L` output channels `[POINTS, c_in, L]`.
+    blocks: Vec<Lines<T>>,
+}
+
+impl<T: Real> Weights<T> {
+    /// From `weight`, `[c_out, c_in, 3, 3]`.
+    pub(crate) fn new(s: &ConvShape, weight: &[T]) -> Self {
+        let taps = (0..9).collect();
+        Self::of(s.c_out, s.c_in, Packing::new(weight, (s.c_out, s.c_in * 9), (s.c_in, 9), 9, taps))
+    }
+
+    /// Of the convolution that the input gradient is.
+    fn flipped(s: &ConvShape, weight: &[T]) -> Self {
+        let taps = (0..9).rev().collect();
+        Self::of(s.c_in, s.c_out, Packing::new(weight, (s.c_in, 9), (s.c_out, s.c_in * 9), 9, taps))
+    }
+
+    fn of(c_out: usize, c_in: usize, packing: Packing<'_, T>) -> Self {
+        let blocks = (0..c_out.div_ceil(T::LANES)).into_par_iter().map_init(Lines::default, |room, block| {
+            let taps = packing.block(block, room);
+            let mut points = Lines::zeros(POINTS * c_in * T::LANES);
+            T::run_with_vectors(WeightBlock { taps, points: &mut points });
+            points
+        });
+        Self { blocks: blocks.collect() }
+    }
+}
+
+/// `[9, channels, L]` to `[POINTS, channels, L]`.
+struct WeightBlock<'a, T> {
+    taps: &'a [T],
+    points: &'a mut [T],
+}
+
+impl<T: Real> VectorKernel<T> for WeightBlock<'_, T> {
+    #[inline(always)]
+    fn run<V: Vectors<T>>(self, _: V) {
+        let n = self.taps.len() / 9;
+        for i in (0..n).step_by(RUN) {
+            let points = transform::weight(|tap| load(&self.taps[tap * n + i..]));
+            for (point, run) in points.into_iter().enumerate() {
+                store(run, &mut self.points[point * n + i..]);
+            }
+        }
+    }
+}
+
+/// `ys[n, y, x, o] = Σ_{i, ky, kx} weight[o, i, ky, kx] xs[n, y + ky - p, x + kx - p, i]`; a shape that [`fits`].
+///
+/// `xs` is `[n, h, w, c_in]`, `ys` `[n, h_out, w_out, c_out]`, which is overwritten.
+pub(crate) fn forward<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &Weights<T>, ys: &mut [T]) {
+    debug_assert!(fits(s));
+    if ys.is_empty() {
+        return;
+    }
+    let tiles = Tiles::of(s);
+    let map = s.h_out * s.w_out * s.c_out;
+    let mut rows: Vec<&mut [T]> =
+        ys.chunks_exact_mut(map).flat_map(|map| map.chunks_mut(2 * s.w_out * s.c_out)).collect();
+    let per_pass = if s.c_in * s.c_out > MANY { MORE_TILES } else { TILES } / tiles.cols;
+    let per_pass = per_pass.max(1);
+    let passes = rows.len().div_ceil(per_pass);
+    let per_task = passes.div_ceil(TASKS) * per_pass;
+    let zeros = vec![X::default(); s.c_in];
+    rows.par_chunks_mut(per_task).enumerate().for_each(|(task, rows)| {
+        let first = task * per_task;
+        T::run_with_vectors(Task { shape: s, tiles, xs, zeros: &zeros, weights, first, rows, per_pass });
+    });
+}
+
+/// `dxs[n, y + ky - p, x + kx - p, i] = Σ_{o, y, x, ky, kx} weight[o, i, ky, kx] grads[n, y, x, o]`, for a shape that
+/// [`fits`] with a padding of 2 at most.
+///
+/// `grads` is `[n, h_out, w_out, c_out]`, `weight` `[c_out, c_in, 3, 3]`, `dxs` `[n, h, w, c_in]`, which is overwritten.
+pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], dxs: &mut [T]) {
+    let back = ConvShape {
+        c_in: s.c_out,
+        h: s.h_out,
+        w: s.w_out,
+        c_out: s.c_in,
+        h_out: s.h,
+        w_out: s.w,
+        padding: 2 - s.padding,
+        ..*s
+    };
+    forward(&back, grads, &Weights::flipped(s, weight), dxs);
+}
+
+/// Pixels `[4, 4]` that a tile reads; `zeros` in the border.
+#[inline(always)]
+pub(super) fn patch<'a, X>(
+    s: &ConvShape,
+    xs: &'a [X],
+    zeros: &'a [X],
+    (image, row, col): (usize, usize, usize),
+) -> [&'a [X]; POINTS] {
+    let map = &xs[image * s.h * s.w * s.c_in..][..s.h * s.w * s.c_in];
+    let mut pixels = [zeros; POINTS];
+    for (i, pixel) in pixels.iter_mut().enumerate() {
+        let y = (2 * row + i / 4).wrapping_sub(s.padding);
+        let x = (2 * col + i % 4).wrapping_sub(s.padding);
+        if y < s.h && x < s.w {
+            *pixel = &map[(y * s.w + x) * s.c_in..][..s.c_in];
+        }
+    }
+    pixels
+}
+
+/// Some rows of tiles, a few in a pass.
+struct Task<'a, 'out, T, X> {
+    shape: &'a ConvShape,
+    tiles: Tiles,
+    xs: &'a [X],
+    zeros: &'a [X],
+    weights: &'a Weights<T>,
+    /// The first row, counted over all images.
+    first: usize,
+    /// For each row of tiles two rows of outputs, or one at the end of a map.
+    rows: &'a mut [&'out mut [T]],
+    per_pass: usize,
+}
+
+impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, '_, T, X> {
+    #[inline(always)]
+    fn run<V: Vectors<T>>(self, vectors: V) {
+        let Self { shape: s, tiles, xs, zeros, weights, per_pass, .. } = self;
+        let most = per_pass.min(self.rows.len()) * tiles.cols;
+        // Matrices [tiles, c_in] and [tiles, c_out] for each point.
+        let (pitch_in, pitch_out) = (pitch::<T>(s.c_in), pitch::<T>(s.c_out));
+        let (point_in, point_out) = (most * pitch_in + T::LANES, most * pitch_out + T::LANES);
+        let mut inputs = Lines::zeros(POINTS * point_in);
+        let mut products = Lines::zeros(POINTS * point_out);
+        for (pass, rows) in self.rows.chunks_mut(per_pass).enumerate() {
+            let n = rows.len() * tiles.cols;
+            for tile in 0..n {
+                let row = self.first + pass * per_pass + tile / tiles.cols;
+                let pixels = patch(s, xs, zeros, (row / tiles.rows, row % tiles.rows, tile % tiles.cols));
+                for c in (0..s.c_in).step_by(RUN) {
+                    let points = transform::input(|y, x| load(&pixels[4 * y + x][c..]));
+                    for (point, run) in points.into_iter().enumerate() {
+                        store(run, &mut inputs[point * point_in + tile * pitch_in + c..]);
+                    }
+                }
+            }
+            for point in 0..POINTS {
+                let inputs = &inputs[point * point_in..][..n * pitch_in];
+                let products = &mut products[point * point_out..][..n * pitch_out];
+                for (block, weights) in weights.blocks.iter().enumerate() {
+                    let weights = &weights[point * s.c_in * T::LANES..][..s.c_in * T::LANES];
+                    for (step, weights) in weights.chunks(STEP * T::LANES).enumerate() {
+                        let (from, to) = (&inputs[step * STEP..], &mut products[block * T::LANES..]);
+                        multiply(vectors, n, (from, pitch_in), weights, (to, pitch_out), step == 0);
+                    }
+                }
+            }
+            for (row, outputs) in rows.iter_mut().enumerate() {
+                let (upper, lower) = outputs.split_at_mut(s.w_out * s.c_out);
+                for col in 0..tiles.cols {
+                    let tile = row * tiles.cols + col;
+                    let x = 2 * col * s.c_out;
+                    let [mut upper, mut lower] =
+                        [&mut *upper, &mut *lower].map(|row| row.get_mut(x..).unwrap_or_default().chunks_mut(s.c_out));
+                    let mut pixels = [upper.next(), upper.next(), lower.next(), lower.next()];
+                    for c in (0..s.c_out).step_by(RUN) {
+                        let runs =
+                            transform::output(|point| load(&products[point * point_out + tile * pitch_out + c..]));
+                        for (run, pixel) in runs.into_iter().zip(&mut pixels) {
+                            if let Some(pixel) = pixel {
+                                store(run, &mut pixel[c..]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Products of `n` rows, a few at a time, with the weights of `L` outputs.
+#[inline(always)]
+fn multiply<T: Real, V: Vectors<T>>(
+    vectors: V,
+    n: usize,
+    (from, from_pitch): (&[T], usize),
+    weights: &[T],
+    (to, to_pitch): (&mut [T], usize),
+    is_fresh: bool,
+) {
+    let mut row = 0;
+    macro_rules! tile {
+        ($r:expr) => {{
+            let (from, to) = (&from[row * from_pitch..], &mut to[row * to_pitch..]);
+            multiply_rows::<T, V, $r>(vectors, (from, from_pitch), weights, (to, to_pitch), is_fresh);
+            row += $r;
+        }};
+    }
+    while n - row >= ROWS {
+        tile!(ROWS);
+    }
+    if n - row >= 4 {
+        tile!(4);
+    }
+    if n - row >= 2 {
+        tile!(2);
+    }
+    if n > row {
+        tile!(1);
+    }
+    debug_assert_eq!(n, row);
+}
+
+/// Products of `R` rows with the weights `[run, L]` of `L` outputs: written, or added to what is there.
+#[inline(always)]
+fn multiply_rows<T: Real, V: Vectors<T>, const R: usize>(
+    vectors: V,
+    (from, from_pitch): (&[T], usize),
+    weights: &[T],
+    (to, to_pitch): (&mut [T], usize),
+    is_fresh: bool,
+) {
+    let run = weights.len() / T::LANES;
+    let mut rows: [&[T]; R] = [&[]; R];
+    let mut tile = [[vectors.splat(T::default()); 2]; R];
+    for (r, (row, tile)) in rows.iter_mut().zip(&mut tile).enumerate() {
+        *row = &from[r * from_pitch..][..run];
+        if !is_fresh {
+            *tile = V::pairs(&to[r * to_pitch..][..T::LANES])[0];
+        }
+    }
+    for (i, &[w0, w1]) in V::pairs(weights).iter().enumerate().take(run) {
+        for (acc, row) in tile.iter_mut().zip(&rows) {
+            let x = vectors.splat(row[i]);
+            *acc = [vectors.mul_add(x, w0, acc[0]), vectors.mul_add(x, w1, acc[1])];
+        }
+    }
+    for (r, tile) in tile.into_iter().enumerate() {
+        V::pairs_mut(&mut to[r * to_pitch..][..T::LANES])[0] = tile;
+    }
+}

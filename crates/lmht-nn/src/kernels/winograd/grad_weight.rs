@@ -1,0 +1,224 @@
+//! The weight gradient.
+
+use super::forward::patch;
+use super::transform::{self, load, store};
+use super::{POINTS, ROWS, RUN, Tiles, fits};
+use crate::kernels::dense::transpose;
+use crate::kernels::lines::Lines;
+use crate::kernels::real::{Real, VectorKernel, Vectors};
+use crate::kernels::{ConvShape, Source};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Tiles of a pass.
+const TILES: usize = 64;
+/// Input channels of a panel: whole runs, and whole register tiles.
+const PANEL: usize = 24;
+/// Channels of a task, on either side, at most. Their sums at the 16 points (1 MB) stay in the cache.
+const CHANNELS: usize = 128;
+/// Number of tasks to aim at. A constant and not the number of threads, so that sums keep their order.
+const TASKS: usize = 8;
+
+/// `dweight[o, i, ky, kx] = Σ_{n, y, x} grads[n, y, x, o] xs[n, y + ky - p, x + kx - p, i]`; a shape that [`fits`].
+///
+/// `xs` is `[n, h, w, c_in]`, `grads` `[n, h_out, w_out, c_out]`, `dweight` `[c_out, c_in, 3, 3]`, which is overwritten.
+pub(crate) fn grad_weight<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], dweight: &mut [T]) {
+    debug_assert!(fits(s));
+    let cut = |c: usize| c.div_ceil(c.div_ceil(CHANNELS)).next_multiple_of(T::LANES);
+    let (per_in, per_out) = (cut(s.c_in), cut(s.c_out));
+    let (n_in, n_out) = (s.c_in.div_ceil(per_in), s.c_out.div_ceil(per_out));
+    let tiles = Tiles::of(s);
+    let n_rows = tiles.n * tiles.rows;
+    let per_group = n_rows.div_ceil(TASKS.div_ceil(n_in * n_out)).max(1);
+    let n_groups = n_rows.div_ceil(per_group).max(1);
+    let zeros = (vec![X::default(); s.c_in], vec![T::default(); s.c_out]);
+    let part = |i: usize, per: usize, c: usize| i * per..c.min((i + 1) * per);
+    let sums_of = |i: usize, o: usize, group: usize| {
+        let (inputs, outputs) = (part(i, per_in, s.c_in), part(o, per_out, s.c_out));
+        let mut sums = Lines::zeros(POINTS * point_len::<T>(&inputs, &outputs));
+        let (zero_xs, zero_grads) = (&*zeros.0, &*zeros.1);
+        let rows = part(group, per_group, n_rows);
+        let sums_of = &mut *sums;
+        let task = Task { shape: s, tiles, xs, zero_xs, grads, zero_grads, rows, inputs, outputs, sums: sums_of };
+        T::run_with_vectors(task);
+        sums
+    };
+    // Ordered by outputs, inputs, group.
+    let sums: Vec<Lines<T>> = (0..n_out * n_in * n_groups)
+        .into_par_iter()
+        .map(|task| sums_of(task / n_groups % n_in, task / n_groups / n_in, task % n_groups))
+        .collect();
+    // A register's worth of outputs at a time.
+    dweight.par_chunks_mut(T::LANES * s.c_in * 9).enumerate().for_each(|(block, dweight)| {
+        let o = block * T::LANES / per_out;
+        for i in 0..n_in {
+            let (inputs, outputs) = (part(i, per_in, s.c_in), part(o, per_out, s.c_out));
+            let sums = &sums[(o * n_in + i) * n_groups..][..n_groups];
+            let first = block * T::LANES - outputs.start;
+            T::run_with_vectors(Finish { sums, inputs, outputs, first, c_in: s.c_in, dweight });
+        }
+    });
+}
+
+/// Sums at one point: `[outputs / L, inputs, L]`.
+fn point_len<T: Real>(inputs: &Range<usize>, outputs: &Range<usize>) -> usize {
+    outputs.len().div_ceil(T::LANES) * inputs.len() * T::LANES
+}
+
+/// The sums of some channels over some rows of tiles.
+struct Task<'a, T, X> {
+    shape: &'a ConvShape,
+    tiles: Tiles,
+    xs: &'a [X],
+    zero_xs: &'a [X],
+    grads: &'a [T],
+    zero_grads: &'a [T],
+    /// Counted over all images.
+    rows: Range<usize>,
+    inputs: Range<usize>,
+    outputs: Range<usize>,
+    sums: &'a mut [T],
+}
+
+impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
+    #[inline(always)]
+    fn run<V: Vectors<T>>(self, vectors: V) {
+        let Self { shape: s, tiles, ref inputs, ref outputs, .. } = self;
+        let first = self.rows.start * tiles.cols;
+        let n = self.rows.len() * tiles.cols;
+        let most = TILES.min(n);
+        // For each point: panels of input channels [tiles, PANEL], blocks of output channels [tiles, L].
+        let panel = most * PANEL;
+        let point_in = inputs.len().div_ceil(PANEL) * panel + T::LANES;
+        let block = most * T::LANES;
+        let point_out = outputs.len().div_ceil(T::LANES) * block + T::LANES;
+        let mut xs = Lines::zeros(POINTS * point_in);
+        let mut grads = Lines::zeros(POINTS * point_out);
+        let point_sum = point_len::<T>(inputs, outputs);
+        for start in (0..n).step_by(TILES) {
+            let n = TILES.min(n - start);
+            for i in 0..n {
+                let tile = first + start + i;
+                let (row, col) = (tile / tiles.cols, tile % tiles.cols);
+                let (image, row) = (row / tiles.rows, row % tiles.rows);
+                let pixels = patch(s, self.xs, self.zero_xs, (image, row, col)).map(|pixel| &pixel[inputs.clone()]);
+                for c in (0..inputs.len()).step_by(RUN) {
+                    let points = transform::input(|y, x| load(&pixels[4 * y + x][c..]));
+                    let at = c / PANEL * panel + i * PANEL + c % PANEL;
+                    for (point, run) in points.into_iter().enumerate() {
+                        store(run, &mut xs[point * point_in + at..]);
+                    }
+                }
+                let pixels = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(y, x)| {
+                    let (y, x) = (2 * row + y, 2 * col + x);
+                    let pixel = if y < s.h_out && x < s.w_out {
+                        &self.grads[((image * s.h_out + y) * s.w_out + x) * s.c_out..][..s.c_out]
+                    } else {
+                        self.zero_grads
+                    };
+                    &pixel[outputs.clone()]
+                });
+                for c in (0..outputs.len()).step_by(RUN) {
+                    let points = transform::gradient(pixels.map(|pixel| load(&pixel[c..])));
+                    let at = c / T::LANES * block + i * T::LANES + c % T::LANES;
+                    for (point, run) in points.into_iter().enumerate() {
+                        store(run, &mut grads[point * point_out + at..]);
+                    }
+                }
+            }
+            for point in 0..POINTS {
+                let sums = &mut self.sums[point * point_sum..][..point_sum];
+                let grads = grads[point * point_out..].chunks_exact(block);
+                for (sums, grads) in sums.chunks_exact_mut(inputs.len() * T::LANES).zip(grads) {
+                    let grads = &grads[..n * T::LANES];
+                    let panels = xs[point * point_in..].chunks_exact(panel);
+                    for (sums, xs) in sums.chunks_mut(PANEL * T::LANES).zip(panels) {
+                        add_products(vectors, sums, &xs[..n * PANEL], grads);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds to sums `[inputs, L]` the products of a panel and a block, over all tiles.
+#[inline(always)]
+fn add_products<T: Real, V: Vectors<T>>(vectors: V, sums: &mut [T], xs: &[T], grads: &[T]) {
+    let n = sums.len() / T::LANES;
+    let mut row = 0;
+    macro_rules! tile {
+        ($r:expr) => {{
+            outer::<T, V, $r>(vectors, &mut sums[row * T::LANES..], xs, row, grads);
+            row += $r;
+        }};
+    }
+    while n - row >= ROWS {
+        tile!(ROWS);
+    }
+    if n - row >= 4 {
+        tile!(4);
+    }
+    if n - row >= 2 {
+        tile!(2);
+    }
+    if n > row {
+        tile!(1);
+    }
+    debug_assert_eq!(n, row);
+}
+
+/// The same for `R` input channels from `row` of the panel.
+#[inline(always)]
+fn outer<T: Real, V: Vectors<T>, const R: usize>(vectors: V, sums: &mut [T], xs: &[T], row: usize, grads: &[T]) {
+    let sums = V::pairs_mut(&mut sums[..R * T::LANES]).first_chunk_mut::<R>().expect("a tile of sums");
+    let mut tile = *sums;
+    for (xs, &[g0, g1]) in xs.as_chunks::<PANEL>().0.iter().zip(V::pairs(grads)) {
+        let xs: &[T; R] = xs[row..].first_chunk().expect("a tile of the panel");
+        for (acc, &x) in tile.iter_mut().zip(xs) {
+            let x = vectors.splat(x);
+            *acc = [vectors.mul_add(x, g0, acc[0]), vectors.mul_add(x, g1, acc[1])];
+        }
+    }
+    *sums = tile;
+}
+
+/// Adds up the groups and leaves the 16 points, for `L` outputs and some inputs.
+struct Finish<'a, T> {
+    sums: &'a [Lines<T>],
+    inputs: Range<usize>,
+    outputs: Range<usize>,
+    /// The first output, counted from that of the sums.
+    first: usize,
+    c_in: usize,
+    /// `[outputs, c_in, 9]`.
+    dweight: &'a mut [T],
+}
+
+impl<T: Real> VectorKernel<T> for Finish<'_, T> {
+    #[inline(always)]
+    fn run<V: Vectors<T>>(self, vectors: V) {
+        let n = self.inputs.len();
+        let point_len = point_len::<T>(&self.inputs, &self.outputs);
+        let start = self.first / T::LANES * n * T::LANES;
+        // [inputs, taps, L], as the weights are ordered but for the outputs.
+        let mut taps = Lines::zeros(n * 9 * T::LANES);
+        for i in (0..n * T::LANES).step_by(RUN) {
+            let runs = transform::weight_gradient(|point| {
+                let mut total = [T::default(); RUN];
+                for sums in self.sums {
+                    let run: transform::Run<T> = load(&sums[point * point_len + start + i..]);
+                    total.iter_mut().zip(run).for_each(|(total, x)| *total += x);
+                }
+                total
+            });
+            let (input, lane) = (i / T::LANES, i % T::LANES);
+            for (tap, run) in runs.into_iter().enumerate() {
+                store(run, &mut taps[(input * 9 + tap) * T::LANES + lane..]);
+            }
+        }
+        let per_output = self.c_in * 9;
+        let n_outputs = self.dweight.len() / per_output;
+        let first = self.inputs.start * 9;
+        transpose(vectors, (n * 9, n_outputs), &taps, |i| i * T::LANES, &mut self.dweight[first..], |o| o * per_output);
+    }
+}
