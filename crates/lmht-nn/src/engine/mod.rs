@@ -33,7 +33,7 @@ mod stage;
 mod value;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use candle_core::{DType, Tensor};
 
@@ -122,14 +122,18 @@ impl Engine {
         }
         let is_frames = dims.len() == 5;
         let key = (h, w, is_frames, images.dtype());
-        // A panic while the lock is held leaves the map as it was.
-        let mut programs = self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(program) = programs.get(&key) {
+        if let Some(program) = self.lock().get(&key) {
             return Ok(program.clone());
         }
+        // Not under the lock: a thread that waits in here for its tasks may take up another pass of the same network. If
+        // two write the program down at once, the first is kept.
         let program = Program::record(network, [c, h, w], is_frames, images.dtype())?.map(Arc::new);
-        programs.insert(key, program.clone());
-        Ok(program)
+        Ok(self.lock().entry(key).or_insert(program).clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Option<Arc<Program>>>> {
+        // A panic while the lock is held leaves the map as it was.
+        self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
