@@ -124,6 +124,18 @@ impl Conv2d {
     pub(crate) fn params(&self) -> Conv2dParams {
         self.params
     }
+
+    /// Replaces every tensor by a copy.
+    pub(crate) fn own_tensors(&mut self) -> Result<()> {
+        own(&mut self.weight)?;
+        self.bias.as_mut().map_or(Ok(()), own)
+    }
+}
+
+/// Replaces a tensor by a copy that nobody else has.
+pub(crate) fn own(tensor: &mut Tensor) -> Result<()> {
+    *tensor = tensor.detach().copy()?;
+    Ok(())
 }
 
 /// Batch norm over every axis but the second (Ioffe and Szegedy 2015), with running statistics of momentum 0.1.
@@ -218,6 +230,15 @@ impl BatchNorm {
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
+
+    /// Replaces every tensor by a copy.
+    pub(crate) fn own_tensors(&mut self) -> Result<()> {
+        for running in [&mut self.running_mean, &mut self.running_var] {
+            *running = Var::from_tensor(&running.as_detached_tensor().copy()?)?;
+        }
+        own(&mut self.weight)?;
+        own(&mut self.bias)
+    }
 }
 
 /// A fully connected layer with bias.
@@ -266,6 +287,12 @@ impl Linear {
     pub(crate) fn bias(&self) -> &Tensor {
         &self.bias
     }
+
+    /// Replaces every tensor by a copy.
+    pub(crate) fn own_tensors(&mut self) -> Result<()> {
+        own(&mut self.weight)?;
+        own(&mut self.bias)
+    }
 }
 
 /// A convolution and its batch norm: one synapse.
@@ -312,6 +339,12 @@ impl ConvNorm {
     pub fn forward_repeated(&self, flow: &Flow, repeats: usize, pass: &mut Pass<'_>) -> Result<Flow> {
         let ys = self.conv.forward(flow, pass)?;
         self.norm.as_ref().map_or(Ok(ys.clone()), |norm| norm.forward_repeated(&ys, repeats, pass))
+    }
+
+    /// Replaces every tensor by a copy.
+    pub(crate) fn own_tensors(&mut self) -> Result<()> {
+        self.conv.own_tensors()?;
+        self.norm.as_mut().map_or(Ok(()), BatchNorm::own_tensors)
     }
 }
 
@@ -523,6 +556,32 @@ impl Neuron {
             leak_logit: leak_logit.as_ref(),
             amplitude: if self.unit_spikes { 1. } else { theta },
         }))
+    }
+
+    /// The largest count of spikes that a unit sends at a timestep, if it fits seven bits and none is negative.
+    pub(crate) fn most_spikes(&self) -> Option<u32> {
+        match &self.kind {
+            Kind::Spiking { dynamics, .. } => {
+                Some(dynamics.config.levels).filter(|&l| l < u32::from(lmht_core::IN_WINDOW))
+            }
+            // SNM sends negative spikes as well.
+            Kind::Relative { relative: Relative::Snm { .. }, .. } => None,
+            Kind::Relative { .. } => Some(1),
+            Kind::Qcfs { .. } | Kind::Relu => None,
+        }
+    }
+
+    /// Replaces every tensor by a copy.
+    pub(crate) fn own_tensors(&mut self) -> Result<()> {
+        match &mut self.kind {
+            Kind::Spiking { tgim_logit, leak_logit, v_threshold, .. } => {
+                own(v_threshold)?;
+                [tgim_logit, leak_logit].into_iter().flatten().try_for_each(own)
+            }
+            Kind::Relative { v_threshold, .. } => own(v_threshold),
+            Kind::Qcfs { scale, .. } => own(scale),
+            Kind::Relu => Ok(()),
+        }
     }
 
     /// Whether spikes leave as ones.

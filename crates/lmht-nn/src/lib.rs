@@ -2,6 +2,7 @@
 //!
 //! - [`ModelConfig`] says what a network is; [`Network`] is built from it and a Candle `VarBuilder`.
 //! - [`ParamStore`] holds its tensors by name, in a fixed order, started from a seed.
+//! - [`Inference`] is a network for evaluation alone, of parameters that stay as they are.
 //! - [`train::fit`] trains it, [`train::evaluate`] measures it, [`train::RunRecord`] keeps what happened.
 //! - [`graph::Graph`] lists the layers of a network and what feeds what.
 //! - [`ops`] are the differentiable operations underneath; [`layers`] the pieces between.
@@ -17,6 +18,7 @@ mod config;
 mod engine;
 mod error;
 pub mod graph;
+mod inference;
 mod kernels;
 pub mod layers;
 pub mod loss;
@@ -32,6 +34,7 @@ pub mod train;
 pub use backbones::Network;
 pub use config::{Backbone, FORMAT_VERSION, ModelConfig, NeuronConfig, Stem};
 pub use error::{Error, Result};
+pub use inference::Inference;
 pub use lmht_core::{GradientMode, QcfsWindow, Schedule, Tgim};
 pub use params::{ParamKind, ParamStore};
 pub use pass::{Mode, NeuronEvent, Observer, Pass, PassEvent, ProductEvent, Signal, SynapseEvent, SynapseKind};

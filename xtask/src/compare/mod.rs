@@ -110,6 +110,8 @@ const PARTS: [Part; 7] =
 const OURS: &str = "ours";
 const TORCH: &str = "PyTorch";
 const SPIKINGJELLY: &str = "SpikingJelly";
+/// Our training step by `Pass::recomputing`.
+const RECOMPUTING: &str = "ours, recomputing";
 
 /// A load average above this is not that of a quiet machine.
 const QUIET: f64 = 0.3;
@@ -408,10 +410,12 @@ impl Driver {
     }
 
     fn network(&mut self, timesteps: usize, levels: u32, batch: usize) -> Result<NetworkCase> {
-        Ok(NetworkCase { model: self.model(timesteps, levels)?, images: self.images.clone(), batch, timesteps })
+        let (model, images) = (self.model(timesteps, levels)?, self.images.clone());
+        Ok(NetworkCase { model, images, batch, timesteps, recomputes: false })
     }
 
-    /// What a network is compared with: PyTorch's, and LIF networks of T and of L·T timesteps.
+    /// What a network is compared with: PyTorch's, LIF networks of T and of L·T timesteps, and for a training step our own
+    /// with less memory.
     fn network_sides(&mut self, batch: usize, case: fn(NetworkCase) -> Case) -> Result<Vec<Side>> {
         let (timesteps, levels) = (self.base.timesteps, self.base.neuron.levels());
         let network = self.network(timesteps, levels, batch)?;
@@ -426,6 +430,10 @@ impl Driver {
                 let case = case(NetworkCase { timesteps, ..network.clone() });
                 sides.push(Side { name: format!("{SPIKINGJELLY} LIF T={timesteps}"), worker, case });
             }
+        }
+        let recomputing = case(NetworkCase { recomputes: true, ..network });
+        if matches!(recomputing, Case::Train(_)) {
+            sides.push(Side { name: RECOMPUTING.into(), worker: 0, case: recomputing });
         }
         Ok(sides)
     }

@@ -122,6 +122,9 @@ pub(crate) struct NetworkCase {
     pub(crate) batch: usize,
     /// T; the LIF network has its own.
     pub(crate) timesteps: usize,
+    /// Whether a training step computes once more what it does not keep. Asked of our side only.
+    #[serde(default)]
+    pub(crate) recomputes: bool,
 }
 
 /// A convolution.

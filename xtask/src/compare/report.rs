@@ -160,7 +160,7 @@ impl Report {
             text,
             "Peak resident memory over three steps in a fresh process, less what was resident before the network was \
              built: program, images, and what the libraries had loaded for a step of a network of width 4. In brackets the \
-             plain peak.\n",
+             plain peak. \"Recomputing\" is `Pass::recomputing()`.\n",
         );
         line(text, "| | side | MiB | factor |\n|---|---|---|---|");
         for row in &self.memory {

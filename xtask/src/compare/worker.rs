@@ -141,8 +141,11 @@ fn train_step(case: &NetworkCase, (images, labels): &(Tensor, Tensor)) -> Result
     let (network, params) = load(case, DType::F32)?;
     let mut optimizer = OptimizerConfig::Sgd(SGD).build(params.trainable())?;
     let (images, labels) = (images.clone(), labels.clone());
+    let recomputes = case.recomputes;
     Ok(Box::new(move || {
-        let readout = loss::readout(&network.forward(&images, &mut Pass::train())?)?;
+        let pass = Pass::train();
+        let mut pass = if recomputes { pass.recomputing() } else { pass };
+        let readout = loss::readout(&network.forward(&images, &mut pass)?)?;
         let loss = loss::cross_entropy(&readout, &labels, 0.)?;
         let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         let gradients = loss.backward()?;
@@ -159,9 +162,10 @@ fn train_step(case: &NetworkCase, (images, labels): &(Tensor, Tensor)) -> Result
 
 fn eval_step(case: &NetworkCase, (images, labels): &(Tensor, Tensor)) -> Result<Step> {
     let (network, _params) = load(case, DType::F32)?;
+    let network = network.inference()?;
     let (images, labels) = (images.clone(), labels.clone());
     Ok(Box::new(move || {
-        let logits = network.forward(&images, &mut Pass::eval())?;
+        let logits = network.forward(&images)?;
         let loss = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?;
         black_box(loss.to_dtype(DType::F64)?.to_scalar::<f64>()?);
         black_box(loss::cumulative_top1(&logits, &labels)?);
@@ -178,7 +182,7 @@ fn outputs(case: &NetworkCase, dtype: Number) -> Result<Outputs> {
     let (images, labels) = batch(case, dtype)?;
     let (network, params) = load(case, dtype)?;
     // Once without an observer: this is what is timed.
-    let logits = network.forward(&images, &mut Pass::eval())?;
+    let logits = network.inference()?.forward(&images)?;
     let mut activity = ActivityCounter::new();
     network.forward(&images, &mut Pass::eval().observed_by(&mut activity))?;
     let readout = loss::readout(&network.forward(&images, &mut Pass::train())?)?;

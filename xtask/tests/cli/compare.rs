@@ -104,4 +104,10 @@ fn a_small_run_beside_pytorch() {
     let sides = report["train"][0]["sides"].as_array().unwrap();
     assert_eq!((&sides[0]["side"], &sides[1]["side"]), (&"ours".into(), &"PyTorch".into()));
     assert!(sides.iter().all(|side| side["seconds"].as_array().unwrap().len() == 2), "{report}");
+    // Training with less memory is in both parts.
+    assert_eq!(sides.last().unwrap()["side"], "ours, recomputing");
+    assert!(document.matches("ours, recomputing").count() >= 2, "{document}");
+    let rows = report["memory"].as_array().unwrap();
+    let names = |row: &serde_json::Value| row["sides"].to_string().contains("ours, recomputing");
+    assert_eq!(rows.iter().map(names).collect::<Vec<_>>(), [true, false], "training, evaluation: {report}");
 }

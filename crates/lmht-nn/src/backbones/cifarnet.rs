@@ -32,6 +32,15 @@ pub(super) struct Cifarnet {
 }
 
 impl Cifarnet {
+    /// Replaces every tensor by a copy.
+    pub(super) fn own_tensors(&mut self) -> Result<()> {
+        for (synapse, neuron, _) in &mut self.layers {
+            synapse.own_tensors()?;
+            neuron.own_tensors()?;
+        }
+        self.classifier.own_tensors()
+    }
+
     pub(super) fn new(config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let width = config.width;
         let mut layers = Vec::new();

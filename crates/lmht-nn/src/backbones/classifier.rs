@@ -19,6 +19,15 @@ pub(super) struct ClassifierNames {
 }
 
 impl Classifier {
+    /// Replaces every tensor by a copy.
+    pub(super) fn own_tensors(&mut self) -> Result<()> {
+        for (linear, neuron) in &mut self.hidden {
+            linear.own_tensors()?;
+            neuron.own_tensors()?;
+        }
+        self.last.own_tensors()
+    }
+
     /// Linear layers from `f_in` features over each of `hidden` to the classes.
     pub(super) fn new(
         config: &ModelConfig,

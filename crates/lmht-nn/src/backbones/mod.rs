@@ -17,7 +17,7 @@ use crate::config::{Backbone, ModelConfig};
 use crate::engine::{Engine, Spread};
 use crate::graph::Op;
 use crate::layers::Flow;
-use crate::{Pass, Result, Signal, ops};
+use crate::{Inference, Pass, Result, Signal, ops};
 
 /// A body with its neurons: images in, logits at every timestep out.
 ///
@@ -77,6 +77,21 @@ impl Network {
         Ok(Self { config: config.clone(), body, engine: Arc::default() })
     }
 
+    /// The same network for evaluation alone: its parameters as they are now, ready for the kernels.
+    ///
+    /// # Errors
+    /// If a tensor cannot be copied.
+    pub fn inference(&self) -> Result<Inference> {
+        let mut body = self.body.clone();
+        match &mut body {
+            Body::Resnet(body) => body.own_tensors()?,
+            Body::Vgg(body) => body.own_tensors()?,
+            Body::Cifarnet(body) => body.own_tensors()?,
+            Body::Spikformer(body) => body.own_tensors()?,
+        }
+        Ok(Inference::new(Self { config: self.config.clone(), body, engine: Arc::new(Engine::fixed()) }))
+    }
+
     /// The configuration it was built from.
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -85,7 +100,7 @@ impl Network {
     /// Logits at every timestep.
     ///
     /// A static image is the input of every timestep; where that is the same, its first current is computed once and
-    /// repeated.
+    /// repeated. For the same parameters again and again, [`Network::inference`] is faster.
     ///
     /// # Shapes
     /// - `images` `[B, C, H, W]`, or `[T, B, C, H, W]` for inputs that change with time; a reparameterized network takes a

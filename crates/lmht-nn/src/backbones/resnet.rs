@@ -25,7 +25,7 @@ use super::{Input, join};
 use crate::config::{ModelConfig, Stem};
 use crate::engine::Part;
 use crate::graph::Op;
-use crate::layers::{ConvNorm, Flow, Neuron, Site, global_avg_pool, max_pool2d};
+use crate::layers::{ConvNorm, Flow, Neuron, Site, global_avg_pool, max_pool2d, own};
 use crate::ops::{Conv2dParams, Pool2dParams};
 use crate::{Pass, Result, Signal};
 
@@ -282,6 +282,23 @@ impl Block {
 }
 
 impl Resnet {
+    /// Replaces every tensor by a copy.
+    pub(super) fn own_tensors(&mut self) -> Result<()> {
+        self.stem.own_tensors()?;
+        if let Entry::Spikes(neuron) = &mut self.entry {
+            neuron.own_tensors()?;
+        }
+        for block in &mut self.blocks {
+            for synapse in [&mut block.conv1, &mut block.conv2].into_iter().chain(&mut block.downsample) {
+                synapse.own_tensors()?;
+            }
+            block.sn1.own_tensors()?;
+            block.sn2.own_tensors()?;
+            block.shortcut_scale.as_mut().map_or(Ok(()), own)?;
+        }
+        self.classifier.own_tensors()
+    }
+
     pub(super) fn new(plan: &Plan, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let (kernel, stride) = match config.stem {
             Stem::Cifar => (3, 1),

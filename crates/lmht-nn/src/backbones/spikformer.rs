@@ -43,6 +43,24 @@ pub(super) struct Spikformer {
 }
 
 impl Spikformer {
+    /// Replaces every tensor by a copy.
+    pub(super) fn own_tensors(&mut self) -> Result<()> {
+        for (synapse, neuron) in self.patches.convs.iter_mut().chain([&mut self.patches.position]) {
+            synapse.own_tensors()?;
+            neuron.own_tensors()?;
+        }
+        for Block { attention, fc1, fc2, .. } in &mut self.blocks {
+            let Attention { q, k, v, proj, neuron, .. } = attention;
+            neuron.own_tensors()?;
+            for layer in [q, k, v, proj, fc1, fc2] {
+                layer.linear.own_tensors()?;
+                layer.norm.as_mut().map_or(Ok(()), BatchNorm::own_tensors)?;
+                layer.neuron.own_tensors()?;
+            }
+        }
+        self.head.own_tensors()
+    }
+
     pub(super) fn new(config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let (depth, heads) = config.transformer();
         let blocks = (0..depth).map(|block| Block::new(config, heads, &vb.pp("block").pp(block)));

@@ -101,6 +101,15 @@ pub(super) struct Vgg {
 }
 
 impl Vgg {
+    /// Replaces every tensor by a copy.
+    pub(super) fn own_tensors(&mut self) -> Result<()> {
+        for (synapse, neuron) in self.stages.iter_mut().flatten() {
+            synapse.own_tensors()?;
+            neuron.own_tensors()?;
+        }
+        self.classifier.own_tensors()
+    }
+
     pub(super) fn new(plan: &Plan, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let mut c_in = config.in_channels;
         let mut stages = Vec::new();

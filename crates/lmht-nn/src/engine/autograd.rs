@@ -42,7 +42,7 @@ pub(super) fn train<T: Number>(
         }
     }
     let keeps = !learning.is_empty();
-    let (logits, state) = State::<T>::forward(&program, images, timesteps, (keeps, pass.is_recomputing()), pass)?;
+    let (logits, state) = State::<T>::train(&program, images, timesteps, (keeps, pass.is_recomputing()), pass)?;
     let shape = Shape::from((logits.len() / classes, classes));
     if !keeps {
         return Ok(Tensor::from_vec(logits, shape, images.device())?);

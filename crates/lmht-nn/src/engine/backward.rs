@@ -256,7 +256,7 @@ impl<'a, T: Number> Backward<'a, T> {
         let Action::Synapse(layer) = &self.program.steps[synapse].action else {
             return bail_bug("batch norm stands after no synapse");
         };
-        let ys = self.state.synapse(self.program, synapse, layer)?;
+        let ys = self.state.synapse_again(self.program, synapse, layer)?;
         if let Some(norm) = &mut self.state.norms[i] {
             norm.ys = ys;
         }

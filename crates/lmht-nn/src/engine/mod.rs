@@ -9,6 +9,7 @@
 //!   never written down;
 //! - a synapse of few spikes adds up the weights of the active inputs; the way back computes input gradients only for
 //!   units that want one. How many there are decides in each layer and pass;
+//! - an evaluation pass takes some images at a time, so that what flows between the layers stays in the cache;
 //! - a training pass keeps what each synapse gave and the packed spikes, and gives both up while it goes back.
 //!
 //! | file | what |
@@ -16,6 +17,8 @@
 //! | `program.rs` | the steps of a network, written down by one forward pass |
 //! | `value.rs` | numbers, packed spikes, sums that wait for their reader |
 //! | `run.rs`, `backward.rs` | the forward and the backward pass over the steps |
+//! | `synapse.rs` | which kernel a synapse takes, and its weights in the order of that kernel |
+//! | `prepared.rs` | what an evaluation pass computes from the parameters alone |
 //! | `stage.rs`, `norm.rs`, `pool.rs`, `layout.rs` | what happens between convolutions, which are in `kernels/` |
 //! | `autograd.rs` | a training pass as one operation of Candle's graph |
 //!
@@ -27,13 +30,15 @@ mod backward;
 mod layout;
 mod norm;
 mod pool;
+mod prepared;
 mod program;
 mod run;
 mod stage;
+mod synapse;
 mod value;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use candle_core::{DType, Tensor};
 
@@ -41,8 +46,8 @@ pub(crate) use program::{Part, Parts, Spread};
 
 use crate::kernels::Real;
 use crate::{Mode, Network, Pass, Result};
+use prepared::{Prepared, Slots};
 use program::Program;
-use run::State;
 
 /// The number types that the engine computes in.
 pub(crate) trait Number: Real + lmht_core::Real + pool::Comparable {
@@ -52,10 +57,12 @@ pub(crate) trait Number: Real + lmht_core::Real + pool::Comparable {
     fn wide(self) -> f64;
     /// The same number, if it is small.
     fn of_i32(value: i32) -> Self;
+    /// The place for what is prepared in this type.
+    fn slot(slots: &Slots) -> &OnceLock<Prepared<Self>>;
 }
 
 macro_rules! number {
-    ($t:ty) => {
+    ($t:ty, $slot:ident) => {
         impl Number for $t {
             #[inline(always)]
             fn of(value: f64) -> Self {
@@ -69,11 +76,14 @@ macro_rules! number {
             fn of_i32(value: i32) -> Self {
                 value as Self
             }
+            fn slot(slots: &Slots) -> &OnceLock<Prepared<Self>> {
+                &slots.$slot
+            }
         }
     };
 }
-number!(f32);
-number!(f64);
+number!(f32, single);
+number!(f64, double);
 
 /// Height and width of the images, whether there is one for every timestep, and the number type.
 type Key = (usize, usize, bool, DType);
@@ -82,9 +92,16 @@ type Key = (usize, usize, bool, DType);
 #[derive(Debug, Default)]
 pub(crate) struct Engine {
     programs: Mutex<HashMap<Key, Option<Arc<Program>>>>,
+    /// Whether the parameters of the network stay as they are.
+    is_fixed: bool,
 }
 
 impl Engine {
+    /// For a network whose parameters nobody changes: what is computed from them alone is kept.
+    pub(crate) fn fixed() -> Self {
+        Self { is_fixed: true, ..Self::default() }
+    }
+
     /// The logits `[T·B, K]`, or nothing if the network has to run layer by layer. The images must have been checked.
     pub(crate) fn forward(&self, network: &Network, images: &Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
         if !images.device().is_cpu() || images.track_op() || pass.is_recording() || pass.is_layer_by_layer() {
@@ -100,14 +117,18 @@ impl Engine {
     fn forward_as<T: Number>(&self, network: &Network, images: &Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
         let Some(program) = self.program(network, images)? else { return Ok(None) };
         let timesteps = network.config().timesteps;
-        let images = if images.rank() == 5 { images.flatten(0, 1)? } else { images.clone() };
         match pass.mode() {
             Mode::Eval => {
-                let (logits, _) = State::<T>::forward(&program, &images, timesteps, (false, false), pass)?;
-                let classes = network.config().n_classes;
-                Ok(Some(Tensor::from_vec(logits, ((), classes), images.device())?))
+                let logits = if self.is_fixed {
+                    let prepared = synapse::once(T::slot(&program.slots), || Prepared::new(&program))?;
+                    run::evaluate(&program, prepared, images, timesteps, pass)?
+                } else {
+                    run::evaluate(&program, &Prepared::new(&program)?, images, timesteps, pass)?
+                };
+                Ok(Some(Tensor::from_vec(logits, ((), network.config().n_classes), images.device())?))
             }
             Mode::Train if program.has_gradients()? => {
+                let images = if images.rank() == 5 { images.flatten(0, 1)? } else { images.clone() };
                 autograd::train::<T>(program, &images, timesteps, network.config().n_classes, pass).map(Some)
             }
             Mode::Train => Ok(None),
@@ -122,14 +143,18 @@ impl Engine {
         }
         let is_frames = dims.len() == 5;
         let key = (h, w, is_frames, images.dtype());
-        // A panic while the lock is held leaves the map as it was.
-        let mut programs = self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(program) = programs.get(&key) {
+        if let Some(program) = self.lock().get(&key) {
             return Ok(program.clone());
         }
+        // Not under the lock: a thread that waits in here for its tasks may take up another pass of the same network. If
+        // two write the program down at once, the first is kept.
         let program = Program::record(network, [c, h, w], is_frames, images.dtype())?.map(Arc::new);
-        programs.insert(key, program.clone());
-        Ok(program)
+        Ok(self.lock().entry(key).or_insert(program).clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Option<Arc<Program>>>> {
+        // A panic while the lock is held leaves the map as it was.
+        self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

@@ -1,17 +1,81 @@
-//! Sums over the rows of `[rows, c]`, for batch norm.
+//! Batch norm: its numbers, and sums over the rows of `[rows, c]`.
 //!
 //! Rows go to tasks of a fixed number, a few of them add in the type of the values and the rest in `f64`, in order: the
 //! result is exact enough for a variance and does not depend on the number of threads.
 
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::Number;
+use super::value::{Line, Norm};
+use crate::Result;
 use crate::kernels::{Kernel, run_vectorized};
+use crate::layers::BatchNorm;
+use crate::ops::BatchStats;
 
 /// Tasks for the rows.
 const TASKS: usize = 32;
 /// Rows added in the type of the values before they join the `f64` sums.
 const RUN: usize = 16;
+
+/// With the running statistics. `bias` is that of the synapse before, which is not in what the synapse gives.
+pub(super) fn running<T: Number>(layer: &BatchNorm, bias: Option<&Tensor>) -> Result<Norm<T>> {
+    let (mean, var) = layer.running();
+    let mean = wide(&mean)?.iter().zip(bias_of(layer, bias)?).map(|(mean, bias)| mean - bias).collect();
+    finish(layer, mean, wide(&var)?, Vec::new())
+}
+
+/// With the statistics of `ys`, towards which the running ones move. `bias` as in [`running`].
+pub(super) fn of_batch<T: Number>(
+    layer: &BatchNorm,
+    repeats: usize,
+    ys: Vec<T>,
+    bias: Option<&Tensor>,
+) -> Result<Norm<T>> {
+    let bias = bias_of(layer, bias)?;
+    let c = bias.len();
+    let count = ys.len() / c;
+    if count < 2 {
+        return Err(candle_core::Error::Msg(format!(
+            "{}: a variance needs at least two values per channel, got {count}; use a larger batch, or an evaluation pass",
+            layer.name()
+        ))
+        .into());
+    }
+    let shift = &ys[..c];
+    let (sums, squares) = moments(&ys, shift);
+    let n = count as f64;
+    let moments = sums.iter().zip(&squares).zip(shift).map(|((sum, square), shift)| {
+        let mean = sum / n;
+        // Rounding may leave a constant channel a hair below zero.
+        (shift.wide() + mean, (square / n - mean * mean).max(0.))
+    });
+    let (mean, var): (Vec<f64>, Vec<f64>) = moments.unzip();
+    let weight = layer.affine().0;
+    let tensor = |values: Vec<f64>| Tensor::new(values, weight.device())?.to_dtype(weight.dtype());
+    let stats = BatchStats {
+        mean: tensor(mean.iter().zip(&bias).map(|(mean, bias)| mean + bias).collect())?,
+        var_unbiased: tensor(var.iter().map(|var| var * (n / (n - 1.))).collect())?,
+    };
+    layer.follow(&stats, count, repeats)?;
+    finish(layer, mean, var, ys)
+}
+
+fn finish<T: Number>(layer: &BatchNorm, mean: Vec<f64>, var: Vec<f64>, ys: Vec<T>) -> Result<Norm<T>> {
+    let (weight, offset) = layer.affine();
+    let (weight, offset) = (wide(weight)?, wide(offset)?);
+    let rstd: Vec<f64> = var.iter().map(|var| (var + BatchNorm::EPS).sqrt().recip()).collect();
+    let line = Line::new(&mean, |c| (rstd[c] * weight[c], offset[c]));
+    Ok(Norm { ys, mean, rstd, line, sums: None })
+}
+
+fn wide(tensor: &Tensor) -> candle_core::Result<Vec<f64>> {
+    tensor.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()
+}
+
+fn bias_of(layer: &BatchNorm, bias: Option<&Tensor>) -> candle_core::Result<Vec<f64>> {
+    bias.map_or_else(|| Ok(vec![0.; layer.affine().0.elem_count()]), wide)
+}
 
 /// Σ (y − shift) and Σ (y − shift)² of each channel.
 pub(super) fn moments<T: Number>(ys: &[T], shift: &[T]) -> (Vec<f64>, Vec<f64>) {
@@ -104,7 +168,7 @@ fn add_row<T: Number, const FMA: bool, const SQUARE: bool>(
 }
 
 /// Per channel g · scale + (y − mean) · slope + offset, in the place of g.
-pub(super) fn combine<T: Number>(ys: &[T], grads: &mut [T], scale: &[T], line: &super::value::Line<T>) {
+pub(super) fn combine<T: Number>(ys: &[T], grads: &mut [T], scale: &[T], line: &Line<T>) {
     let c = scale.len();
     let per_task = (ys.len() / c).div_ceil(TASKS).max(1) * c;
     grads.par_chunks_mut(per_task).zip(ys.par_chunks(per_task)).for_each(|(grads, ys)| {
@@ -116,7 +180,7 @@ struct Combine<'a, T> {
     ys: &'a [T],
     grads: &'a mut [T],
     scale: &'a [T],
-    line: &'a super::value::Line<T>,
+    line: &'a Line<T>,
 }
 
 impl<T: Number> Kernel for Combine<'_, T> {

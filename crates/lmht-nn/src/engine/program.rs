@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::prepared::Slots;
 use crate::graph::{Graph, Node, Op};
 use crate::kernels::ConvShape;
 use crate::layers::{BatchNorm, Conv2d, Linear, Neuron};
@@ -154,6 +155,7 @@ impl Synapse {
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(super) steps: Vec<Step>,
+    pub(super) slots: Slots,
 }
 
 impl Program {
@@ -255,7 +257,7 @@ impl Program {
             (steps[i].is_lazy, steps[i].is_saved) = (is_lazy, is_saved);
             steps[i].last_reader = last.unwrap_or(i);
         }
-        Some(Self { steps })
+        Some(Self { steps, slots: Slots::default() })
     }
 
     /// Whether the engine has gradients for all of it.

@@ -1,18 +1,81 @@
 //! The forward pass of a program.
 
-use candle_core::{Tensor, bail};
+use candle_core::Tensor;
 
 use super::Number;
 use super::layout::{from_tensor, to_tensor};
+use super::prepared::{Firing, Prepared, Ready};
 use super::program::{Action, MapShape, Program, Spread, Synapse};
 use super::stage::{self, Current, Operand, Rows};
+use super::synapse::{Maps, forward_once};
 use super::value::{Line, Norm, Packed, Term, TermSource, Value};
 use super::{norm, pool};
-use crate::kernels::{self, ConvShape, spikes};
-use crate::layers::{BatchNorm, Flow, Neuron, SpikingParts, averaged};
-use crate::ops::BatchStats;
+use crate::kernels::ConvShape;
+use crate::layers::{Flow, Neuron, SpikingParts, averaged};
 use crate::ops::storage::with_slice;
-use crate::{Mode, Pass, Result, Signal};
+use crate::{Pass, Result, Signal};
+
+/// Bytes of the largest value of the images that an evaluation takes at a time. About four such values are alive at once,
+/// which together should stay in the last level of the cache. A constant and not a property of the machine, because which
+/// kernel a synapse takes depends on the spikes of the images that it sees together.
+const PART: usize = 4 << 20;
+
+/// The logits `[T·B, K]` of an evaluation pass over images `[B, C, H, W]` or frames `[n, B, C, H, W]`.
+pub(super) fn evaluate<T: Number>(
+    program: &Program,
+    prepared: &Prepared<T>,
+    images: &Tensor,
+    timesteps: usize,
+    pass: &mut Pass<'_>,
+) -> Result<Vec<T>> {
+    let axis = images.rank() - 4;
+    let n_images = images.dims()[axis];
+    let largest = program.steps.iter().map(|step| step.shape.len()).max().unwrap_or(1);
+    let n_parts = n_images.div_ceil((PART / (timesteps * largest * size_of::<T>())).max(1));
+    let part = n_images.div_ceil(n_parts);
+    let rows = |images: &Tensor| if axis == 1 { images.flatten(0, 1) } else { Ok(images.clone()) };
+    if pass.is_observed() || n_parts == 1 {
+        // The observer is shown all images at once.
+        let eval = Eval { prepared, n_images, part };
+        let mut state = State::new(program, timesteps, Vec::new());
+        return state.run(program, &rows(images)?, Some(eval), (false, false), pass);
+    }
+    let mut room = Vec::new();
+    let mut parts = Vec::with_capacity(n_parts);
+    for first in (0..n_images).step_by(part) {
+        let n = part.min(n_images - first);
+        let eval = Eval { prepared, n_images: n, part };
+        let mut state = State::new(program, timesteps, room);
+        parts.push(state.run(program, &rows(&images.narrow(axis, first, n)?)?, Some(eval), (false, false), pass)?);
+        room = state.room;
+    }
+    // Time is outermost, within a part as in the whole.
+    let mut logits = Vec::with_capacity(parts.iter().map(Vec::len).sum());
+    for t in 0..timesteps {
+        for part in &parts {
+            let len = part.len() / timesteps;
+            logits.extend_from_slice(&part[t * len..][..len]);
+        }
+    }
+    Ok(logits)
+}
+
+/// What an evaluation pass knows beforehand.
+#[derive(Debug)]
+struct Eval<'a, T> {
+    prepared: &'a Prepared<T>,
+    /// B.
+    n_images: usize,
+    /// How many images decide together which kernel a synapse takes.
+    part: usize,
+}
+
+impl<T> Clone for Eval<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Eval<'_, T> {}
 
 /// A program at work: what its steps have computed, and after a training pass what the way back needs.
 #[derive(Debug)]
@@ -21,48 +84,101 @@ pub(super) struct State<T> {
     pub(super) values: Vec<Value<T>>,
     pub(super) norms: Vec<Option<Norm<T>>>,
     signals: Vec<Signal>,
+    /// Memory for numbers that nobody reads any more: fresh memory would be filled with zeros first.
+    room: Vec<Vec<T>>,
 }
 
 impl<T: Number> State<T> {
-    /// Runs `program` on images `[rows, C, H, W]` and returns the logits `[T·B, K]`. With `keeps`, everything that the
-    /// backward pass reads is kept; with `recomputes` as well, what can be computed once more is not.
-    pub(super) fn forward(
+    fn new(program: &Program, timesteps: usize, room: Vec<Vec<T>>) -> Self {
+        let n = program.steps.len();
+        Self {
+            timesteps,
+            values: (0..n).map(|_| Value::Empty).collect(),
+            norms: (0..n).map(|_| None).collect(),
+            signals: vec![Signal::Analog; n],
+            room,
+        }
+    }
+
+    /// Runs `program` on images `[rows, C, H, W]` and returns the logits `[T·B, K]` of a training pass. With `keeps`,
+    /// everything that the backward pass reads is kept; with `recomputes` as well, what can be computed once more is not.
+    pub(super) fn train(
         program: &Program,
         images: &Tensor,
         timesteps: usize,
         (keeps, recomputes): (bool, bool),
         pass: &mut Pass<'_>,
     ) -> Result<(Vec<T>, Self)> {
+        let mut state = Self::new(program, timesteps, Vec::new());
+        let logits = state.run(program, images, None, (keeps, recomputes), pass)?;
+        Ok((logits, state))
+    }
+
+    fn run(
+        &mut self,
+        program: &Program,
+        images: &Tensor,
+        eval: Option<Eval<'_, T>>,
+        (keeps, recomputes): (bool, bool),
+        pass: &mut Pass<'_>,
+    ) -> Result<Vec<T>> {
         let n = program.steps.len();
-        let mut state = Self {
-            timesteps,
-            values: (0..n).map(|_| Value::Empty).collect(),
-            norms: (0..n).map(|_| None).collect(),
-            signals: vec![Signal::Analog; n],
-        };
         for i in 0..n {
-            state.step(program, i, images, pass)?;
+            self.step(program, i, images, eval, pass)?;
             for (j, step) in program.steps.iter().enumerate().take(i) {
                 if step.last_reader != i {
                     continue;
                 }
-                if !(keeps && step.is_saved) {
-                    state.values[j] = Value::Empty;
+                if !(keeps && step.is_saved)
+                    && let Value::Real(xs) = std::mem::replace(&mut self.values[j], Value::Empty)
+                {
+                    self.give_back(xs);
                 }
                 if !keeps {
-                    state.norms[j] = None;
-                } else if recomputes && let Some(norm) = &mut state.norms[j] {
-                    norm.ys = Vec::new();
+                    if let Some(norm) = self.norms[j].take() {
+                        self.give_back(norm.ys);
+                    }
+                } else if recomputes && let Some(norm) = &mut self.norms[j] {
+                    let ys = std::mem::take(&mut norm.ys);
+                    self.give_back(ys);
                 }
             }
         }
-        match std::mem::replace(&mut state.values[n - 1], Value::Empty) {
-            Value::Real(logits) => Ok((logits, state)),
+        match std::mem::replace(&mut self.values[n - 1], Value::Empty) {
+            Value::Real(logits) => Ok(logits),
             other => bail_bug(&format!("the last step gave {other:?}")),
         }
     }
 
-    fn step(&mut self, program: &Program, i: usize, images: &Tensor, pass: &mut Pass<'_>) -> Result<()> {
+    /// Memory for `len` numbers, with anything in it.
+    fn take(&mut self, len: usize) -> Vec<T> {
+        let fits = self.room.iter().enumerate().filter(|(_, room)| room.capacity() >= len);
+        match fits.min_by_key(|(_, room)| room.capacity()).map(|(i, _)| i) {
+            Some(i) => {
+                let mut values = self.room.swap_remove(i);
+                values.resize(len, T::default());
+                values
+            }
+            None => vec![T::default(); len],
+        }
+    }
+
+    fn give_back(&mut self, values: Vec<T>) {
+        /// So many are alive at once, or fewer.
+        const MOST: usize = 4;
+        if values.capacity() > 0 && self.room.len() < MOST {
+            self.room.push(values);
+        }
+    }
+
+    fn step(
+        &mut self,
+        program: &Program,
+        i: usize,
+        images: &Tensor,
+        eval: Option<Eval<'_, T>>,
+        pass: &mut Pass<'_>,
+    ) -> Result<()> {
         let step = &program.steps[i];
         let input = step.inputs.first().copied().unwrap_or(0);
         let (from, to) = (program.steps[input].shape, step.shape);
@@ -74,7 +190,7 @@ impl<T: Number> State<T> {
                     self.show_synapse(program, i, synapse, images, pass)?;
                 }
                 self.signals[i] = Signal::Analog;
-                let mut ys = self.synapse(program, i, synapse)?;
+                let mut ys = self.synapse(program, i, synapse, eval)?;
                 let has_norm =
                     program.steps.iter().any(|s| s.inputs.contains(&i) && matches!(s.action, Action::BatchNorm(..)));
                 if let Some(bias) = synapse.bias().filter(|_| !has_norm) {
@@ -91,14 +207,19 @@ impl<T: Number> State<T> {
                 let Value::Real(ys) = std::mem::replace(&mut self.values[input], Value::Empty) else {
                     return bail_bug("batch norm has nothing to normalise");
                 };
-                let bias = match &program.steps[input].action {
-                    Action::Synapse(synapse) => synapse.bias(),
-                    _ => None,
-                };
-                self.norms[i] = Some(normalise(norm, *repeats, ys, bias, pass.mode())?);
+                self.norms[i] = Some(match eval.map(|eval| eval.prepared.step(i)) {
+                    Some(Ready::Norm(norm)) => Norm { ys, ..norm.clone() },
+                    _ => {
+                        let bias = match &program.steps[input].action {
+                            Action::Synapse(synapse) => synapse.bias(),
+                            _ => None,
+                        };
+                        norm::of_batch(norm, *repeats, ys, bias)?
+                    }
+                });
                 self.waiting(program, i, vec![Term { source: TermSource::Norm(i), factor: 1., spread: None }])
             }
-            Action::Neuron(neuron) => return self.neuron(program, i, neuron, pass),
+            Action::Neuron(neuron) => return self.neuron(program, i, neuron, eval, pass),
             Action::MaxPool(p) => match &self.values[input] {
                 Value::Real(xs) => Value::Real(pool::max(xs, *p, from, to)),
                 Value::Packed(packed) => {
@@ -212,45 +333,84 @@ impl<T: Number> State<T> {
     }
 
     /// What a synapse gives, without its bias.
-    pub(super) fn synapse(&self, program: &Program, i: usize, synapse: &Synapse) -> Result<Vec<T>> {
+    fn synapse(&mut self, program: &Program, i: usize, synapse: &Synapse, eval: Option<Eval<'_, T>>) -> Result<Vec<T>> {
+        let len = self.read(program, i, synapse)?.0.y_len();
+        let mut ys = self.take(len);
+        let (shape, maps) = self.read(program, i, synapse)?;
+        let Some(eval) = eval else {
+            with_slice::<T, _>(synapse.weight(), |weight| {
+                forward_once(&shape, maps, weight, &mut ys);
+                Ok(())
+            })?;
+            return Ok(ys);
+        };
+        let Ready::Synapse(weights) = eval.prepared.step(i) else {
+            return bail_bug("a synapse has no weights");
+        };
+        if eval.part >= eval.n_images {
+            weights.forward(&shape, maps, &mut ys)?;
+            return Ok(ys);
+        }
+        // Each part of the images takes the kernel that it would take alone: watching changes no bit.
+        let (x_row, y_row) = (shape.x_len() / shape.n, len / shape.n);
+        for first in (0..eval.n_images).step_by(eval.part) {
+            let n = eval.part.min(eval.n_images - first);
+            let starts = || (first..shape.n).step_by(eval.n_images);
+            let active = maps.active_in(starts().map(|row| row * x_row..(row + n) * x_row));
+            let shape = ConvShape { n, ..shape };
+            for row in starts() {
+                let maps = maps.part(row * x_row..(row + n) * x_row, active);
+                weights.forward(&shape, maps, &mut ys[row * y_row..(row + n) * y_row])?;
+            }
+        }
+        Ok(ys)
+    }
+
+    /// What a synapse gives once more on the way back through a training pass, without its bias.
+    pub(super) fn synapse_again(&self, program: &Program, i: usize, synapse: &Synapse) -> Result<Vec<T>> {
+        let (shape, maps) = self.read(program, i, synapse)?;
+        let mut ys = vec![T::default(); shape.y_len()];
+        with_slice::<T, _>(synapse.weight(), |weight| {
+            forward_once(&shape, maps, weight, &mut ys);
+            Ok(())
+        })?;
+        Ok(ys)
+    }
+
+    /// What the synapse of step `i` reads.
+    fn read(&self, program: &Program, i: usize, synapse: &Synapse) -> Result<(ConvShape, Maps<'_, T>)> {
         let step = &program.steps[i];
         let input = step.inputs[0];
         let (from, to) = (program.steps[input].shape, step.shape);
-        let shape = |len: usize| synapse.shape(len / from.len(), from, to);
-        Ok(with_slice::<T, _>(synapse.weight(), |weight| match &self.values[input] {
-            Value::Real(xs) => {
-                let shape = shape(xs.len());
-                let mut ys = vec![T::default(); shape.n * to.len()];
-                kernels::forward(&shape, xs, weight, &mut ys);
-                Ok(ys)
-            }
-            Value::Packed(packed) => {
-                let shape = shape(packed.bytes.len());
-                let scaled: Vec<T>;
-                let weight = if packed.amplitude == 1. {
-                    weight
-                } else {
-                    let amplitude = T::of(packed.amplitude);
-                    scaled = weight.iter().map(|&w| w * amplitude).collect();
-                    &scaled
-                };
-                let mut ys = vec![T::default(); shape.n * to.len()];
-                if spikes::pays_forward(&shape, packed.active) {
-                    spikes::forward(&shape, &packed.bytes, weight, &mut ys);
-                } else {
-                    kernels::forward(&shape, &packed.bytes, weight, &mut ys);
-                }
-                Ok(ys)
-            }
-            _ => bail!("{}: has nothing to read; this is a bug of lmht-nn, please report it", describe(&shape(0))),
-        })?)
+        let Some(maps) = Maps::of(&self.values[input]) else {
+            let s = synapse.shape(0, from, to);
+            let sizes = format!("{}x{}x{} to {}x{}x{}", s.c_in, s.h, s.w, s.c_out, s.h_out, s.w_out);
+            return bail_bug(&format!("the synapse {sizes} has nothing to read"));
+        };
+        Ok((synapse.shape(maps.len() / from.len(), from, to), maps))
     }
 
-    fn neuron(&mut self, program: &Program, i: usize, neuron: &Neuron, pass: &mut Pass<'_>) -> Result<()> {
+    fn neuron(
+        &mut self,
+        program: &Program,
+        i: usize,
+        neuron: &Neuron,
+        eval: Option<Eval<'_, T>>,
+        pass: &mut Pass<'_>,
+    ) -> Result<()> {
         let (input, shape) = (program.steps[i].inputs[0], program.steps[i].shape);
         let terms = self.terms_of(program, input);
         let t = self.timesteps;
-        let Some(parts) = neuron.spiking()? else {
+        let of_now;
+        let firing = match eval.map(|eval| eval.prepared.step(i)) {
+            Some(Ready::Neuron(firing)) => Some(firing),
+            Some(_) => None,
+            None => {
+                of_now = Firing::of(neuron)?;
+                of_now.as_ref()
+            }
+        };
+        let Some(firing) = firing else {
             // Any other layer runs as it does outside of the engine.
             let current = stage::materialize(&self.current(&terms, 1., t, shape));
             let is_vector = is_vector(program, i);
@@ -258,17 +418,16 @@ impl<T: Number> State<T> {
             let sent = neuron.forward(&flow, pass)?;
             self.signals[i] = sent.signal;
             let values = from_tensor::<T>(&sent.xs, shape)?;
-            self.values[i] = match sent.signal {
-                Signal::Spikes { v_threshold } => pack(values, v_threshold),
+            self.values[i] = match (sent.signal, neuron.most_spikes()) {
+                (Signal::Spikes { v_threshold }, Some(most)) => pack(values, v_threshold, most),
                 _ => Value::Real(values),
             };
             return Ok(());
         };
-        let (omega, leak) = mixing::<T>(&parts)?;
-        let has_window = parts.neuron.gradient() == lmht_core::GradientMode::Detached;
+        let has_window = firing.neuron.gradient() == lmht_core::GradientMode::Detached;
         let current = self.current(&terms, neuron.input_scale(), t, shape);
-        let packed = stage::fire(&current, &parts.neuron, (&omega, leak), (parts.amplitude, has_window));
-        self.signals[i] = Signal::Spikes { v_threshold: parts.amplitude };
+        let packed = stage::fire(&current, firing, has_window);
+        self.signals[i] = Signal::Spikes { v_threshold: firing.amplitude };
         if pass.is_observed() {
             let output = to_tensor(packed.to_real::<T>(), shape, is_vector(program, i))?;
             neuron.show(&output, self.signals[i], pass)?;
@@ -331,72 +490,13 @@ pub(super) fn mixing<T: Number>(parts: &SpikingParts<'_>) -> Result<(Vec<T>, T)>
 }
 
 /// Spikes s·θ as counts, where they fit.
-fn pack<T: Number>(values: Vec<T>, v_threshold: f64) -> Value<T> {
+fn pack<T: Number>(values: Vec<T>, v_threshold: f64, most: u32) -> Value<T> {
     let count = |x: T| (x.wide() / v_threshold).round();
-    let most = values.iter().fold(0., |most: f64, &x| most.max(count(x)));
-    if !(0. ..=127.).contains(&most) || values.iter().any(|&x| count(x) < 0.) {
+    if values.iter().any(|&x| !(0. ..=f64::from(most)).contains(&count(x))) {
         return Value::Real(values);
     }
     let bytes = values.iter().map(|&x| count(x) as u8).collect();
-    Value::Packed(Packed::new(bytes, v_threshold, most as u32, false))
-}
-
-/// Statistics, running or of the batch, of what a synapse gave. `bias` is the synapse's, which is not in `ys`.
-fn normalise<T: Number>(
-    layer: &BatchNorm,
-    repeats: usize,
-    ys: Vec<T>,
-    bias: Option<&Tensor>,
-    mode: Mode,
-) -> Result<Norm<T>> {
-    let (weight, offset) = layer.affine();
-    let c = weight.elem_count();
-    let wide = |tensor: &Tensor| tensor.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>();
-    let bias = bias.map(wide).transpose()?.unwrap_or_else(|| vec![0.; c]);
-    let (mean, var) = match mode {
-        Mode::Eval => {
-            let (mean, var) = layer.running();
-            (wide(&mean)?.iter().zip(&bias).map(|(mean, bias)| mean - bias).collect(), wide(&var)?)
-        }
-        Mode::Train => {
-            let count = ys.len() / c;
-            if count < 2 {
-                bail_shape(layer, count)?;
-            }
-            let shift = &ys[..c];
-            let (sums, squares) = norm::moments(&ys, shift);
-            let n = count as f64;
-            let moments = sums.iter().zip(&squares).zip(shift).map(|((sum, square), shift)| {
-                let mean = sum / n;
-                // Rounding may leave a constant channel a hair below zero.
-                (shift.wide() + mean, (square / n - mean * mean).max(0.))
-            });
-            let (mean, var): (Vec<f64>, Vec<f64>) = moments.unzip();
-            let tensor = |values: Vec<f64>| Tensor::new(values, weight.device())?.to_dtype(weight.dtype());
-            let stats = BatchStats {
-                mean: tensor(mean.iter().zip(&bias).map(|(mean, bias)| mean + bias).collect())?,
-                var_unbiased: tensor(var.iter().map(|var| var * (n / (n - 1.))).collect())?,
-            };
-            layer.follow(&stats, count, repeats)?;
-            (mean, var)
-        }
-    };
-    let rstd: Vec<f64> = var.iter().map(|var| (var + BatchNorm::EPS).sqrt().recip()).collect();
-    let (weight, offset) = (wide(weight)?, wide(offset)?);
-    let line = Line::new(&mean, |c| (rstd[c] * weight[c], offset[c]));
-    Ok(Norm { ys, mean, rstd, line, sums: None })
-}
-
-fn bail_shape(layer: &BatchNorm, count: usize) -> Result<()> {
-    Err(candle_core::Error::Msg(format!(
-        "{}: a variance needs at least two values per channel, got {count}; use a larger batch, or an evaluation pass",
-        layer.name()
-    ))
-    .into())
-}
-
-fn describe(s: &ConvShape) -> String {
-    format!("the synapse {}x{}x{} to {}x{}x{}", s.c_in, s.h, s.w, s.c_out, s.h_out, s.w_out)
+    Value::Packed(Packed::new(bytes, v_threshold, most, false))
 }
 
 pub(super) fn bail_bug<R>(what: &str) -> Result<R> {

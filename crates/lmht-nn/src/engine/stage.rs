@@ -7,8 +7,9 @@
 use lmht_core::{IN_WINDOW, Neuron};
 use rayon::prelude::*;
 
+use super::prepared::Firing;
 use super::program::Spread;
-use super::value::{Line, Packed};
+use super::value::{Line, Packed, add, tally};
 use super::{Number, norm};
 use crate::kernels::{Kernel, run_vectorized};
 
@@ -64,6 +65,11 @@ impl<T: Number> Current<'_, T> {
     /// Positions of a task, in units.
     fn task_units(&self) -> usize {
         (self.n / self.c).div_ceil(TASKS).max(1) * self.c
+    }
+
+    /// Tasks that are too small to wake another thread up for one.
+    fn tasks_at_once(&self) -> usize {
+        (TILE / self.timesteps / self.task_units()).max(1)
     }
 
     /// Units of a tile.
@@ -157,16 +163,14 @@ impl<T: Number> Kernel for Tile<'_, T> {
 }
 
 /// The spikes of a layer, packed.
-pub(super) fn fire<T: Number>(
-    current: &Current<'_, T>,
-    neuron: &Neuron,
-    (omega, leak): (&[T], T),
-    (amplitude, has_window): (f64, bool),
-) -> Packed {
+pub(super) fn fire<T: Number>(current: &Current<'_, T>, firing: &Firing<T>, has_window: bool) -> Packed {
+    let Firing { neuron, ref omega, leak, amplitude } = *firing;
     let (timesteps, n) = (current.timesteps, current.n);
     let mut bytes = vec![0; timesteps * n];
     let (units, tile) = (current.task_units(), current.tile_units());
-    split(&mut bytes, n, units).into_par_iter().enumerate().for_each(|(task, mut rows)| {
+    let parts = split(&mut bytes, n, units).into_par_iter().enumerate().with_min_len(current.tasks_at_once());
+    let counts = parts.map(|(task, mut rows)| {
+        let mut counts = (0, 0);
         let mut xs = vec![T::default(); timesteps * tile];
         let mut packed = vec![0; timesteps * tile];
         let len = rows[0].len();
@@ -178,9 +182,12 @@ pub(super) fn fire<T: Number>(
             for (row, packed) in rows.iter_mut().zip(packed.chunks_exact(tile)) {
                 row[first..first + tile].copy_from_slice(packed);
             }
+            counts = add(counts, tally(packed));
         }
+        counts
     });
-    Packed::new(bytes, amplitude, neuron.levels(), has_window)
+    let counts = counts.reduce(|| (0, 0), add);
+    Packed::counted(bytes, counts, amplitude, neuron.levels(), has_window)
 }
 
 /// What a backward pass adds up over the units.

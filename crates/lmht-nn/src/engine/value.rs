@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::Number;
 use super::program::Spread;
+use crate::kernels::{Kernel, run_vectorized};
 
 /// Bytes counted by one task.
 const CHUNK: usize = 1 << 16;
@@ -28,14 +29,19 @@ pub(super) struct Packed {
 
 impl Packed {
     pub(super) fn new(bytes: Vec<u8>, amplitude: f64, most: u32, has_window: bool) -> Self {
-        let count = |chunk: &[u8]| {
-            chunk.iter().fold((0, 0), |(active, wanted): (usize, usize), &byte| {
-                (active + usize::from(byte & !IN_WINDOW), wanted + usize::from(byte >> 7))
-            })
-        };
-        let (active, wanted) = bytes.par_chunks(CHUNK).map(count).reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
-        let share = |n: usize| n as f64 / bytes.len().max(1) as f64;
-        let (active, wanted) = (share(active), share(wanted));
+        let counts = bytes.par_chunks(CHUNK).map(tally).reduce(|| (0, 0), add);
+        Self::counted(bytes, counts, amplitude, most, has_window)
+    }
+
+    /// With what [`tally`] says of all bytes.
+    pub(super) fn counted(
+        bytes: Vec<u8>,
+        (spikes, wanted): (usize, usize),
+        amplitude: f64,
+        most: u32,
+        has_window: bool,
+    ) -> Self {
+        let (active, wanted) = (share(spikes, bytes.len()), share(wanted, bytes.len()));
         Self { bytes, amplitude, most, has_window, active, wanted }
     }
 
@@ -44,6 +50,41 @@ impl Packed {
         let table: Vec<T> = (0..=IN_WINDOW - 1).map(|s| T::of(f64::from(s)) * T::of(self.amplitude)).collect();
         self.bytes.par_iter().with_min_len(CHUNK).map(|byte| table[usize::from(byte & !IN_WINDOW)]).collect()
     }
+}
+
+/// Spikes, and units with the top bit.
+pub(super) fn tally(bytes: &[u8]) -> (usize, usize) {
+    let mut counts = (0, 0);
+    run_vectorized(Tally { bytes, counts: &mut counts });
+    counts
+}
+
+struct Tally<'a> {
+    bytes: &'a [u8],
+    counts: &'a mut (usize, usize),
+}
+
+impl Kernel for Tally<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        // So many counts fit 32 bits, which vectors add up.
+        for bytes in self.bytes.chunks(1 << 16) {
+            let (mut spikes, mut wanted) = (0_u32, 0_u32);
+            for &byte in bytes {
+                spikes += u32::from(byte & !IN_WINDOW);
+                wanted += u32::from(byte >> 7);
+            }
+            *self.counts = add(*self.counts, (spikes as usize, wanted as usize));
+        }
+    }
+}
+
+pub(super) fn add(a: (usize, usize), b: (usize, usize)) -> (usize, usize) {
+    (a.0 + b.0, a.1 + b.1)
+}
+
+pub(super) fn share(n: usize, of: usize) -> f64 {
+    n as f64 / of.max(1) as f64
 }
 
 /// The value of a step.
@@ -76,7 +117,7 @@ pub(super) enum TermSource {
 }
 
 /// A batch norm at work: (y − mean) · slope + offset on what the synapse gave.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Norm<T> {
     /// What the synapse gave, without its bias: `[rows, h, w, c]`. Empty while it can be computed again.
     pub(super) ys: Vec<T>,

@@ -20,6 +20,7 @@ mod tests;
 use super::phase::Phase;
 use super::real::Real;
 use super::{ConvShape, Source};
+use crate::kernels::lines::Lines;
 use correlate::{Correlation, Plan};
 pub(super) use maps::transpose;
 use maps::{Maps, Order};
@@ -31,7 +32,28 @@ pub(super) use pack::Packing;
 /// overwritten.
 pub(crate) fn forward<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weight: &[T], bias: Option<&[T]>, ys: &mut [T]) {
     let s = &flat(s);
-    forward_plan(s, xs, Order::Nhwc, weight, bias).run_nhwc(ys);
+    forward_plan(s, xs, Order::Nhwc, forward_weights(s, weight), bias).run_nhwc(ys);
+}
+
+/// Weights in the order in which [`forward_packed`] reads them.
+#[derive(Debug)]
+pub(crate) struct PackedWeights<T> {
+    /// For each block of output channels.
+    blocks: Vec<Lines<T>>,
+}
+
+impl<T: Real> PackedWeights<T> {
+    /// Packs `weight`, `[c_out, c_in, k, k]`, for convolutions of these channels and this kernel.
+    pub(crate) fn new(s: &ConvShape, weight: &[T]) -> Self {
+        Self { blocks: forward_weights(s, weight).into_blocks() }
+    }
+}
+
+/// [`forward`] without a bias, with weights that were packed before.
+pub(crate) fn forward_packed<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &PackedWeights<T>, ys: &mut [T]) {
+    let s = &flat(s);
+    let weights = forward_weights(s, &[]).packed_before(&weights.blocks);
+    forward_plan(s, xs, Order::Nhwc, weights, None).run_nhwc(ys);
 }
 
 /// `dxs[n, y s + ky - p, x s + kx - p, i] = Σ_{o, y, x, ky, kx} weight[o, i, ky, kx] grads[n, y, x, o]`.
@@ -55,7 +77,7 @@ pub(crate) mod nchw {
 
     /// [`super::forward`] with `xs` `[n, c_in, h, w]` and `ys` `[n, c_out, h_out, w_out]`.
     pub(crate) fn forward<T: Real>(s: &ConvShape, xs: &[T], weight: &[T], bias: Option<&[T]>, ys: &mut [T]) {
-        forward_plan(s, xs, Order::Nchw, weight, bias).run_nchw(ys);
+        forward_plan(s, xs, Order::Nchw, forward_weights(s, weight), bias).run_nchw(ys);
     }
 
     /// [`super::grad_input`] with `grads` `[n, c_out, h_out, w_out]` and `dxs` `[n, c_in, h, w]`.
@@ -92,15 +114,19 @@ fn sampling(s: &ConvShape) -> (ConvShape, usize) {
     }
 }
 
+fn forward_weights<'a, T: Real>(s: &ConvShape, weight: &'a [T]) -> Packing<'a, T> {
+    let taps = s.k * s.k;
+    Packing::new(weight, (s.c_out, s.c_in * taps), (s.c_in, taps), taps, (0..taps).collect())
+}
+
 fn forward_plan<'a, T: Real, X: Source<T>>(
     s: &ConvShape,
     xs: &'a [X],
     order: Order,
-    weight: &'a [T],
+    weights: Packing<'a, T>,
     bias: Option<&'a [T]>,
 ) -> Plan<'a, T, X> {
     let (sampled, sample) = sampling(s);
-    let taps: Vec<usize> = (0..s.k * s.k).collect();
     let correlation = Correlation {
         kh: s.k,
         kw: s.k,
@@ -112,7 +138,7 @@ fn forward_plan<'a, T: Real, X: Source<T>>(
         y0: 0,
         x0: 0,
         step: 1,
-        weights: Packing::new(weight, (s.c_out, s.c_in * s.k * s.k), (s.c_in, s.k * s.k), s.k * s.k, taps),
+        weights,
     };
     Plan {
         source: Maps::new(xs, order, (s.h, s.w), s.c_in).sampled(sample),

@@ -24,9 +24,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use forward::forward;
-#[cfg(test)]
-use forward::{PackedWeights, forward_packed};
+pub(crate) use forward::{PackedWeights, forward, forward_packed};
 pub(crate) use grad_input::grad_input;
 #[cfg(test)]
 use grad_input::{PackedColumns, grad_input_packed};

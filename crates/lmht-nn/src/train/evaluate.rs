@@ -29,6 +29,8 @@ pub fn evaluate(
     progress: Progress,
     mut observer: Option<&mut dyn Observer>,
 ) -> Result<Evaluation> {
+    // Parameters stay as they are until the end of the data.
+    let fixed = if observer.is_none() { Some(network.inference()?) } else { None };
     let bar = progress.bar("evaluating", data.n_batches(), 0);
     let mut n_images = 0;
     let mut loss_sum = 0.;
@@ -36,11 +38,11 @@ pub fn evaluate(
     let mut correct = vec![0; config.timesteps - config.neuron.first_stage()];
     for batch in data.batches(0, 0)? {
         let (images, labels) = batch?;
-        let mut pass = Pass::eval();
-        if let Some(observer) = observer.as_deref_mut() {
-            pass = pass.observed_by(observer);
-        }
-        let logits = network.forward(&images, &mut pass)?;
+        let logits = match (&fixed, observer.as_deref_mut()) {
+            (Some(fixed), _) => fixed.forward(&images)?,
+            (None, Some(observer)) => network.forward(&images, &mut Pass::eval().observed_by(observer))?,
+            (None, None) => network.forward(&images, &mut Pass::eval())?,
+        };
         let b = labels.dim(0)?;
         let loss = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?;
         loss_sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * b as f64;

@@ -14,7 +14,7 @@ use crate::support::{assert_close, assert_error, tensor, values};
 const CPU: Device = Device::Cpu;
 
 /// Small networks of every structure, with images that they take.
-fn cases() -> Vec<(String, ModelConfig, usize)> {
+pub(crate) fn cases() -> Vec<(String, ModelConfig, usize)> {
     let small = |config: ModelConfig, width| ModelConfig { width, n_classes: 5, timesteps: 2, ..config };
     let mut cases = Vec::new();
     for (config, width, side) in [
@@ -75,7 +75,7 @@ fn cases() -> Vec<(String, ModelConfig, usize)> {
 }
 
 /// Networks that are for evaluation only.
-fn converted() -> Vec<(String, ModelConfig, usize)> {
+pub(crate) fn converted() -> Vec<(String, ModelConfig, usize)> {
     let base = ModelConfig { width: 3, n_classes: 5, ..ModelConfig::resnet20(5) };
     let reparameterized = |schedule, tgim| NeuronConfig::Reparameterized {
         window: 2,
@@ -99,7 +99,7 @@ fn converted() -> Vec<(String, ModelConfig, usize)> {
 }
 
 /// The same weights, statistics and thresholds for every call, away from where they start.
-fn build(config: &ModelConfig, dtype: DType) -> Result<(Network, ParamStore)> {
+pub(crate) fn build(config: &ModelConfig, dtype: DType) -> Result<(Network, ParamStore)> {
     let params = ParamStore::new(3);
     let network = Network::new(config, params.builder(dtype, &CPU))?;
     for (i, (name, var)) in params.all().into_iter().enumerate() {
@@ -119,7 +119,7 @@ fn build(config: &ModelConfig, dtype: DType) -> Result<(Network, ParamStore)> {
     Ok((network, params))
 }
 
-fn images(config: &ModelConfig, side: usize, is_frames: bool, dtype: DType) -> Result<Tensor> {
+pub(crate) fn images(config: &ModelConfig, side: usize, is_frames: bool, dtype: DType) -> Result<Tensor> {
     let (c, w) = (config.in_channels, side + side % 2);
     let shape = if is_frames { vec![config.n_frames(), 3, c, side, w] } else { vec![3, c, side, w] };
     Ok((tensor(9, &shape, dtype, &CPU)? * 2.)?)

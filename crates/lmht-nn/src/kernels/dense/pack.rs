@@ -20,6 +20,8 @@ pub(in crate::kernels) struct Packing<'a, T> {
     rows: Vec<usize>,
     /// All blocks, or nothing yet.
     packed: Vec<Lines<T>>,
+    /// All blocks, if they were packed before; `weight` is not read then.
+    before: &'a [Lines<T>],
 }
 
 impl<'a, T: Real> Packing<'a, T> {
@@ -33,11 +35,25 @@ impl<'a, T: Real> Packing<'a, T> {
     ) -> Self {
         let mut rows = vec![taps.len() * channels.0; kernel];
         taps.iter().enumerate().for_each(|(i, &tap)| rows[tap] = i * channels.0);
-        Self { weight, outputs, channels, taps, rows, packed: Vec::new() }
+        Self { weight, outputs, channels, taps, rows, packed: Vec::new(), before: &[] }
+    }
+
+    /// The same with `blocks`, which [`Packing::into_blocks`] has packed.
+    pub(super) fn packed_before(self, blocks: &'a [Lines<T>]) -> Self {
+        Self { before: blocks, ..self }
+    }
+
+    /// All blocks.
+    pub(super) fn into_blocks(mut self) -> Vec<Lines<T>> {
+        self.pack_all();
+        self.packed
     }
 
     /// Packs all blocks.
     pub(super) fn pack_all(&mut self) {
+        if !self.before.is_empty() {
+            return;
+        }
         let blocks = self.outputs.0.div_ceil(T::LANES);
         let pack = |block| {
             let mut packed = Lines::default();
@@ -49,7 +65,7 @@ impl<'a, T: Real> Packing<'a, T> {
 
     /// The weights of a block, packed to `room` if they are not yet.
     pub(in crate::kernels) fn block<'b>(&'b self, block: usize, room: &'b mut Lines<T>) -> &'b [T] {
-        if let Some(packed) = self.packed.get(block) {
+        if let Some(packed) = self.packed.get(block).or(self.before.get(block)) {
             return packed;
         }
         self.pack(block, room);

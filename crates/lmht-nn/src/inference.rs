@@ -1,0 +1,61 @@
+//! A network for evaluation alone.
+
+use candle_core::Tensor;
+
+use crate::{ModelConfig, Network, Pass, Result};
+
+/// A network whose parameters stay as they are: what an evaluation pass computes from them alone is computed once.
+///
+/// [`Network::inference`] makes it. It has copies of all parameters and running statistics: what happens to those of the
+/// network afterwards, a training step for example, it does not see. The weights are packed for a kernel when that first
+/// runs, batch norm is a slope and an offset for each channel, Ω and λ are numbers; this memory comes on top of the copies.
+///
+/// A network that the engine does not know (attention, a GPU, numbers other than f32 and f64) runs layer by layer, as it
+/// does in [`Network::forward`]; nothing is gained then, and the results are the same.
+///
+/// It can be used from several threads at once.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use lmht_nn::{ModelConfig, Network, ParamStore, Pass};
+///
+/// # fn main() -> lmht_nn::Result<()> {
+/// let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
+/// let params = ParamStore::new(42);
+/// let network = Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
+/// let images = Tensor::ones((3, 3, 8, 8), DType::F32, &Device::Cpu)?;
+/// let expected = network.forward(&images, &mut Pass::eval())?.flatten_all()?.to_vec1::<f32>()?;
+///
+/// let inference = network.inference()?;
+/// for (_, var) in params.all() {
+///     var.set(&var.zeros_like()?)?; // later than the copies
+/// }
+/// let logits = inference.forward(&images)?;
+/// assert_eq!(logits.dims(), [2, 3, 10]);
+/// assert_eq!(logits.flatten_all()?.to_vec1::<f32>()?, expected);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Inference {
+    /// Nobody else has its tensors.
+    network: Network,
+}
+
+impl Inference {
+    pub(crate) fn new(network: Network) -> Self {
+        Self { network }
+    }
+
+    /// The configuration of the network.
+    pub fn config(&self) -> &ModelConfig {
+        self.network.config()
+    }
+
+    /// Logits at every timestep, `[T, B, K]`: those of [`Network::forward`] in an evaluation pass, bit by bit.
+    ///
+    /// # Errors
+    /// As [`Network::forward`].
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        self.network.forward(images, &mut Pass::eval())
+    }
+}
