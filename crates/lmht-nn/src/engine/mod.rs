@@ -10,7 +10,8 @@
 //! - a synapse of few spikes adds up the weights of the active inputs; the way back computes input gradients only for
 //!   units that want one. How many there are decides in each layer and pass;
 //! - an evaluation pass takes some images at a time, so that what flows between the layers stays in the cache;
-//! - a training pass keeps what each synapse gave and the packed spikes, and gives both up while it goes back.
+//! - a training pass keeps what each synapse gave, unless that is cheap to compute once more, and the packed spikes, and
+//!   gives both up while it goes back.
 //!
 //! | file | what |
 //! |---|---|

@@ -98,6 +98,9 @@ pub(super) struct Step {
     pub(super) last_reader: usize,
     /// Whether the backward pass of a reader reads the value.
     pub(super) is_saved: bool,
+    /// Whether a training pass computes once more what the synapse gave that this batch norm normalises, because that
+    /// costs next to nothing.
+    pub(super) is_cheap: bool,
 }
 
 /// What a step does.
@@ -219,6 +222,7 @@ impl Program {
                 is_lazy: false,
                 last_reader: i,
                 is_saved: false,
+                is_cheap: false,
             });
         }
         // Last step first: how long a value lives depends on what its readers do with it.
@@ -257,6 +261,7 @@ impl Program {
             (steps[i].is_lazy, steps[i].is_saved) = (is_lazy, is_saved);
             steps[i].last_reader = last.unwrap_or(i);
         }
+        mark_cheap(&mut steps);
         Some(Self { steps, slots: Slots::default() })
     }
 
@@ -270,5 +275,30 @@ impl Program {
             }
         }
         Ok(true)
+    }
+}
+
+/// Marks the batch norms after the synapses that cost least for each number that they give: the first one of an image, and
+/// those with 1x1 kernels, whose numbers are a tenth of all in a residual network.
+fn mark_cheap(steps: &mut [Step]) {
+    /// All together may cost so many parts of what the synapses of the network cost.
+    const SHARE: f64 = 0.02;
+    let cost = |i: usize| match &steps[i].action {
+        Action::Synapse(synapse) => {
+            let s = synapse.shape(1, steps[steps[i].inputs[0]].shape, steps[i].shape);
+            Some((s.c_in * s.k * s.k, s.y_len()))
+        }
+        _ => None,
+    };
+    let total: usize = (0..steps.len()).filter_map(cost).map(|(each, n)| each * n).sum();
+    let mut norms: Vec<(usize, usize, usize)> = (0..steps.len())
+        .filter(|&i| matches!(steps[i].action, Action::BatchNorm(..)))
+        .filter_map(|i| cost(steps[i].inputs[0]).map(|(each, n)| (each, each * n, i)))
+        .collect();
+    norms.sort_unstable();
+    let mut sum = 0;
+    for (_, cost, i) in norms {
+        sum += cost;
+        steps[i].is_cheap = sum as f64 <= SHARE * total as f64;
     }
 }
