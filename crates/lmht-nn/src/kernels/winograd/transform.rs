@@ -87,12 +87,9 @@ fn output_line<T: Real>(m: [Run<T>; 4]) -> [Run<T>; 2] {
 /// Aᵀ m A: the outputs, row by row.
 #[inline(always)]
 pub(super) fn output<T: Real>(m: impl Fn(usize) -> Run<T>) -> [Run<T>; 4] {
-    let mut rows = [[[T::default(); RUN]; 4]; 2];
-    for x in 0..4 {
-        let [upper, lower] = output_line([m(x), m(4 + x), m(8 + x), m(12 + x)]);
-        (rows[0][x], rows[1][x]) = (upper, lower);
-    }
-    let [[a, b], [c, d]] = rows.map(output_line);
+    let columns = [0, 1, 2, 3].map(|x| output_line([m(x), m(4 + x), m(8 + x), m(12 + x)]));
+    let [a, b] = output_line(columns.map(|[upper, _]| upper));
+    let [c, d] = output_line(columns.map(|[_, lower]| lower));
     [a, b, c, d]
 }
 
