@@ -21,6 +21,9 @@ use crate::{Inference, Pass, Result, Signal, ops};
 
 /// A body with its neurons: images in, logits at every timestep out.
 ///
+/// On the CPU the network keeps the memory that its last pass worked in for the next one, as a caching allocator does; it
+/// goes back when the network and its clones are dropped.
+///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
 /// use lmht_nn::{loss, ModelConfig, Network, ParamStore, Pass};

@@ -15,10 +15,11 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor, TensorId, bail};
 
-use super::Number;
 use super::backward::{Backward, Gradients, params};
 use super::program::Program;
+use super::room::Rooms;
 use super::run::State;
+use super::{Number, lock};
 use crate::ops::storage::with_slice;
 use crate::{Pass, Result};
 
@@ -29,8 +30,8 @@ type Place = Arc<Mutex<Gradients>>;
 pub(super) fn train<T: Number>(
     program: Arc<Program>,
     images: &Tensor,
-    timesteps: usize,
-    classes: usize,
+    (timesteps, classes): (usize, usize),
+    rooms: Arc<Mutex<Rooms>>,
     pass: &mut Pass<'_>,
 ) -> Result<Tensor> {
     let mut learning: Vec<Tensor> = Vec::new();
@@ -42,9 +43,11 @@ pub(super) fn train<T: Number>(
         }
     }
     let keeps = !learning.is_empty();
-    let (logits, state) = State::<T>::train(&program, images, timesteps, (keeps, pass.is_recomputing()), pass)?;
+    let room = lock(&rooms).take::<T>();
+    let (logits, state) = State::train(&program, images, timesteps, room, (keeps, pass.is_recomputing()), pass)?;
     let shape = Shape::from((logits.len() / classes, classes));
     if !keeps {
+        lock(&rooms).give(state.room);
         return Ok(Tensor::from_vec(logits, shape, images.device())?);
     }
     let place = Place::default();
@@ -53,7 +56,7 @@ pub(super) fn train<T: Number>(
         token = token.apply_op2(param, Deliver { place: Arc::clone(&place), param: param.id() })?;
     }
     let once = Mutex::new(Some(Once { logits, state }));
-    Ok(token.apply_op1(Whole { program, shape, once, place })?)
+    Ok(token.apply_op1(Whole { program, shape, once, rooms, place })?)
 }
 
 /// What a pass has computed.
@@ -69,6 +72,8 @@ struct Whole<T> {
     program: Arc<Program>,
     shape: Shape,
     once: Mutex<Option<Once<T>>>,
+    /// Where the memory goes afterwards.
+    rooms: Arc<Mutex<Rooms>>,
     place: Place,
 }
 
@@ -93,7 +98,8 @@ impl<T: Number> CustomOp1 for Whole<T> {
             );
         };
         let grad = with_slice::<T, _>(grad, |grad| Ok(grad.to_vec()))?;
-        let gradients = Backward::run(&self.program, state, grad).map_err(candle_core::Error::wrap)?;
+        let (gradients, room) = Backward::run(&self.program, state, grad).map_err(candle_core::Error::wrap)?;
+        lock(&self.rooms).give(room);
         *lock(&self.place) = gradients;
         token.zeros_like().map(Some)
     }
@@ -132,9 +138,4 @@ impl CustomOp2 for Deliver {
         let token = if token.track_op() { Some(token.zeros_like()?) } else { None };
         Ok((token, Some(grad)))
     }
-}
-
-/// A panic elsewhere cannot leave these half changed: they are taken or replaced whole.
-fn lock<V>(mutex: &Mutex<V>) -> std::sync::MutexGuard<'_, V> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -7,6 +7,7 @@ use candle_core::{Tensor, TensorId};
 
 use super::Number;
 use super::program::{Action, Program, Spread, Synapse};
+use super::room::Room;
 use super::run::{State, bail_bug, mixing};
 use super::value::{Line, TermSource, Value};
 use super::{norm, pool, stage};
@@ -51,8 +52,8 @@ pub(super) struct Backward<'a, T> {
 }
 
 impl<'a, T: Number> Backward<'a, T> {
-    /// The gradients of everything that is tracked, from those of the logits `[T·B, K]`.
-    pub(super) fn run(program: &'a Program, state: State<T>, logits: Vec<T>) -> Result<Gradients> {
+    /// The gradients of everything that is tracked, from those of the logits `[T·B, K]`, and the memory of the pass.
+    pub(super) fn run(program: &'a Program, state: State<T>, logits: Vec<T>) -> Result<(Gradients, Room<T>)> {
         let n = program.steps.len();
         let needs = needs_gradient(program)?;
         let mut this = Self { program, state, needs, grads: vec![None; n], gradients: HashMap::new() };
@@ -61,10 +62,10 @@ impl<'a, T: Number> Backward<'a, T> {
             if let Some(grad) = this.grads[i].take().filter(|_| this.needs[i]) {
                 this.step(i, grad)?;
             }
-            this.state.values[i] = Value::Empty;
-            this.state.norms[i] = None;
+            this.state.drop_value(i);
+            this.state.drop_normalized(i);
         }
-        Ok(this.gradients)
+        Ok((this.gradients, this.state.room))
     }
 
     fn step(&mut self, i: usize, grad: Arc<Vec<T>>) -> Result<()> {
@@ -73,33 +74,60 @@ impl<'a, T: Number> Backward<'a, T> {
         let to = step.shape;
         let grad = match step.spread {
             None => grad,
-            Some(spread) => Arc::new(gather(&grad, spread, self.state.timesteps)),
+            Some(spread) => {
+                let timesteps = self.state.timesteps;
+                let each = match spread {
+                    Spread::Repeated => timesteps,
+                    Spread::Held(n) => n,
+                };
+                let mut sums = self.state.room.numbers.take(grad.len() / each);
+                gather(&grad, each, grad.len() / timesteps, &mut sums);
+                self.release(grad);
+                Arc::new(sums)
+            }
         };
         let Some(&input) = step.inputs.first() else { return Ok(()) };
         let from = program.steps[input].shape;
         match &step.action {
             Action::Input => {}
-            Action::Synapse(synapse) => self.synapse(i, synapse, &grad)?,
+            Action::Synapse(synapse) => {
+                self.synapse(i, synapse, &grad)?;
+                self.release(grad);
+            }
             Action::BatchNorm(layer, _) => {
-                let grad = self.batch_norm(i, layer, Arc::unwrap_or_clone(grad))?;
+                let grad = self.owned(grad);
+                let grad = self.batch_norm(i, layer, grad)?;
                 self.pass_on(input, grad);
             }
             Action::Neuron(neuron) => {
-                let grad = self.neuron(i, neuron, Arc::unwrap_or_clone(grad))?;
+                let grad = self.owned(grad);
+                let grad = self.neuron(i, neuron, grad)?;
                 self.pass_on(input, grad);
             }
             Action::MaxPool(p) => {
-                let grad = match &self.state.values[input] {
-                    Value::Real(xs) => pool::max_backward(xs, &grad, *p, from, to),
-                    Value::Packed(packed) => pool::max_backward(&packed.bytes, &grad, *p, from, to),
+                let mut result = self.state.room.numbers.take(grad.len() / to.len() * from.len());
+                match &self.state.values[input] {
+                    Value::Real(xs) => pool::max_backward(xs, &grad, *p, from, to, &mut result),
+                    Value::Packed(packed) => pool::max_backward(&packed.bytes, &grad, *p, from, to, &mut result),
                     _ => return bail_bug("max-pooling has lost its input"),
-                };
-                self.pass_on(input, grad);
+                }
+                self.release(grad);
+                self.pass_on(input, result);
             }
-            Action::AvgPool(p) => self.pass_on(input, pool::average_backward(&grad, *p, from, to)),
-            Action::Mean => self.pass_on(input, pool::mean_backward(&grad, from)),
+            Action::AvgPool(p) => {
+                let mut result = self.state.room.numbers.take(grad.len() / to.len() * from.len());
+                pool::average_backward(&grad, *p, from, to, &mut result);
+                self.release(grad);
+                self.pass_on(input, result);
+            }
+            Action::Mean => {
+                let mut result = self.state.room.numbers.take(grad.len() / to.len() * from.len());
+                pool::mean_backward(&grad, from, &mut result);
+                self.release(grad);
+                self.pass_on(input, result);
+            }
             Action::Scale(factor) => {
-                let mut grad = Arc::unwrap_or_clone(grad);
+                let mut grad = self.owned(grad);
                 grad.iter_mut().for_each(|g| *g *= T::of(*factor));
                 self.pass_on(input, grad);
             }
@@ -108,6 +136,7 @@ impl<'a, T: Number> Backward<'a, T> {
                 for &input in &step.inputs {
                     self.accumulate(input, Arc::clone(&grad));
                 }
+                self.release(grad);
             }
             Action::Flatten => self.accumulate(input, grad),
         }
@@ -121,16 +150,34 @@ impl<'a, T: Number> Backward<'a, T> {
     /// Adds to the gradient of a step's value.
     fn accumulate(&mut self, i: usize, grad: Arc<Vec<T>>) {
         if !self.needs[i] {
-            return;
+            return self.release(grad);
         }
         let Some(there) = self.grads[i].take() else {
             self.grads[i] = Some(grad);
             return;
         };
         // Whichever of the two nobody else holds takes the sum.
-        let (mut sum, other) = if Arc::strong_count(&there) == 1 { (there, grad) } else { (grad, there) };
-        norm::add(Arc::<Vec<T>>::make_mut(&mut sum), &other);
-        self.grads[i] = Some(sum);
+        let (sum, other) = if Arc::strong_count(&there) == 1 { (there, grad) } else { (grad, there) };
+        let mut sum = self.owned(sum);
+        norm::add(&mut sum, &other);
+        self.release(other);
+        self.grads[i] = Some(Arc::new(sum));
+    }
+
+    /// A gradient to write in; if others read it, too, a copy.
+    fn owned(&mut self, grad: Arc<Vec<T>>) -> Vec<T> {
+        Arc::try_unwrap(grad).unwrap_or_else(|grad| {
+            let mut copy = self.state.room.numbers.take(grad.len());
+            norm::copy(&mut copy, &grad);
+            copy
+        })
+    }
+
+    /// One reader of a gradient needs it no more.
+    fn release(&mut self, grad: Arc<Vec<T>>) {
+        if let Ok(grad) = Arc::try_unwrap(grad) {
+            self.state.room.numbers.give(grad);
+        }
     }
 
     fn synapse(&mut self, i: usize, synapse: &Synapse, grad: &[T]) -> Result<()> {
@@ -138,14 +185,14 @@ impl<'a, T: Number> Backward<'a, T> {
         let input = step.inputs[0];
         let (from, to) = (self.program.steps[input].shape, step.shape);
         let shape = synapse.shape(grad.len() / to.len(), from, to);
-        let (weight, value) = (synapse.weight(), &self.state.values[input]);
+        let weight = synapse.weight();
         if let Some(bias) = synapse.bias().filter(|bias| bias.track_op()) {
             let sums = norm::channel_sums(grad, to.c).into_iter().map(T::of).collect();
             deliver(&mut self.gradients, bias, sums)?;
         }
         if weight.track_op() {
             let mut dweight = vec![T::default(); weight.elem_count()];
-            match value {
+            match &self.state.values[input] {
                 Value::Real(xs) => kernels::grad_weight(&shape, xs, grad, &mut dweight),
                 Value::Packed(packed) => {
                     if spikes::pays_grad_weight(&shape, packed.active) {
@@ -162,9 +209,9 @@ impl<'a, T: Number> Backward<'a, T> {
             deliver(&mut self.gradients, weight, dweight)?;
         }
         if self.needs[input] {
-            let mut dxs = vec![T::default(); shape.n * from.len()];
+            let mut dxs = self.state.room.numbers.take(shape.n * from.len());
             with_slice::<T, _>(weight, |weight| {
-                match value {
+                match &self.state.values[input] {
                     // Elsewhere the neuron before multiplies by zero.
                     Value::Packed(packed) if packed.has_window && spikes::pays_grad_input(&shape, packed.wanted) => {
                         spikes::grad_input(&shape, grad, weight, &packed.bytes, &mut dxs);
@@ -181,7 +228,7 @@ impl<'a, T: Number> Backward<'a, T> {
     /// dLoss/dy in the place of dLoss/d(normalised y).
     fn batch_norm(&mut self, i: usize, layer: &BatchNorm, mut grad: Vec<T>) -> Result<Vec<T>> {
         self.restore(i)?;
-        let Some(mut norm) = self.state.norms[i].take() else { return bail_bug("batch norm has lost its input") };
+        let Some(norm) = &mut self.state.norms[i] else { return bail_bug("batch norm has lost its input") };
         let c = norm.mean.len();
         let count = (norm.ys.len() / c) as f64;
         let sums = norm.sums.take();
@@ -264,22 +311,14 @@ impl<'a, T: Number> Backward<'a, T> {
     }
 }
 
-/// Sums the rows of the timesteps that one row stood for.
-fn gather<T: Number>(grad: &[T], spread: Spread, timesteps: usize) -> Vec<T> {
-    let row = grad.len() / timesteps;
-    let each = match spread {
-        Spread::Repeated => timesteps,
-        Spread::Held(n) => n,
-    };
-    let mut sums = Vec::with_capacity(grad.len() / each);
-    for grads in grad.chunks_exact(each * row) {
-        let start = sums.len();
-        sums.extend_from_slice(&grads[..row]);
+/// Sums the rows, `row` numbers long, of the `each` timesteps that one row stood for.
+fn gather<T: Number>(grad: &[T], each: usize, row: usize, sums: &mut [T]) {
+    for (sums, grads) in sums.chunks_exact_mut(row).zip(grad.chunks_exact(each * row)) {
+        norm::copy(sums, &grads[..row]);
         for grads in grads[row..].chunks_exact(row) {
-            norm::add(&mut sums[start..], grads);
+            norm::add(sums, grads);
         }
     }
-    sums
 }
 
 /// Puts a parameter's gradient down; a parameter that is used twice gets the sum.

@@ -11,7 +11,8 @@
 //!   units that want one. How many there are decides in each layer and pass;
 //! - an evaluation pass takes some images at a time, so that what flows between the layers stays in the cache;
 //! - a training pass keeps what each synapse gave, unless that is cheap to compute once more, and the packed spikes, and
-//!   gives both up while it goes back.
+//!   gives both up while it goes back;
+//! - a pass works in the memory of the one before.
 //!
 //! | file | what |
 //! |---|---|
@@ -20,6 +21,7 @@
 //! | `run.rs`, `backward.rs` | the forward and the backward pass over the steps |
 //! | `synapse.rs` | which kernel a synapse takes, and its weights in the order of that kernel |
 //! | `prepared.rs` | what an evaluation pass computes from the parameters alone |
+//! | `room.rs` | memory between passes |
 //! | `stage.rs`, `norm.rs`, `pool.rs`, `layout.rs` | what happens between convolutions, which are in `kernels/` |
 //! | `autograd.rs` | a training pass as one operation of Candle's graph |
 //!
@@ -33,6 +35,7 @@ mod norm;
 mod pool;
 mod prepared;
 mod program;
+mod room;
 mod run;
 mod stage;
 mod synapse;
@@ -49,6 +52,7 @@ use crate::kernels::Real;
 use crate::{Mode, Network, Pass, Result};
 use prepared::{Prepared, Slots};
 use program::Program;
+use room::{Room, Rooms};
 
 /// The number types that the engine computes in.
 pub(crate) trait Number: Real + lmht_core::Real + pool::Comparable {
@@ -60,6 +64,8 @@ pub(crate) trait Number: Real + lmht_core::Real + pool::Comparable {
     fn of_i32(value: i32) -> Self;
     /// The place for what is prepared in this type.
     fn slot(slots: &Slots) -> &OnceLock<Prepared<Self>>;
+    /// The memory for numbers of this type.
+    fn room(rooms: &mut Rooms) -> &mut Room<Self>;
 }
 
 macro_rules! number {
@@ -80,6 +86,9 @@ macro_rules! number {
             fn slot(slots: &Slots) -> &OnceLock<Prepared<Self>> {
                 &slots.$slot
             }
+            fn room(rooms: &mut Rooms) -> &mut Room<Self> {
+                &mut rooms.$slot
+            }
         }
     };
 }
@@ -93,6 +102,7 @@ type Key = (usize, usize, bool, DType);
 #[derive(Debug, Default)]
 pub(crate) struct Engine {
     programs: Mutex<HashMap<Key, Option<Arc<Program>>>>,
+    rooms: Arc<Mutex<Rooms>>,
     /// Whether the parameters of the network stay as they are.
     is_fixed: bool,
 }
@@ -120,17 +130,20 @@ impl Engine {
         let timesteps = network.config().timesteps;
         match pass.mode() {
             Mode::Eval => {
+                let mut room = lock(&self.rooms).take::<T>();
                 let logits = if self.is_fixed {
                     let prepared = synapse::once(T::slot(&program.slots), || Prepared::new(&program))?;
-                    run::evaluate(&program, prepared, images, timesteps, pass)?
+                    run::evaluate(&program, prepared, images, timesteps, &mut room, pass)?
                 } else {
-                    run::evaluate(&program, &Prepared::new(&program)?, images, timesteps, pass)?
+                    run::evaluate(&program, &Prepared::new(&program)?, images, timesteps, &mut room, pass)?
                 };
+                lock(&self.rooms).give(room);
                 Ok(Some(Tensor::from_vec(logits, ((), network.config().n_classes), images.device())?))
             }
             Mode::Train if program.has_gradients()? => {
                 let images = if images.rank() == 5 { images.flatten(0, 1)? } else { images.clone() };
-                autograd::train::<T>(program, &images, timesteps, network.config().n_classes, pass).map(Some)
+                let shape = (timesteps, network.config().n_classes);
+                autograd::train::<T>(program, &images, shape, Arc::clone(&self.rooms), pass).map(Some)
             }
             Mode::Train => Ok(None),
         }
@@ -144,19 +157,19 @@ impl Engine {
         }
         let is_frames = dims.len() == 5;
         let key = (h, w, is_frames, images.dtype());
-        if let Some(program) = self.lock().get(&key) {
+        if let Some(program) = lock(&self.programs).get(&key) {
             return Ok(program.clone());
         }
         // Not under the lock: a thread that waits in here for its tasks may take up another pass of the same network. If
         // two write the program down at once, the first is kept.
         let program = Program::record(network, [c, h, w], is_frames, images.dtype())?.map(Arc::new);
-        Ok(self.lock().entry(key).or_insert(program).clone())
+        Ok(lock(&self.programs).entry(key).or_insert(program).clone())
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Option<Arc<Program>>>> {
-        // A panic while the lock is held leaves the map as it was.
-        self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
+/// A panic elsewhere cannot leave what is in here half changed: it is taken or replaced whole.
+fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 #[cfg(test)]

@@ -202,9 +202,16 @@ pub(super) fn channel_sums<T: Number>(values: &[T], c: usize) -> Vec<f64> {
     sums(values, values, &vec![T::default(); c], true).0
 }
 
+/// Values that a task copies or adds.
+const CHUNK: usize = 1 << 14;
+
+/// Copies `from`.
+pub(super) fn copy<T: Number>(to: &mut [T], from: &[T]) {
+    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| to.copy_from_slice(from));
+}
+
 /// Adds `other` to `sum`.
 pub(super) fn add<T: Number>(sum: &mut [T], other: &[T]) {
-    const CHUNK: usize = 1 << 14;
     sum.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK)).for_each(|(sum, other)| {
         for (sum, &other) in sum.iter_mut().zip(other) {
             *sum += other;

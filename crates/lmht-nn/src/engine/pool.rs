@@ -1,4 +1,5 @@
-//! Pooling in `[rows, h, w, c]`, of numbers and of packed spikes, and the way back.
+//! Pooling in `[rows, h, w, c]`, of numbers and of packed spikes, and the way back. The last argument takes the results,
+//! whatever is in it before.
 
 use lmht_core::IN_WINDOW;
 use rayon::prelude::*;
@@ -58,9 +59,8 @@ fn for_each_pixel(p: Pool2dParams, input: MapShape, output: MapShape, mut f: imp
 
 /// The maximum of each window; of packed spikes the whole byte of the first unit with the largest count, because the
 /// gradient goes there.
-pub(super) fn max<V: Comparable>(values: &[V], p: Pool2dParams, input: MapShape, output: MapShape) -> Vec<V> {
+pub(super) fn max<V: Comparable>(values: &[V], p: Pool2dParams, input: MapShape, output: MapShape, pooled: &mut [V]) {
     let c = input.c;
-    let mut pooled = vec![V::default(); values.len() / input.len() * output.len()];
     pooled.par_chunks_mut(output.len()).zip(values.par_chunks(input.len())).for_each(|(pooled, values)| {
         for_each_pixel(p, input, output, |to, from, is_first| {
             let (best, values) = (&mut pooled[to * c..][..c], &values[from * c..][..c]);
@@ -73,7 +73,6 @@ pub(super) fn max<V: Comparable>(values: &[V], p: Pool2dParams, input: MapShape,
             }
         });
     });
-    pooled
 }
 
 /// Hands the gradient of each window to its first maximum.
@@ -83,11 +82,12 @@ pub(super) fn max_backward<V: Comparable, T: Number>(
     p: Pool2dParams,
     input: MapShape,
     output: MapShape,
-) -> Vec<T> {
+    result: &mut [T],
+) {
     let c = input.c;
-    let mut result = vec![T::default(); values.len()];
     let images = result.par_chunks_mut(input.len()).zip(values.par_chunks(input.len()));
     images.zip(grads.par_chunks(output.len())).for_each(|((result, values), grads)| {
+        result.fill(T::default());
         // Of the window at hand: its position, and for each channel the best value and where it is.
         let mut window = usize::MAX;
         let mut best = vec![(V::default(), 0); c];
@@ -111,15 +111,14 @@ pub(super) fn max_backward<V: Comparable, T: Number>(
         });
         hand_over(window, &best, result);
     });
-    result
 }
 
 /// The mean of each window.
-pub(super) fn average<T: Number>(values: &[T], p: Pool2dParams, input: MapShape, output: MapShape) -> Vec<T> {
+pub(super) fn average<T: Number>(values: &[T], p: Pool2dParams, input: MapShape, output: MapShape, pooled: &mut [T]) {
     let c = input.c;
     let area = T::of((p.kernel * p.kernel) as f64);
-    let mut pooled = vec![T::default(); values.len() / input.len() * output.len()];
     pooled.par_chunks_mut(output.len()).zip(values.par_chunks(input.len())).for_each(|(pooled, values)| {
+        pooled.fill(T::default());
         for_each_pixel(p, input, output, |to, from, _| {
             for (sum, &value) in pooled[to * c..][..c].iter_mut().zip(&values[from * c..][..c]) {
                 *sum += value;
@@ -129,37 +128,40 @@ pub(super) fn average<T: Number>(values: &[T], p: Pool2dParams, input: MapShape,
             *value /= area;
         }
     });
-    pooled
 }
 
 /// The sum of the counts in each window; a gradient is wanted where it is wanted of any of them. The sums must fit seven
 /// bits.
-pub(super) fn sum_packed(bytes: &[u8], p: Pool2dParams, input: MapShape, output: MapShape) -> Vec<u8> {
+pub(super) fn sum_packed(bytes: &[u8], p: Pool2dParams, input: MapShape, output: MapShape, pooled: &mut [u8]) {
     let c = input.c;
-    let mut pooled = vec![0; bytes.len() / input.len() * output.len()];
     pooled.par_chunks_mut(output.len()).zip(bytes.par_chunks(input.len())).for_each(|(pooled, bytes)| {
+        pooled.fill(0);
         for_each_pixel(p, input, output, |to, from, _| {
             for (sum, &byte) in pooled[to * c..][..c].iter_mut().zip(&bytes[from * c..][..c]) {
                 *sum = ((*sum & !IN_WINDOW) + (byte & !IN_WINDOW)) | ((*sum | byte) & IN_WINDOW);
             }
         });
     });
-    pooled
 }
 
 /// Hands each pixel of a window its share of the gradient.
-pub(super) fn average_backward<T: Number>(grads: &[T], p: Pool2dParams, input: MapShape, output: MapShape) -> Vec<T> {
+pub(super) fn average_backward<T: Number>(
+    grads: &[T],
+    p: Pool2dParams,
+    input: MapShape,
+    output: MapShape,
+    result: &mut [T],
+) {
     let c = input.c;
     let area = T::of((p.kernel * p.kernel) as f64);
-    let mut result = vec![T::default(); grads.len() / output.len() * input.len()];
     result.par_chunks_mut(input.len()).zip(grads.par_chunks(output.len())).for_each(|(result, grads)| {
+        result.fill(T::default());
         for_each_pixel(p, input, output, |to, from, _| {
             for (result, &grad) in result[from * c..][..c].iter_mut().zip(&grads[to * c..][..c]) {
                 *result += grad / area;
             }
         });
     });
-    result
 }
 
 /// The mean over the positions of each row, of numbers or of counts times `amplitude`.
@@ -184,9 +186,8 @@ pub(super) fn mean<T: Number, V: Copy + Send + Sync>(
 }
 
 /// Hands each position its share of the gradient.
-pub(super) fn mean_backward<T: Number>(grads: &[T], shape: MapShape) -> Vec<T> {
+pub(super) fn mean_backward<T: Number>(grads: &[T], shape: MapShape, result: &mut [T]) {
     let (c, positions) = (shape.c, shape.h * shape.w);
-    let mut result = vec![T::default(); grads.len() / c * shape.len()];
     result.par_chunks_mut(shape.len()).zip(grads.par_chunks(c)).for_each(|(result, grads)| {
         for result in result.chunks_exact_mut(c) {
             for (result, &grad) in result.iter_mut().zip(grads) {
@@ -194,5 +195,4 @@ pub(super) fn mean_backward<T: Number>(grads: &[T], shape: MapShape) -> Vec<T> {
             }
         }
     });
-    result
 }

@@ -6,6 +6,7 @@ use super::Number;
 use super::layout::{from_tensor, to_tensor};
 use super::prepared::{Firing, Prepared, Ready};
 use super::program::{Action, MapShape, Program, Spread, Synapse};
+use super::room::Room;
 use super::stage::{self, Current, Operand, Rows};
 use super::synapse::{Maps, forward_once};
 use super::value::{Line, Norm, Packed, Term, TermSource, Value};
@@ -27,6 +28,7 @@ pub(super) fn evaluate<T: Number>(
     prepared: &Prepared<T>,
     images: &Tensor,
     timesteps: usize,
+    room: &mut Room<T>,
     pass: &mut Pass<'_>,
 ) -> Result<Vec<T>> {
     let axis = images.rank() - 4;
@@ -34,21 +36,23 @@ pub(super) fn evaluate<T: Number>(
     let largest = program.steps.iter().map(|step| step.shape.len()).max().unwrap_or(1);
     let n_parts = n_images.div_ceil((PART / (timesteps * largest * size_of::<T>())).max(1));
     let part = n_images.div_ceil(n_parts);
+    let is_observed = pass.is_observed();
     let rows = |images: &Tensor| if axis == 1 { images.flatten(0, 1) } else { Ok(images.clone()) };
-    if pass.is_observed() || n_parts == 1 {
-        // The observer is shown all images at once.
+    let mut run = |images: &Tensor, n_images: usize| {
         let eval = Eval { prepared, n_images, part };
-        let mut state = State::new(program, timesteps, Vec::new());
-        return state.run(program, &rows(images)?, Some(eval), (false, false), pass);
+        let mut state = State::new(program, timesteps, std::mem::take(room));
+        let logits = state.run(program, &rows(images)?, Some(eval), (false, false), pass)?;
+        *room = state.room;
+        Ok(logits)
+    };
+    if is_observed || n_parts == 1 {
+        // The observer is shown all images at once.
+        return run(images, n_images);
     }
-    let mut room = Vec::new();
     let mut parts = Vec::with_capacity(n_parts);
     for first in (0..n_images).step_by(part) {
         let n = part.min(n_images - first);
-        let eval = Eval { prepared, n_images: n, part };
-        let mut state = State::new(program, timesteps, room);
-        parts.push(state.run(program, &rows(&images.narrow(axis, first, n)?)?, Some(eval), (false, false), pass)?);
-        room = state.room;
+        parts.push(run(&images.narrow(axis, first, n)?, n)?);
     }
     // Time is outermost, within a part as in the whole.
     let mut logits = Vec::with_capacity(parts.iter().map(Vec::len).sum());
@@ -85,12 +89,11 @@ pub(super) struct State<T> {
     pub(super) values: Vec<Value<T>>,
     pub(super) norms: Vec<Option<Norm<T>>>,
     signals: Vec<Signal>,
-    /// Memory for numbers that nobody reads any more: fresh memory would be filled with zeros first.
-    room: Vec<Vec<T>>,
+    pub(super) room: Room<T>,
 }
 
 impl<T: Number> State<T> {
-    fn new(program: &Program, timesteps: usize, room: Vec<Vec<T>>) -> Self {
+    fn new(program: &Program, timesteps: usize, room: Room<T>) -> Self {
         let n = program.steps.len();
         Self {
             timesteps,
@@ -107,10 +110,11 @@ impl<T: Number> State<T> {
         program: &Program,
         images: &Tensor,
         timesteps: usize,
+        room: Room<T>,
         (keeps, recomputes): (bool, bool),
         pass: &mut Pass<'_>,
     ) -> Result<(Vec<T>, Self)> {
-        let mut state = Self::new(program, timesteps, Vec::new());
+        let mut state = Self::new(program, timesteps, room);
         let logits = state.run(program, images, None, (keeps, recomputes), pass)?;
         Ok((logits, state))
     }
@@ -130,23 +134,11 @@ impl<T: Number> State<T> {
                 if step.last_reader != i {
                     continue;
                 }
-                if !keeps {
-                    if let Value::Real(xs) = std::mem::replace(&mut self.values[j], Value::Empty) {
-                        self.give_back(xs);
-                    }
-                    if let Some(norm) = self.norms[j].take() {
-                        self.give_back(norm.ys);
-                    }
-                    continue;
+                if !keeps || !step.is_saved {
+                    self.drop_value(j);
                 }
-                // What is kept must not lie in memory that is larger than it.
-                if !step.is_saved {
-                    self.values[j] = Value::Empty;
-                }
-                if (recomputes || step.is_cheap)
-                    && let Some(norm) = &mut self.norms[j]
-                {
-                    norm.ys = Vec::new();
+                if !keeps || recomputes || step.is_cheap {
+                    self.drop_normalized(j);
                 }
             }
         }
@@ -156,24 +148,19 @@ impl<T: Number> State<T> {
         }
     }
 
-    /// Memory for `len` numbers, with anything in it.
-    fn take(&mut self, len: usize) -> Vec<T> {
-        let fits = self.room.iter().enumerate().filter(|(_, room)| room.capacity() >= len);
-        match fits.min_by_key(|(_, room)| room.capacity()).map(|(i, _)| i) {
-            Some(i) => {
-                let mut values = self.room.swap_remove(i);
-                values.resize(len, T::default());
-                values
-            }
-            None => vec![T::default(); len],
+    /// Nobody reads the value of step `i` any more.
+    pub(super) fn drop_value(&mut self, i: usize) {
+        match std::mem::replace(&mut self.values[i], Value::Empty) {
+            Value::Real(numbers) => self.room.numbers.give(numbers),
+            Value::Packed(packed) => self.room.bytes.give(packed.bytes),
+            Value::Empty | Value::Lazy(_) => {}
         }
     }
 
-    fn give_back(&mut self, values: Vec<T>) {
-        /// So many are alive at once, or fewer.
-        const MOST: usize = 4;
-        if values.capacity() > 0 && self.room.len() < MOST {
-            self.room.push(values);
+    /// Nobody reads what batch norm `i` normalises until it is computed again.
+    pub(super) fn drop_normalized(&mut self, i: usize) {
+        if let Some(norm) = &mut self.norms[i] {
+            self.room.numbers.give(std::mem::take(&mut norm.ys));
         }
     }
 
@@ -227,10 +214,15 @@ impl<T: Number> State<T> {
             }
             Action::Neuron(neuron) => return self.neuron(program, i, neuron, eval, pass),
             Action::MaxPool(p) => match &self.values[input] {
-                Value::Real(xs) => Value::Real(pool::max(xs, *p, from, to)),
+                Value::Real(xs) => {
+                    let mut pooled = self.room.numbers.take(xs.len() / from.len() * to.len());
+                    pool::max(xs, *p, from, to, &mut pooled);
+                    Value::Real(pooled)
+                }
                 Value::Packed(packed) => {
                     let Packed { amplitude, most, has_window, .. } = *packed;
-                    let bytes = pool::max(&packed.bytes, *p, from, to);
+                    let mut bytes = self.room.bytes.take(packed.bytes.len() / from.len() * to.len());
+                    pool::max(&packed.bytes, *p, from, to, &mut bytes);
                     Value::Packed(Packed::new(bytes, amplitude, most, has_window))
                 }
                 _ => return bail_bug("max-pooling has nothing to pool"),
@@ -238,14 +230,20 @@ impl<T: Number> State<T> {
             Action::AvgPool(p) => {
                 self.signals[i] = averaged(self.signals[input]);
                 let area = p.kernel * p.kernel;
+                let average = |xs: &[T], room: &mut Room<T>| {
+                    let mut pooled = room.numbers.take(xs.len() / from.len() * to.len());
+                    pool::average(xs, *p, from, to, &mut pooled);
+                    Value::Real(pooled)
+                };
                 match &self.values[input] {
                     Value::Packed(packed) if packed.most as usize * area <= 127 => {
-                        let bytes = pool::sum_packed(&packed.bytes, *p, from, to);
+                        let mut bytes = self.room.bytes.take(packed.bytes.len() / from.len() * to.len());
+                        pool::sum_packed(&packed.bytes, *p, from, to, &mut bytes);
                         let most = packed.most * area as u32;
                         Value::Packed(Packed::new(bytes, packed.amplitude / area as f64, most, packed.has_window))
                     }
-                    Value::Packed(packed) => Value::Real(pool::average(&packed.to_real::<T>(), *p, from, to)),
-                    Value::Real(xs) => Value::Real(pool::average(xs, *p, from, to)),
+                    Value::Packed(packed) => average(&packed.to_real(), &mut self.room),
+                    Value::Real(xs) => average(xs, &mut self.room),
                     _ => return bail_bug("average pooling has nothing to pool"),
                 }
             }
@@ -287,21 +285,29 @@ impl<T: Number> State<T> {
         }
     }
 
-    fn scaled(&self, program: &Program, i: usize, factor: f64) -> Value<T> {
+    fn scaled(&mut self, program: &Program, i: usize, factor: f64) -> Value<T> {
         let terms = self.terms_of(program, program.steps[i].inputs[0]).into_iter();
         let terms = terms.map(|term| Term { factor: term.factor * factor, ..term }).collect();
         self.waiting(program, i, terms)
     }
 
     /// A sum of terms, added up now unless its reader does.
-    fn waiting(&self, program: &Program, i: usize, terms: Vec<Term>) -> Value<T> {
+    fn waiting(&mut self, program: &Program, i: usize, terms: Vec<Term>) -> Value<T> {
         if program.steps[i].is_lazy {
             return Value::Lazy(terms);
         }
         // Without a spread among the terms their rows are those of the value, whatever they stand for.
         let spreads = terms.iter().any(|term| term.spread.is_some());
         let timesteps = if spreads { self.timesteps } else { 1 };
-        Value::Real(stage::materialize(&self.current(&terms, 1., timesteps, program.steps[i].shape)))
+        Value::Real(self.materialize(&terms, timesteps, program.steps[i].shape))
+    }
+
+    /// The sum of the terms, written down.
+    fn materialize(&mut self, terms: &[Term], timesteps: usize, shape: MapShape) -> Vec<T> {
+        let len = self.current(terms, 1., timesteps, shape).len();
+        let mut xs = self.room.numbers.take(len);
+        stage::materialize(&self.current(terms, 1., timesteps, shape), &mut xs);
+        xs
     }
 
     /// The current that `terms` are the parts of, times `scale`.
@@ -341,7 +347,7 @@ impl<T: Number> State<T> {
     /// What a synapse gives, without its bias.
     fn synapse(&mut self, program: &Program, i: usize, synapse: &Synapse, eval: Option<Eval<'_, T>>) -> Result<Vec<T>> {
         let len = self.read(program, i, synapse)?.0.y_len();
-        let mut ys = self.take(len);
+        let mut ys = self.room.numbers.take(len);
         let (shape, maps) = self.read(program, i, synapse)?;
         let Some(eval) = eval else {
             with_slice::<T, _>(synapse.weight(), |weight| {
@@ -373,14 +379,8 @@ impl<T: Number> State<T> {
     }
 
     /// What a synapse gives once more on the way back through a training pass, without its bias.
-    pub(super) fn synapse_again(&self, program: &Program, i: usize, synapse: &Synapse) -> Result<Vec<T>> {
-        let (shape, maps) = self.read(program, i, synapse)?;
-        let mut ys = vec![T::default(); shape.y_len()];
-        with_slice::<T, _>(synapse.weight(), |weight| {
-            forward_once(&shape, maps, weight, &mut ys);
-            Ok(())
-        })?;
-        Ok(ys)
+    pub(super) fn synapse_again(&mut self, program: &Program, i: usize, synapse: &Synapse) -> Result<Vec<T>> {
+        self.synapse(program, i, synapse, None)
     }
 
     /// What the synapse of step `i` reads.
@@ -418,7 +418,7 @@ impl<T: Number> State<T> {
         };
         let Some(firing) = firing else {
             // Any other layer runs as it does outside of the engine.
-            let current = stage::materialize(&self.current(&terms, 1., t, shape));
+            let current = self.materialize(&terms, t, shape);
             let is_vector = is_vector(program, i);
             let flow = Flow { xs: to_tensor(current, shape, is_vector)?, signal: Signal::Analog, node: 0 };
             let sent = neuron.forward(&flow, pass)?;
@@ -431,8 +431,9 @@ impl<T: Number> State<T> {
             return Ok(());
         };
         let has_window = firing.neuron.gradient() == lmht_core::GradientMode::Detached;
-        let current = self.current(&terms, neuron.input_scale(), t, shape);
-        let packed = stage::fire(&current, firing, has_window);
+        let scale = neuron.input_scale();
+        let bytes = self.room.bytes.take(self.current(&terms, scale, t, shape).len());
+        let packed = stage::fire(&self.current(&terms, scale, t, shape), firing, has_window, bytes);
         self.signals[i] = Signal::Spikes { v_threshold: firing.amplitude };
         if pass.is_observed() {
             let output = to_tensor(packed.to_real::<T>(), shape, is_vector(program, i))?;

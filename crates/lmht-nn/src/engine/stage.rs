@@ -62,6 +62,11 @@ impl<T: Number> Current<'_, T> {
         }
     }
 
+    /// Values at all timesteps.
+    pub(super) fn len(&self) -> usize {
+        self.timesteps * self.n
+    }
+
     /// Positions of a task, in units.
     fn task_units(&self) -> usize {
         (self.n / self.c).div_ceil(TASKS).max(1) * self.c
@@ -120,14 +125,12 @@ fn split<V>(rows: &mut [V], n: usize, units: usize) -> Vec<Vec<&mut [V]>> {
     parts
 }
 
-/// The current itself, `[T, n]`.
-pub(super) fn materialize<T: Number>(current: &Current<'_, T>) -> Vec<T> {
-    let mut xs = vec![T::default(); current.timesteps * current.n];
+/// The current itself, `[T, n]`; `xs` is overwritten.
+pub(super) fn materialize<T: Number>(current: &Current<'_, T>, xs: &mut [T]) {
     let units = current.task_units();
-    split(&mut xs, current.n, units).into_par_iter().enumerate().for_each(|(task, rows)| {
+    split(xs, current.n, units).into_par_iter().enumerate().for_each(|(task, rows)| {
         run_vectorized(Materialize { current, first: task * units, rows });
     });
-    xs
 }
 
 struct Materialize<'a, T> {
@@ -162,11 +165,15 @@ impl<T: Number> Kernel for Tile<'_, T> {
     }
 }
 
-/// The spikes of a layer, packed.
-pub(super) fn fire<T: Number>(current: &Current<'_, T>, firing: &Firing<T>, has_window: bool) -> Packed {
+/// The spikes of a layer, packed into `bytes`, which are overwritten.
+pub(super) fn fire<T: Number>(
+    current: &Current<'_, T>,
+    firing: &Firing<T>,
+    has_window: bool,
+    mut bytes: Vec<u8>,
+) -> Packed {
     let Firing { neuron, ref omega, leak, amplitude } = *firing;
     let (timesteps, n) = (current.timesteps, current.n);
-    let mut bytes = vec![0; timesteps * n];
     let (units, tile) = (current.task_units(), current.tile_units());
     let parts = split(&mut bytes, n, units).into_par_iter().enumerate().with_min_len(current.tasks_at_once());
     let counts = parts.map(|(task, mut rows)| {
