@@ -195,7 +195,7 @@ impl<'a, T: Number> Backward<'a, T> {
             match &self.state.values[input] {
                 Value::Real(xs) => kernels::grad_weight(&shape, xs, grad, &mut dweight),
                 Value::Packed(packed) => {
-                    if spikes::pays_grad_weight(&shape, packed.active) {
+                    if spikes::pays_grad_weight(&shape, packed.spikes) {
                         spikes::grad_weight(&shape, &packed.bytes, grad, &mut dweight);
                     } else {
                         kernels::grad_weight(&shape, &packed.bytes, grad, &mut dweight);

@@ -7,8 +7,8 @@
 //! - spikes are bytes, with a bit that says where the surrogate's window lets a gradient pass;
 //! - batch norm, the sum with a shortcut and the neuron are one pass over what the synapse gave; the current between them is
 //!   never written down;
-//! - a synapse of few spikes adds up the weights of the active inputs; the way back computes input gradients only for
-//!   units that want one. How many there are decides in each layer and pass;
+//! - a synapse of few spikes adds up the weights of the active inputs, after the first timestep of those that change; the
+//!   way back computes input gradients only for units that want one. How many there are decides in each layer and pass;
 //! - an evaluation pass takes some images at a time, so that what flows between the layers stays in the cache;
 //! - a training pass keeps what each synapse gave, unless that is cheap to compute once more, and the packed spikes, and
 //!   gives both up while it goes back;

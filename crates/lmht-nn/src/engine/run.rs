@@ -11,7 +11,7 @@ use super::stage::{self, Current, Operand, Rows};
 use super::synapse::{Maps, forward_once};
 use super::value::{Line, Norm, Packed, Term, TermSource, Value};
 use super::{norm, pool};
-use crate::kernels::ConvShape;
+use crate::kernels::{ConvShape, Images};
 use crate::layers::{Flow, Neuron, SpikingParts, averaged};
 use crate::ops::storage::with_slice;
 use crate::{Pass, Result, Signal};
@@ -223,7 +223,7 @@ impl<T: Number> State<T> {
                     let Packed { amplitude, most, has_window, .. } = *packed;
                     let mut bytes = self.room.bytes.take(packed.bytes.len() / from.len() * to.len());
                     pool::max(&packed.bytes, *p, from, to, &mut bytes);
-                    Value::Packed(Packed::new(bytes, amplitude, most, has_window))
+                    Value::Packed(Packed::new(bytes, self.timesteps, amplitude, most, has_window))
                 }
                 _ => return bail_bug("max-pooling has nothing to pool"),
             },
@@ -240,7 +240,8 @@ impl<T: Number> State<T> {
                         let mut bytes = self.room.bytes.take(packed.bytes.len() / from.len() * to.len());
                         pool::sum_packed(&packed.bytes, *p, from, to, &mut bytes);
                         let most = packed.most * area as u32;
-                        Value::Packed(Packed::new(bytes, packed.amplitude / area as f64, most, packed.has_window))
+                        let amplitude = packed.amplitude / area as f64;
+                        Value::Packed(Packed::new(bytes, self.timesteps, amplitude, most, packed.has_window))
                     }
                     Value::Packed(packed) => average(&packed.to_real(), &mut self.room),
                     Value::Real(xs) => average(xs, &mut self.room),
@@ -349,9 +350,15 @@ impl<T: Number> State<T> {
         let len = self.read(program, i, synapse)?.0.y_len();
         let mut ys = self.room.numbers.take(len);
         let (shape, maps) = self.read(program, i, synapse)?;
+        let n_images = match (eval, maps) {
+            (Some(eval), _) => eval.n_images,
+            (None, Maps::Spikes { .. }) => shape.n / self.timesteps,
+            (None, Maps::Numbers(_)) => shape.n,
+        };
+        let all = Images::all(shape.n / n_images, n_images);
         let Some(eval) = eval else {
             with_slice::<T, _>(synapse.weight(), |weight| {
-                forward_once(&shape, maps, weight, &mut ys);
+                forward_once(&shape, &all, maps, weight, &mut ys);
                 Ok(())
             })?;
             return Ok(ys);
@@ -359,21 +366,11 @@ impl<T: Number> State<T> {
         let Ready::Synapse(weights) = eval.prepared.step(i) else {
             return bail_bug("a synapse has no weights");
         };
-        if eval.part >= eval.n_images {
-            weights.forward(&shape, maps, &mut ys)?;
-            return Ok(ys);
-        }
         // Each part of the images takes the kernel that it would take alone: watching changes no bit.
-        let (x_row, y_row) = (shape.x_len() / shape.n, len / shape.n);
-        for first in (0..eval.n_images).step_by(eval.part) {
-            let n = eval.part.min(eval.n_images - first);
-            let starts = || (first..shape.n).step_by(eval.n_images);
-            let active = maps.active_in(starts().map(|row| row * x_row..(row + n) * x_row));
-            let shape = ConvShape { n, ..shape };
-            for row in starts() {
-                let maps = maps.part(row * x_row..(row + n) * x_row, active);
-                weights.forward(&shape, maps, &mut ys[row * y_row..(row + n) * y_row])?;
-            }
+        for first in (0..n_images).step_by(eval.part) {
+            let images = Images { range: first..n_images.min(first + eval.part), ..all.clone() };
+            let maps = maps.only(&images, shape.x_len() / shape.n);
+            weights.forward(&ConvShape { n: images.rows(), ..shape }, &images, maps, &mut ys)?;
         }
         Ok(ys)
     }
@@ -425,7 +422,7 @@ impl<T: Number> State<T> {
             self.signals[i] = sent.signal;
             let values = from_tensor::<T>(&sent.xs, shape)?;
             self.values[i] = match (sent.signal, neuron.most_spikes()) {
-                (Signal::Spikes { v_threshold }, Some(most)) => pack(values, v_threshold, most),
+                (Signal::Spikes { v_threshold }, Some(most)) => pack(values, t, v_threshold, most),
                 _ => Value::Real(values),
             };
             return Ok(());
@@ -497,13 +494,13 @@ pub(super) fn mixing<T: Number>(parts: &SpikingParts<'_>) -> Result<(Vec<T>, T)>
 }
 
 /// Spikes s·θ as counts, where they fit.
-fn pack<T: Number>(values: Vec<T>, v_threshold: f64, most: u32) -> Value<T> {
+fn pack<T: Number>(values: Vec<T>, timesteps: usize, v_threshold: f64, most: u32) -> Value<T> {
     let count = |x: T| (x.wide() / v_threshold).round();
     if values.iter().any(|&x| !(0. ..=f64::from(most)).contains(&count(x))) {
         return Value::Real(values);
     }
     let bytes = values.iter().map(|&x| count(x) as u8).collect();
-    Value::Packed(Packed::new(bytes, v_threshold, most, false))
+    Value::Packed(Packed::new(bytes, timesteps, v_threshold, most, false))
 }
 
 pub(super) fn bail_bug<R>(what: &str) -> Result<R> {

@@ -4,12 +4,14 @@
 //! The current itself is never written to memory. A tile is whole positions of the map with all their channels, at all
 //! timesteps.
 
+use std::ops::Add;
+
 use lmht_core::{IN_WINDOW, Neuron};
 use rayon::prelude::*;
 
 use super::prepared::Firing;
 use super::program::Spread;
-use super::value::{Line, Packed, add, tally};
+use super::value::{Counts, Line, Packed, tally};
 use super::{Number, norm};
 use crate::kernels::{Kernel, run_vectorized};
 
@@ -177,7 +179,7 @@ pub(super) fn fire<T: Number>(
     let (units, tile) = (current.task_units(), current.tile_units());
     let parts = split(&mut bytes, n, units).into_par_iter().enumerate().with_min_len(current.tasks_at_once());
     let counts = parts.map(|(task, mut rows)| {
-        let mut counts = (0, 0);
+        let mut counts = Counts::default();
         let mut xs = vec![T::default(); timesteps * tile];
         let mut packed = vec![0; timesteps * tile];
         let len = rows[0].len();
@@ -189,11 +191,15 @@ pub(super) fn fire<T: Number>(
             for (row, packed) in rows.iter_mut().zip(packed.chunks_exact(tile)) {
                 row[first..first + tile].copy_from_slice(packed);
             }
-            counts = add(counts, tally(packed));
+            let mut before = None;
+            for packed in packed.chunks_exact(tile) {
+                counts = counts + tally(packed, before);
+                before = Some(packed);
+            }
         }
         counts
     });
-    let counts = counts.reduce(|| (0, 0), add);
+    let counts = counts.reduce(Counts::default, Add::add);
     Packed::counted(bytes, counts, amplitude, neuron.levels(), has_window)
 }
 

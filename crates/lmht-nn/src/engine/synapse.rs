@@ -1,14 +1,13 @@
 //! Which kernel the forward pass of a synapse takes, and its weights in the order in which that kernel reads them.
 
-use std::ops::Range;
 use std::sync::OnceLock;
 
 use candle_core::Tensor;
 
 use super::Number;
-use super::value::{Value, share, tally};
+use super::value::{Value, count, share};
 use crate::Result;
-use crate::kernels::{self, ConvShape, Source, dense, spikes, winograd};
+use crate::kernels::{ConvShape, Images, Source, dense, spikes, winograd};
 use crate::ops::storage::with_slice;
 
 /// What a synapse reads.
@@ -19,8 +18,8 @@ pub(super) enum Maps<'a, T> {
         bytes: &'a [u8],
         /// What one spike counts for.
         amplitude: f64,
-        /// Spikes a unit.
-        active: f64,
+        /// Share of units whose count changes from one timestep to the next.
+        changes: f64,
     },
 }
 
@@ -30,7 +29,7 @@ impl<'a, T> Maps<'a, T> {
         match value {
             Value::Real(xs) => Some(Self::Numbers(xs)),
             Value::Packed(packed) => {
-                Some(Self::Spikes { bytes: &packed.bytes, amplitude: packed.amplitude, active: packed.active })
+                Some(Self::Spikes { bytes: &packed.bytes, amplitude: packed.amplitude, changes: packed.changes })
             }
             Value::Empty | Value::Lazy(_) => None,
         }
@@ -43,22 +42,14 @@ impl<'a, T> Maps<'a, T> {
         }
     }
 
-    /// Spikes a unit in some of the maps; nothing of numbers.
-    pub(super) fn active_in(&self, ranges: impl Iterator<Item = Range<usize>>) -> f64 {
-        let Self::Spikes { bytes, .. } = self else { return 0. };
-        let (mut spikes, mut units) = (0, 0);
-        for range in ranges {
-            units += range.len();
-            spikes += tally(&bytes[range]).0;
-        }
-        share(spikes, units)
-    }
-
-    /// Some of the maps, of which `active` is known.
-    pub(super) fn part(&self, range: Range<usize>, active: f64) -> Self {
-        match *self {
-            Self::Numbers(xs) => Self::Numbers(&xs[range]),
-            Self::Spikes { bytes, amplitude, .. } => Self::Spikes { bytes: &bytes[range], amplitude, active },
+    /// The same maps, of which only those of `images` count, `len` units each.
+    pub(super) fn only(self, images: &Images, len: usize) -> Self {
+        match self {
+            Self::Spikes { bytes, amplitude, .. } if images.range.len() < images.all => {
+                let changes = share(count(bytes, images.stretches(len)).changes, images.rows() * len);
+                Self::Spikes { bytes, amplitude, changes }
+            }
+            all => all,
         }
     }
 
@@ -77,27 +68,68 @@ enum Path {
     Dense,
     /// Dense as well, in fewer products.
     Winograd,
-    /// Sums of the weights of active inputs.
+    /// Sums of the weights of inputs that change.
     Sparse,
 }
 
 /// The choice: it looks at sizes and spikes, and at nothing else.
 fn path<T>(shape: &ConvShape, maps: &Maps<'_, T>) -> Path {
     match maps {
-        Maps::Spikes { active, .. } if spikes::pays_forward(shape, *active) => Path::Sparse,
+        Maps::Spikes { changes, .. } if spikes::pays_forward(shape, *changes) => Path::Sparse,
         _ if winograd::pays(shape) => Path::Winograd,
         _ => Path::Dense,
     }
 }
 
-/// What a synapse gives, without its bias, by weights that will be others the next time.
-pub(super) fn forward_once<T: Number>(shape: &ConvShape, maps: Maps<'_, T>, weight: &[T], ys: &mut [T]) {
+/// What a synapse gives for some images, without its bias, by weights that will be others the next time.
+pub(super) fn forward_once<T: Number>(
+    shape: &ConvShape,
+    images: &Images,
+    maps: Maps<'_, T>,
+    weight: &[T],
+    ys: &mut [T],
+) {
     let scaled = scaled(weight, maps.amplitude());
     let weight = scaled.as_deref().unwrap_or(weight);
     match (path(shape, &maps), maps) {
-        (Path::Sparse, Maps::Spikes { bytes, .. }) => spikes::forward(shape, bytes, weight, ys),
-        (_, Maps::Spikes { bytes, .. }) => kernels::forward(shape, bytes, weight, ys),
-        (_, Maps::Numbers(xs)) => kernels::forward(shape, xs, weight, ys),
+        (Path::Sparse, Maps::Spikes { bytes, .. }) => spikes::forward(shape, images, bytes, weight, ys),
+        (path, Maps::Spikes { bytes, .. }) => dense_once(path, shape, images, bytes, weight, ys),
+        (path, Maps::Numbers(xs)) => dense_once(path, shape, images, xs, weight, ys),
+    }
+}
+
+fn dense_once<T: Number, X: Source<T>>(
+    path: Path,
+    shape: &ConvShape,
+    images: &Images,
+    xs: &[X],
+    weight: &[T],
+    ys: &mut [T],
+) {
+    if path == Path::Winograd {
+        let weights = winograd::Weights::new(shape, weight);
+        by_stretch(shape, images, xs, ys, |shape, xs, ys| winograd::forward(shape, xs, &weights, ys));
+    } else {
+        by_stretch(shape, images, xs, ys, |shape, xs, ys| dense::forward(shape, xs, weight, None, ys));
+    }
+}
+
+/// Calls `f` with maps that lie together in memory: all of them, or those of a timestep.
+fn by_stretch<X, T>(
+    shape: &ConvShape,
+    images: &Images,
+    xs: &[X],
+    ys: &mut [T],
+    mut f: impl FnMut(&ConvShape, &[X], &mut [T]),
+) {
+    if images.range.len() == images.all {
+        return f(shape, xs, ys);
+    }
+    let shape = ConvShape { n: images.range.len(), ..*shape };
+    let x_map = shape.h * shape.w * shape.c_in;
+    let y_map = shape.h_out * shape.w_out * shape.c_out;
+    for (x_range, y_range) in images.stretches(x_map).zip(images.stretches(y_map)) {
+        f(&shape, &xs[x_range], &mut ys[y_range]);
     }
 }
 
@@ -133,15 +165,15 @@ impl<T: Number> Weights<T> {
         Self { weight: weight.detach(), numbers: Packed::default(), spikes: OnceLock::new() }
     }
 
-    /// What the synapse gives, without its bias.
-    pub(super) fn forward(&self, shape: &ConvShape, maps: Maps<'_, T>, ys: &mut [T]) -> Result<()> {
+    /// What the synapse gives for some images, without its bias.
+    pub(super) fn forward(&self, shape: &ConvShape, images: &Images, maps: Maps<'_, T>, ys: &mut [T]) -> Result<()> {
         let amplitude = maps.amplitude();
         let packed = if amplitude == 1. {
             &self.numbers
         } else {
             let (known, packed) = self.spikes.get_or_init(|| (amplitude, Packed::default()));
             if *known != amplitude {
-                return self.with(1., |weight| forward_once(shape, maps, weight, ys));
+                return self.with(1., |weight| forward_once(shape, images, maps, weight, ys));
             }
             packed
         };
@@ -149,11 +181,11 @@ impl<T: Number> Weights<T> {
         match maps {
             Maps::Spikes { bytes, .. } if path == Path::Sparse => {
                 let pack = || self.with(amplitude, |weight| spikes::PackedWeights::new(shape, weight));
-                spikes::forward_packed(shape, bytes, once(&packed.sparse, pack)?, ys);
+                spikes::forward_packed(shape, images, bytes, once(&packed.sparse, pack)?, ys);
                 Ok(())
             }
-            Maps::Spikes { bytes, .. } => self.dense(packed, path, shape, bytes, amplitude, ys),
-            Maps::Numbers(xs) => self.dense(packed, path, shape, xs, amplitude, ys),
+            Maps::Spikes { bytes, .. } => self.dense(packed, path, (shape, images), bytes, amplitude, ys),
+            Maps::Numbers(xs) => self.dense(packed, path, (shape, images), xs, amplitude, ys),
         }
     }
 
@@ -161,17 +193,19 @@ impl<T: Number> Weights<T> {
         &self,
         packed: &Packed<T>,
         path: Path,
-        shape: &ConvShape,
+        (shape, images): (&ConvShape, &Images),
         xs: &[X],
         amplitude: f64,
         ys: &mut [T],
     ) -> Result<()> {
         if path == Path::Winograd {
             let pack = || self.with(amplitude, |weight| winograd::Weights::new(shape, weight));
-            winograd::forward(shape, xs, once(&packed.winograd, pack)?, ys);
+            let weights = once(&packed.winograd, pack)?;
+            by_stretch(shape, images, xs, ys, |shape, xs, ys| winograd::forward(shape, xs, weights, ys));
         } else {
             let pack = || self.with(amplitude, |weight| dense::PackedWeights::new(shape, weight));
-            dense::forward_packed(shape, xs, once(&packed.dense, pack)?, ys);
+            let weights = once(&packed.dense, pack)?;
+            by_stretch(shape, images, xs, ys, |shape, xs, ys| dense::forward_packed(shape, xs, weights, ys));
         }
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! What the engine keeps of a layer: numbers, or a byte a spike.
 
+use std::ops::{Add, Range};
+
 use lmht_core::IN_WINDOW;
 use rayon::prelude::*;
 
 use super::Number;
 use super::program::Spread;
-use crate::kernels::{Kernel, run_vectorized};
+use crate::kernels::{Images, Kernel, run_vectorized};
 
 /// Bytes counted by one task.
 const CHUNK: usize = 1 << 16;
@@ -22,27 +24,25 @@ pub(super) struct Packed {
     /// Whether the top bits say all about where a gradient is wanted; otherwise it is wanted everywhere.
     pub(super) has_window: bool,
     /// Spikes a unit.
-    pub(super) active: f64,
+    pub(super) spikes: f64,
     /// Share of units with the top bit.
     pub(super) wanted: f64,
+    /// Share of units whose count is not that of the timestep before, or at the first timestep not 0.
+    pub(super) changes: f64,
 }
 
 impl Packed {
-    pub(super) fn new(bytes: Vec<u8>, amplitude: f64, most: u32, has_window: bool) -> Self {
-        let counts = bytes.par_chunks(CHUNK).map(tally).reduce(|| (0, 0), add);
+    /// With bytes of so many timesteps.
+    pub(super) fn new(bytes: Vec<u8>, timesteps: usize, amplitude: f64, most: u32, has_window: bool) -> Self {
+        let counts = count(&bytes, Images::all(timesteps, 1).stretches(bytes.len() / timesteps));
         Self::counted(bytes, counts, amplitude, most, has_window)
     }
 
     /// With what [`tally`] says of all bytes.
-    pub(super) fn counted(
-        bytes: Vec<u8>,
-        (spikes, wanted): (usize, usize),
-        amplitude: f64,
-        most: u32,
-        has_window: bool,
-    ) -> Self {
-        let (active, wanted) = (share(spikes, bytes.len()), share(wanted, bytes.len()));
-        Self { bytes, amplitude, most, has_window, active, wanted }
+    pub(super) fn counted(bytes: Vec<u8>, counts: Counts, amplitude: f64, most: u32, has_window: bool) -> Self {
+        let share = |n| share(n, bytes.len());
+        let (spikes, wanted, changes) = (share(counts.spikes), share(counts.wanted), share(counts.changes));
+        Self { bytes, amplitude, most, has_window, spikes, wanted, changes }
     }
 
     /// The numbers that the bytes stand for.
@@ -52,35 +52,85 @@ impl Packed {
     }
 }
 
-/// Spikes, and units with the top bit.
-pub(super) fn tally(bytes: &[u8]) -> (usize, usize) {
-    let mut counts = (0, 0);
-    run_vectorized(Tally { bytes, counts: &mut counts });
+/// What the choice of a kernel goes by.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    /// All counts added up.
+    spikes: usize,
+    /// Units with the top bit.
+    wanted: usize,
+    /// Units whose count is not that of the timestep before.
+    pub(super) changes: usize,
+}
+
+impl Add for Counts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            spikes: self.spikes + other.spikes,
+            wanted: self.wanted + other.wanted,
+            changes: self.changes + other.changes,
+        }
+    }
+}
+
+/// The counts of the units in these stretches of bytes, which are one timestep after the other.
+pub(super) fn count(bytes: &[u8], timesteps: impl Iterator<Item = Range<usize>>) -> Counts {
+    let mut counts = Counts::default();
+    let mut before: Option<&[u8]> = None;
+    for range in timesteps {
+        let units = &bytes[range];
+        let chunks = units
+            .par_chunks(CHUNK)
+            .enumerate()
+            .map(|(i, units)| tally(units, before.map(|before| &before[i * CHUNK..][..units.len()])));
+        counts = counts + chunks.reduce(Counts::default, Add::add);
+        before = Some(units);
+    }
+    counts
+}
+
+/// The counts of some units, of which the timestep before is known or which are those of the first.
+pub(super) fn tally(bytes: &[u8], before: Option<&[u8]>) -> Counts {
+    let mut counts = Counts::default();
+    run_vectorized(Tally { bytes, before, counts: &mut counts });
     counts
 }
 
 struct Tally<'a> {
     bytes: &'a [u8],
-    counts: &'a mut (usize, usize),
+    before: Option<&'a [u8]>,
+    counts: &'a mut Counts,
 }
 
 impl Kernel for Tally<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        // So many counts fit 32 bits, which vectors add up.
-        for bytes in self.bytes.chunks(1 << 16) {
-            let (mut spikes, mut wanted) = (0_u32, 0_u32);
-            for &byte in bytes {
-                spikes += u32::from(byte & !IN_WINDOW);
-                wanted += u32::from(byte >> 7);
-            }
-            *self.counts = add(*self.counts, (spikes as usize, wanted as usize));
+        let Self { bytes, before, counts } = self;
+        for (i, bytes) in bytes.chunks(RUN).enumerate() {
+            let run = match before {
+                None => add_up(bytes.iter().map(|&byte| (byte, 0))),
+                Some(before) => add_up(bytes.iter().copied().zip(before[i * RUN..].iter().copied())),
+            };
+            *counts = *counts + run;
         }
     }
 }
 
-pub(super) fn add(a: (usize, usize), b: (usize, usize)) -> (usize, usize) {
-    (a.0 + b.0, a.1 + b.1)
+/// So many counts fit 32 bits, which vectors add up.
+const RUN: usize = 1 << 16;
+
+/// Of units with what they were before.
+#[inline(always)]
+fn add_up(units: impl Iterator<Item = (u8, u8)>) -> Counts {
+    let (mut spikes, mut wanted, mut changes) = (0_u32, 0_u32, 0_u32);
+    for (byte, before) in units {
+        spikes += u32::from(byte & !IN_WINDOW);
+        wanted += u32::from(byte >> 7);
+        changes += u32::from((byte ^ before) & !IN_WINDOW != 0);
+    }
+    Counts { spikes: spikes as usize, wanted: wanted as usize, changes: changes as usize }
 }
 
 pub(super) fn share(n: usize, of: usize) -> f64 {
@@ -155,5 +205,29 @@ impl<T: Number> Line<T> {
     pub(super) fn scaled(&self, factor: f64) -> Self {
         let scale = |values: &[T]| values.iter().map(|&x| T::of(x.wide() * factor)).collect();
         Self { mean: self.mean.clone(), slope: scale(&self.slope), offset: scale(&self.offset) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Across the borders of tasks and of the runs of a task.
+    #[test]
+    fn counts_are_those_of_a_loop() {
+        let (timesteps, all, map) = (3, 4, 20_000);
+        let bytes: Vec<u8> = (0..timesteps * all * map).map(|i| ((i * i) >> 7) as u8 & 0x83).collect();
+        for range in [0..4, 1..3, 2..2] {
+            let images = Images { range: range.clone(), ..Images::all(timesteps, all) };
+            let mut expected = (0, 0, 0);
+            for (i, byte) in bytes.iter().enumerate().filter(|(i, _)| range.contains(&(i / map % all))) {
+                let before = i.checked_sub(all * map).map_or(0, |i| bytes[i]);
+                expected.0 += usize::from(byte & 0x7f);
+                expected.1 += usize::from(byte >> 7);
+                expected.2 += usize::from(byte & 0x7f != before & 0x7f);
+            }
+            let counts = count(&bytes, images.stretches(map));
+            assert_eq!((counts.spikes, counts.wanted, counts.changes), expected, "{range:?}");
+        }
     }
 }

@@ -11,14 +11,7 @@ pub(crate) mod winograd;
 
 pub(crate) use real::{Kernel, Real, run_vectorized};
 
-/// [`dense::forward`] without a bias, by the faster of the dense kernels.
-pub(crate) fn forward<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weight: &[T], ys: &mut [T]) {
-    if winograd::pays(s) {
-        winograd::forward(s, xs, &winograd::Weights::new(s, weight), ys);
-    } else {
-        dense::forward(s, xs, weight, None, ys);
-    }
-}
+use std::ops::Range;
 
 /// [`dense::grad_input`], by the faster of the dense kernels.
 pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], dxs: &mut [T]) {
@@ -68,6 +61,34 @@ impl ConvShape {
     /// Numbers in the weight, `c_out * c_in * k * k`.
     pub(crate) fn weight_len(&self) -> usize {
         self.c_out * self.c_in * self.k * self.k
+    }
+}
+
+/// Which maps of `[timesteps, all]` a kernel works on: those of some images, at every timestep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Images {
+    pub(crate) timesteps: usize,
+    /// Images in memory.
+    pub(crate) all: usize,
+    pub(crate) range: Range<usize>,
+}
+
+impl Images {
+    /// All of them.
+    pub(crate) fn all(timesteps: usize, all: usize) -> Self {
+        Self { timesteps, all, range: 0..all }
+    }
+
+    /// Maps at all timesteps.
+    pub(crate) fn rows(&self) -> usize {
+        self.timesteps * self.range.len()
+    }
+
+    /// Where in memory the maps are, `len` values long: one stretch for each timestep.
+    pub(crate) fn stretches(&self, len: usize) -> impl Iterator<Item = Range<usize>> {
+        let Self { timesteps, all, ref range } = *self;
+        let (start, end) = (range.start, range.end);
+        (0..timesteps).map(move |t| (t * all + start) * len..(t * all + end) * len)
     }
 }
 

@@ -7,9 +7,10 @@
 //!
 //! All three find the active units once and keep the numbers of the inner loop in the first-level cache:
 //!
-//! - [`forward()`]: each output position adds up the weight rows of the active inputs of its window. The active inputs of
-//!   one row of the window are one run of one list, because neighbouring pixels lie side by side; a panel of weights
-//!   `[k * channels, lanes]` (24 kB) is kept while a band of positions passes by.
+//! - [`forward()`]: each output position adds up the weight rows of the active inputs of its window, after the first
+//!   timestep those of the inputs that change. They are in each row of the window one run of one list, because
+//!   neighbouring pixels lie side by side; a panel of weights `[k * channels, lanes]` (24 kB) is kept while a band of
+//!   positions passes by.
 //! - [`grad_weight()`]: for each input channel the list of positions at which it is active, in a tile of the map; all
 //!   taps of the kernel stay in registers while the output gradients around the positions are added.
 //! - [`grad_input()`]: a piece of the output gradient around a position stays in registers while the weight rows of the
@@ -35,12 +36,12 @@ use super::real::Real;
 use super::{ConvShape, winograd};
 use std::ops::Range;
 
-/// Whether [`forward`] beats the dense kernels on inputs that hold `spikes` spikes a unit, all counts added up.
+/// Whether [`forward`] beats the dense kernels on inputs of which a share `changes` is not what it was a timestep before.
 ///
 /// The limits of these three are below the place where both take the same time on the shapes and the machine of
 /// docs/performance.md, "Spikes or dense". Few channels leave the vectors empty and the lists short.
-pub(crate) fn pays_forward(s: &ConvShape, spikes: f64) -> bool {
-    spikes
+pub(crate) fn pays_forward(s: &ConvShape, changes: f64) -> bool {
+    changes
         <= match s.c_in {
             ..32 => 0.,
             32..64 => 0.25,
@@ -50,7 +51,7 @@ pub(crate) fn pays_forward(s: &ConvShape, spikes: f64) -> bool {
         }
 }
 
-/// Whether [`grad_weight`] beats the dense kernels; as [`pays_forward`].
+/// Whether [`grad_weight`] beats the dense kernels on inputs that hold `spikes` spikes a unit, all counts added up.
 pub(crate) fn pays_grad_weight(s: &ConvShape, spikes: f64) -> bool {
     spikes
         <= match s.c_in {

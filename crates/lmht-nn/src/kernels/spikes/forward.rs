@@ -1,13 +1,17 @@
 //! The forward pass: sums of weight rows.
+//!
+//! After the first timestep only what changes is added up: a convolution is linear, so `y(t) = y(t−1) + W (s(t) − s(t−1))`.
+//! A unit that keeps its count from one timestep to the next costs nothing there, and the neurons of a network that has
+//! learnt from a quantized ANN fire evenly.
 
 use super::scan::List;
 use super::{Band, LINE, Line, TASKS, bands, panel_lines, transposed_lines};
-use crate::kernels::ConvShape;
 use crate::kernels::real::{Kernel, Real, run_vectorized};
+use crate::kernels::{ConvShape, Images, Source};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Output positions of a band. Their sums for one block of output channels stay in the second-level cache.
+/// Output positions of a band, at all timesteps together. Their sums for one block of output channels stay in the second-level cache.
 const POSITIONS: usize = 512;
 /// With fewer positions than this most time goes into fetching the weights.
 const FEW: usize = 128;
@@ -86,38 +90,50 @@ impl<T: Real> Kernel for Pack<'_, T> {
     }
 }
 
-/// `ys[n, y, x, o] = Σ_{ky, kx, i} weight[o, i, ky, kx] s[n, y stride + ky - p, x stride + kx - p, i]`.
-pub(crate) fn forward<T: Real>(s: &ConvShape, spikes: &[u8], weight: &[T], ys: &mut [T]) {
-    forward_packed(s, spikes, &PackedWeights::new(s, weight), ys);
+/// `ys[n, y, x, o] = Σ_{ky, kx, i} weight[o, i, ky, kx] s[n, y stride + ky - p, x stride + kx - p, i]` for the maps n of
+/// `images`; the other outputs stay as they are.
+pub(crate) fn forward<T: Real>(s: &ConvShape, images: &Images, spikes: &[u8], weight: &[T], ys: &mut [T]) {
+    forward_packed(s, images, spikes, &PackedWeights::new(s, weight), ys);
 }
 
 /// [`forward()`] with weights that were packed before.
-pub(crate) fn forward_packed<T: Real>(s: &ConvShape, spikes: &[u8], weights: &PackedWeights<T>, ys: &mut [T]) {
-    if ys.is_empty() {
+pub(crate) fn forward_packed<T: Real>(
+    s: &ConvShape,
+    images: &Images,
+    spikes: &[u8],
+    weights: &PackedWeights<T>,
+    ys: &mut [T],
+) {
+    let map = s.h_out * s.w_out * s.c_out;
+    if map == 0 || images.rows() == 0 {
         return;
     }
-    let bands = bands(s.n, s.h_out, s.w_out, POSITIONS);
+    let bands = bands(images.range.len(), s.h_out, s.w_out, POSITIONS.div_ceil(images.timesteps));
     let lanes = weights.vectors * LINE;
     // Few positions: the output channels are shared out as well.
     let output_blocks = s.c_out.div_ceil(lanes);
     let per_range = output_blocks.div_ceil(TASKS.div_ceil(bands.len()).min(output_blocks));
     let ranges = output_blocks.div_ceil(per_range);
 
-    let mut rest = ys;
+    // What is left of each timestep.
+    let steps = ys.chunks_exact_mut(images.all * map).take(images.timesteps);
+    let mut rest: Vec<&mut [T]> = steps.map(|ys| &mut ys[images.range.start * map..images.range.end * map]).collect();
     let mut tasks = Vec::with_capacity(bands.len() * ranges);
     for band in bands {
         let n = band.frames.len() * band.rows.len() * s.w_out;
-        let (positions, others) = rest.split_at_mut(n * s.c_out);
-        rest = others;
-        let mut ranges: Vec<Vec<&mut [T]>> = (0..ranges).map(|_| Vec::with_capacity(n)).collect();
-        for position in positions.chunks_exact_mut(s.c_out) {
-            for (range, outputs) in ranges.iter_mut().zip(position.chunks_mut(per_range * lanes)) {
-                range.push(outputs);
+        let mut ranges: Vec<Vec<&mut [T]>> = (0..ranges).map(|_| Vec::with_capacity(images.timesteps * n)).collect();
+        for rest in &mut rest {
+            let (positions, others) = std::mem::take(rest).split_at_mut(n * s.c_out);
+            *rest = others;
+            for position in positions.chunks_exact_mut(s.c_out) {
+                for (range, outputs) in ranges.iter_mut().zip(position.chunks_mut(per_range * lanes)) {
+                    range.push(outputs);
+                }
             }
         }
         for (i, outputs) in ranges.into_iter().enumerate() {
             let blocks = i * per_range..output_blocks.min((i + 1) * per_range);
-            tasks.push(Task { shape: s, spikes, weights, band: band.clone(), blocks, outputs });
+            tasks.push(Task { shape: s, images, spikes, weights, band: band.clone(), blocks, outputs });
         }
     }
     tasks.into_par_iter().for_each(run_vectorized);
@@ -126,11 +142,13 @@ pub(crate) fn forward_packed<T: Real>(s: &ConvShape, spikes: &[u8], weights: &Pa
 /// The outputs of a band of positions, for some blocks of output channels.
 struct Task<'a, 'out, T> {
     shape: &'a ConvShape,
+    images: &'a Images,
     spikes: &'a [u8],
     weights: &'a PackedWeights<T>,
+    /// Of the maps at each timestep.
     band: Band,
     blocks: Range<usize>,
-    /// One for each position.
+    /// One for each position, timestep by timestep.
     outputs: Vec<&'out mut [T]>,
 }
 
@@ -138,14 +156,14 @@ impl<T: Real> Kernel for Task<'_, '_, T> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         match self.weights.vectors {
-            1 => self.run_wide::<1>(),
-            2 => self.run_wide::<2>(),
-            _ => self.run_wide::<4>(),
+            1 => self.run_wide::<1, FMA>(),
+            2 => self.run_wide::<2, FMA>(),
+            _ => self.run_wide::<4, FMA>(),
         }
     }
 }
 
-/// The active inputs of a part of an output's window: one row of the window, one block of input channels.
+/// The changing inputs of a part of an output's window: one row of the window, one block of input channels.
 #[derive(Debug, Clone, Copy, Default)]
 struct Run {
     /// Entries.
@@ -158,9 +176,11 @@ struct Run {
 }
 
 /// Which rows of which panel belong to which output.
-struct Lists {
-    /// `pixel * per_block + channel` of the active inputs, once for each spike; the pixel is counted in its padded row.
+struct Lists<T> {
+    /// `pixel * per_block + channel` of the inputs that change; the pixel is counted in its padded row.
     entries: List,
+    /// By how much.
+    changes: Vec<T>,
     /// For each block and row of the window.
     runs: Vec<Vec<Run>>,
 }
@@ -176,37 +196,58 @@ impl<T: Real> Task<'_, '_, T> {
     }
 
     #[inline(always)]
-    fn lists(&self) -> Lists {
+    fn lists(&self) -> Lists<T> {
         let s = self.shape;
         let per_block = self.weights.per_block;
         let rows = self.input_rows();
         let padded = s.w + 2 * s.padding;
         // A stride longer than the kernel leaves rows and columns out.
         let read = |i: usize| (i + s.padding) % s.stride < s.k;
-        let mut entries = List::default();
-        // Where the list of a pixel begins: `[frames, rows, padded columns + 1]`.
-        let mut starts = Vec::with_capacity(self.band.frames.len() * rows.len() * (padded + 1));
+        let frames = || (0..self.images.timesteps).flat_map(|t| self.band.frames.clone().map(move |i| (t, i)));
+        let (mut entries, mut changes) = (List::default(), Vec::new());
+        let mut differences = vec![0; per_block];
+        // Where the list of a pixel begins: `[timesteps, frames, rows, padded columns + 1]`.
+        let n_frames = self.images.timesteps * self.band.frames.len();
+        let mut starts = Vec::with_capacity(n_frames * rows.len() * (padded + 1));
         let mut all_runs = Vec::with_capacity(self.weights.input_blocks * s.k);
         for first in (0..s.c_in).step_by(per_block) {
             let channels = first..s.c_in.min(first + per_block);
             starts.clear();
-            for frame in self.band.frames.clone() {
+            for (t, frame) in frames() {
                 for y in rows.clone() {
-                    let row = &self.spikes[(frame * s.h + y) * s.w * s.c_in..][..s.w * s.c_in];
+                    let row = self.input_row(t, frame, y);
+                    let before = t.checked_sub(1).map(|t| self.input_row(t, frame, y));
                     starts.extend(std::iter::repeat_n(entries.len() as u32, s.padding));
                     for (x, pixel) in row.chunks_exact(s.c_in).enumerate() {
                         starts.push(entries.len() as u32);
                         if !read(x) || !read(y) {
                             continue;
                         }
-                        entries.push_spikes(((s.padding + x) * per_block) as u32, &pixel[channels.clone()]);
+                        let (place, units) = (((s.padding + x) * per_block) as u32, &pixel[channels.clone()]);
+                        let before = before.map(|row| &row[x * s.c_in..][channels.clone()]);
+                        let Some(before) = before else {
+                            entries.push_active(place, units);
+                            let new = &entries.as_slice()[changes.len()..];
+                            changes.extend(new.iter().map(|entry| count::<T>(units[(entry - place) as usize])));
+                            continue;
+                        };
+                        let differences = &mut differences[..units.len()];
+                        for ((difference, unit), before) in differences.iter_mut().zip(units).zip(before) {
+                            *difference = unit ^ before;
+                        }
+                        entries.push_active(place, differences);
+                        let new = &entries.as_slice()[changes.len()..];
+                        changes.extend(new.iter().map(|entry| {
+                            let i = (entry - place) as usize;
+                            count::<T>(units[i]) - count(before[i])
+                        }));
                     }
                     starts.extend(std::iter::repeat_n(entries.len() as u32, s.padding + 1));
                 }
             }
             for ky in 0..s.k {
                 let mut runs = Vec::with_capacity(self.outputs.len());
-                for frame in 0..self.band.frames.len() {
+                for frame in 0..n_frames {
                     for (i, y) in self.band.rows.clone().enumerate() {
                         let output = ((frame * self.band.rows.len() + i) * s.w_out) as u32;
                         let y = (y * s.stride + ky).checked_sub(s.padding).filter(|&y| y < s.h);
@@ -229,14 +270,22 @@ impl<T: Real> Task<'_, '_, T> {
                 all_runs.push(runs);
             }
         }
-        Lists { entries, runs: all_runs }
+        Lists { entries, changes, runs: all_runs }
+    }
+
+    /// A row of an input map; `frame` is counted among the images at hand.
+    #[inline(always)]
+    fn input_row(&self, t: usize, frame: usize, y: usize) -> &[u8] {
+        let Self { shape: s, images, .. } = self;
+        let map = t * images.all + images.range.start + frame;
+        &self.spikes[(map * s.h + y) * s.w * s.c_in..][..s.w * s.c_in]
     }
 
     #[inline(always)]
-    fn run_wide<const G: usize>(mut self) {
+    fn run_wide<const G: usize, const FMA: bool>(mut self) {
         let k = self.shape.k;
         let lists = self.lists();
-        let entries = lists.entries.as_slice();
+        let (entries, changes) = (lists.entries.as_slice(), lists.changes.as_slice());
         for (i, output_block) in self.blocks.clone().enumerate() {
             let lanes = i * G * LINE..((i + 1) * G * LINE).min(self.outputs[0].len());
             for (pass, runs) in lists.runs.iter().enumerate() {
@@ -248,23 +297,41 @@ impl<T: Real> Task<'_, '_, T> {
                 }
                 for run in runs {
                     let outputs = &mut self.outputs[run.output as usize][lanes.clone()];
-                    add_to(outputs, pass == 0, &entries[run.start as usize..run.end as usize], run.first, panel);
+                    let inputs = run.start as usize..run.end as usize;
+                    let inputs = (&entries[inputs.clone()], &changes[inputs]);
+                    add_to::<T, G, FMA>(outputs, pass == 0, inputs, run.first, panel);
+                }
+            }
+            // From changes to outputs.
+            let positions = self.outputs.len() / self.images.timesteps;
+            for t in 1..self.images.timesteps {
+                let (before, outputs) = self.outputs.split_at_mut(t * positions);
+                for (outputs, before) in outputs.iter_mut().zip(&before[(t - 1) * positions..]) {
+                    for (output, &before) in outputs[lanes.clone()].iter_mut().zip(&before[lanes.clone()]) {
+                        *output += before;
+                    }
                 }
             }
         }
     }
 }
 
-/// Adds the rows `entries - first` of a panel to the outputs, or to zeros if `fresh`.
+/// The spikes of a unit.
 #[inline(always)]
-fn add_to<T: Real, const G: usize>(
+fn count<T: Real>(unit: u8) -> T {
+    Source::<T>::value(unit)
+}
+
+/// Adds the rows `entries - first` of a panel, each times its change, to the outputs, or to zeros if `fresh`.
+#[inline(always)]
+fn add_to<T: Real, const G: usize, const FMA: bool>(
     outputs: &mut [T],
     fresh: bool,
-    entries: &[u32],
+    inputs: (&[u32], &[T]),
     first: u32,
     panel: &[[Line<T>; G]],
 ) {
-    let sums = add_rows(entries, first, panel);
+    let sums = add_rows::<T, G, FMA>(inputs, first, panel);
     if let Some(outputs) = outputs.as_chunks_mut::<LINE>().0.first_chunk_mut::<G>() {
         for (output, mut sum) in outputs.iter_mut().zip(sums) {
             if !fresh {
@@ -282,23 +349,29 @@ fn add_to<T: Real, const G: usize>(
 }
 
 #[inline(always)]
-fn add_rows<T: Real, const G: usize>(entries: &[u32], first: u32, panel: &[[Line<T>; G]]) -> [Line<T>; G] {
-    let (pairs, last) = entries.as_chunks::<2>();
-    // Two sets of sums: an addition takes three cycles, and two can begin in each.
-    let mut sums = [[Line::default(); G]; 2];
-    for pair in pairs {
-        for (sums, entry) in sums.iter_mut().zip(pair) {
-            let row = &panel[(entry - first) as usize];
-            for (sum, line) in sums.iter_mut().zip(row) {
-                sum.add(line);
+fn add_rows<T: Real, const G: usize, const FMA: bool>(
+    (entries, changes): (&[u32], &[T]),
+    first: u32,
+    panel: &[[Line<T>; G]],
+) -> [Line<T>; G] {
+    let add = |sums: &mut [Line<T>; G], entry: u32, change: T| {
+        for (sum, line) in sums.iter_mut().zip(&panel[(entry - first) as usize]) {
+            for (sum, &weight) in sum.0.iter_mut().zip(&line.0) {
+                *sum = weight.mul_add::<FMA>(change, *sum);
             }
         }
-    }
-    for entry in last {
-        let row = &panel[(entry - first) as usize];
-        for (sum, line) in sums[0].iter_mut().zip(row) {
-            sum.add(line);
+    };
+    // Two sets of sums: a product and its addition take four cycles, and two can begin in each.
+    let mut sums = [[Line::default(); G]; 2];
+    let (pairs, last) = entries.as_chunks::<2>();
+    let (pair_changes, last_change) = changes.as_chunks::<2>();
+    for (pair, changes) in pairs.iter().zip(pair_changes) {
+        for ((sums, &entry), &change) in sums.iter_mut().zip(pair).zip(changes) {
+            add(sums, entry, change);
         }
+    }
+    for (&entry, &change) in last.iter().zip(last_change) {
+        add(&mut sums[0], entry, change);
     }
     let [mut even, odd] = sums;
     for (even, odd) in even.iter_mut().zip(&odd) {

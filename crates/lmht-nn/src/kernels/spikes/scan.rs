@@ -137,23 +137,11 @@ impl List {
         self.room.resize(2 * self.room.len() + 1024, 0);
     }
 
-    /// Appends `first + c` once for every spike of unit c.
+    /// Appends `first + c` for every unit c with a count that is not 0.
     #[inline(always)]
-    pub(super) fn push_spikes(&mut self, first: u32, units: &[u8]) {
+    pub(super) fn push_active(&mut self, first: u32, units: &[u8]) {
         for (first, units) in (first..).step_by(64).zip(units.chunks(64)) {
-            let mut level = 1;
-            let mut active = mask(units, Active::Count(level));
-            loop {
-                self.push_bits(first, active);
-                if level == COUNT {
-                    break;
-                }
-                level += 1;
-                active = mask(units, Active::Count(level));
-                if active == 0 {
-                    break;
-                }
-            }
+            self.push_bits(first, mask(units, Active::Count(1)));
         }
     }
 
@@ -194,10 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn lists_repeat_spikes() {
+    fn lists_name_active_and_wanted_units() {
         let mut list = List::default();
-        list.push_spikes(100, &[0x80, 2, 0, 0x81]);
+        list.push_active(100, &[0x80, 2, 0, 0x81]);
         list.push_wanted(0, &[0x80, 2, 0, 0x81]);
-        assert_eq!(list.as_slice(), [101, 103, 101, 0, 3]);
+        assert_eq!(list.as_slice(), [101, 103, 0, 3]);
     }
 }

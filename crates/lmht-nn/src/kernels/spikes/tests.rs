@@ -1,6 +1,6 @@
 //! Against a loop over the definition, and across numbers of threads.
 use super::*;
-use crate::kernels::ConvShape;
+use crate::kernels::{ConvShape, Images};
 
 /// SplitMix64.
 struct Random(u64);
@@ -82,6 +82,7 @@ fn products(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
 
 struct Case<T> {
     s: ConvShape,
+    images: Images,
     spikes: Vec<u8>,
     weight: Vec<T>,
     grads: Vec<T>,
@@ -94,6 +95,10 @@ impl<T: Real> Case<T> {
             spikes: random.spikes(s.n * s.h * s.w * s.c_in, density, levels, wanted),
             weight: random.numbers(s.c_out * s.c_in * s.k * s.k),
             grads: random.numbers(s.n * s.h_out * s.w_out * s.c_out),
+            images: {
+                let timesteps = (1..=4).rev().find(|&t| s.n.is_multiple_of(t)).unwrap_or(1);
+                Images::all(timesteps, s.n / timesteps)
+            },
             s,
         }
     }
@@ -103,7 +108,7 @@ impl<T: Real> Case<T> {
         let nan = T::from_f64(f64::NAN);
         let (mut ys, mut dweight) = (vec![nan; self.grads.len()], vec![nan; self.weight.len()]);
         let mut dxs = vec![nan; self.spikes.len()];
-        forward(&self.s, &self.spikes, &self.weight, &mut ys);
+        forward(&self.s, &self.images, &self.spikes, &self.weight, &mut ys);
         grad_weight(&self.s, &self.spikes, &self.grads, &mut dweight);
         grad_input(&self.s, &self.grads, &self.weight, &self.spikes, &mut dxs);
         [ys, dweight, dxs]
@@ -124,6 +129,11 @@ impl<T: Real> Case<T> {
                 add(&mut dxs[input], g * w);
             }
         });
+        // The sums of a timestep go on from those of the one before.
+        let step = ys.len() / self.images.timesteps;
+        for i in step..ys.len() {
+            ys[i].1 += ys[i - step].1;
+        }
         [ys, dweight, dxs]
     }
 
@@ -218,15 +228,20 @@ fn numbers_of_threads_change_no_bit() {
 
 #[test]
 fn packed_weights_serve_any_batch() {
-    let s = shape(3, 20, (5, 6), 24, 3, 1, 1).unwrap();
-    let case = Case::<f32>::new(s, 5, 0.3, 2, 0.);
+    // Two timesteps of three images.
+    let s = shape(6, 20, (5, 6), 24, 3, 1, 1).unwrap();
+    let mut case = Case::<f32>::new(s, 5, 0.3, 2, 0.);
+    case.images = Images::all(2, 3);
     let mut packed = PackedWeights::new(&s, &case.weight);
     let [expected, _, _] = case.fast();
-    let (len_in, len_out) = (case.spikes.len() / 3, expected.len() / 3);
-    for n in 0..3 {
-        let mut ys = vec![0.; len_out];
-        forward_packed(&ConvShape { n: 1, ..s }, &case.spikes[n * len_in..][..len_in], &packed, &mut ys);
-        assert_eq!(ys, expected[n * len_out..][..len_out]);
+    let len = expected.len() / 6;
+    for range in [0..1, 1..2, 2..3, 1..3, 2..2] {
+        let images = Images { range: range.clone(), ..case.images.clone() };
+        let mut ys = vec![-1.; expected.len()];
+        forward_packed(&ConvShape { n: images.rows(), ..s }, &images, &case.spikes, &packed, &mut ys);
+        for (map, (ys, expected)) in ys.chunks(len).zip(expected.chunks(len)).enumerate() {
+            assert_eq!(ys, if range.contains(&(map % 3)) { expected } else { &[-1.; 720] }, "{range:?}, map {map}");
+        }
     }
     // Another weight in the same memory.
     let other = Case::<f32>::new(s, 6, 0.3, 2, 0.4);
@@ -235,9 +250,27 @@ fn packed_weights_serve_any_batch() {
     packed.update(&s, &other.weight);
     columns.update(&s, &other.weight);
     let (mut packed_ys, mut packed_dxs) = (vec![f32::NAN; ys.len()], vec![f32::NAN; dxs.len()]);
-    forward_packed(&s, &other.spikes, &packed, &mut packed_ys);
+    forward_packed(&s, &other.images, &other.spikes, &packed, &mut packed_ys);
     grad_input_packed(&s, &other.grads, &columns, &other.spikes, &mut packed_dxs);
     assert_eq!((packed_ys, packed_dxs), (ys, dxs));
+}
+
+/// Whatever a timestep does not change costs nothing and is exact.
+#[test]
+fn timesteps_that_repeat_the_first_repeat_its_bits() {
+    let s = shape(3, 40, (9, 10), 70, 3, 1, 1).unwrap();
+    let mut case = Case::<f32>::new(s, 8, 0.3, 2, 0.);
+    let map = case.spikes.len() / 3;
+    let first = case.spikes[..map].to_vec();
+    // Another top bit is no change.
+    case.spikes[map..2 * map].copy_from_slice(&first);
+    for (unit, first) in case.spikes[2 * map..].iter_mut().zip(&first) {
+        *unit = first ^ 0x80;
+    }
+    let [ys, ..] = case.fast();
+    for later in ys.chunks(ys.len() / 3) {
+        assert_eq!(later, &ys[..ys.len() / 3]);
+    }
 }
 
 /// Several bands, blocks and groups.
@@ -247,6 +280,7 @@ fn large_maps_and_many_channels() {
         shape(2, 70, (33, 20), 40, 3, 1, 1),
         shape(1, 24, (40, 34), 40, 3, 2, 1),
         shape(19, 200, (4, 4), 136, 3, 1, 1),
+        shape(8, 70, (33, 20), 40, 3, 1, 1),
         shape(3, 130, (9, 8), 72, 1, 2, 0),
         shape(1, 2, (3, 700), 8, 3, 1, 1),
         shape(1, 2, (13, 14), 9, 13, 1, 1),
