@@ -23,9 +23,8 @@ pub(crate) struct PackedWeights<T> {
     blocks: Vec<Vec<Line<T>>>,
     /// Lines of a block of output channels.
     vectors: usize,
-    /// Input channels of a block, and the number of blocks.
+    /// Input channels of a block.
     per_block: usize,
-    input_blocks: usize,
     k: usize,
 }
 
@@ -38,7 +37,7 @@ impl<T: Real> PackedWeights<T> {
         let input_blocks = s.c_in.div_ceil((panel_lines::<T>() / (s.k * vectors)).max(1));
         let per_block = s.c_in.div_ceil(input_blocks);
         let blocks = vec![Vec::new(); s.c_out.div_ceil(vectors * LINE)];
-        let mut packed = Self { blocks, vectors, per_block, input_blocks, k: s.k };
+        let mut packed = Self { blocks, vectors, per_block, k: s.k };
         packed.update(s, weight);
         packed
     }
