@@ -46,7 +46,7 @@ pub(crate) fn pays_forward(s: &ConvShape, changes: f64) -> bool {
             ..32 => 0.,
             32..64 => 0.25,
             _ if s.k == 1 => 0.33,
-            _ if winograd::pays(s) => 0.35,
+            _ if winograd::pays(s) => 0.3,
             _ => 0.5,
         }
 }
