@@ -1,12 +1,14 @@
 //! Max and average pooling with right gradients.
 
+mod max;
+
 use super::storage::{as_slice, by_dtype, with_slice};
 use super::{check_operands, composed, is_fused, output_size};
 use crate::kernels::real::{Kernel, Real, run_vectorized};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
+use max::{MaxGradients, MaxMaps};
 use rayon::prelude::*;
-use std::sync::OnceLock;
 
 /// Maps that a task takes; pooling one small map is too little work.
 const MIN_MAPS: usize = 16;
@@ -51,7 +53,7 @@ pub fn max_pool2d(xs: &Tensor, p: Pool2dParams) -> Result<Tensor> {
     if !is_fused(xs) {
         return composed::max_pool2d(xs, p);
     }
-    xs.contiguous()?.apply_op1(MaxPool2d { p, h_out, w_out, track: xs.track_op(), offsets: OnceLock::new() })
+    xs.contiguous()?.apply_op1(MaxPool2d { p, h_out, w_out })
 }
 
 /// The mean of each window: its sum over `kernel²`. Outside of the map lies 0, and it counts (PyTorch's
@@ -133,151 +135,18 @@ pub(super) fn pool_shape(op: &str, xs: &Tensor, p: Pool2dParams) -> Result<(usiz
     Ok((size("height", h)?, size("width", w)?))
 }
 
-/// The part of a window that lies inside of an axis: first window offset, first position, length.
+/// The part of a window that lies inside of an axis: first position, length.
 #[inline(always)]
-fn clip(p: Pool2dParams, out: usize, size: usize) -> (usize, usize, usize) {
-    let start = out * p.stride;
-    let skipped = p.padding.saturating_sub(start);
-    let first = start + skipped - p.padding;
-    let end = (start + p.kernel - p.padding).min(size);
-    (skipped, first, end - first)
-}
-
-/// Offset of the maximum in its window, `row * kernel + column`: a byte if the window has at most 256 pixels.
-#[derive(Debug)]
-enum Offsets {
-    Bytes(Vec<u8>),
-    Words(Vec<u32>),
-}
-
-/// A type that offsets are kept in.
-trait Offset: Copy + Default + Send + Sync + Into<u32> {
-    /// The caller has chosen the type so that every offset fits.
-    fn of(offset: u32) -> Self;
-}
-
-impl Offset for u8 {
-    #[inline(always)]
-    fn of(offset: u32) -> Self {
-        offset as Self
-    }
-}
-
-impl Offset for u32 {
-    #[inline(always)]
-    fn of(offset: u32) -> Self {
-        offset
-    }
+fn clip(p: Pool2dParams, out: usize, size: usize) -> (usize, usize) {
+    let first = (out * p.stride).saturating_sub(p.padding);
+    let end = (out * p.stride + p.kernel - p.padding).min(size);
+    (first, end - first)
 }
 
 struct MaxPool2d {
     p: Pool2dParams,
     h_out: usize,
     w_out: usize,
-    /// Whether a backward pass will want the offsets.
-    track: bool,
-    offsets: OnceLock<Offsets>,
-}
-
-/// Max-pooling of some maps: down the columns of each window first, which is the same for neighbours and so done in
-/// vectors, then across.
-struct MaxMaps<'a, T, O> {
-    p: Pool2dParams,
-    /// Height and width of a map.
-    size: (usize, usize),
-    w_out: usize,
-    xs: &'a [T],
-    ys: &'a mut [T],
-    /// Empty if nobody wants them.
-    offsets: &'a mut [O],
-}
-
-/// Whether `pixel` of row `row` comes before `best` of row `best_row`: it is greater, or equal and in an earlier row. NaN is
-/// greater than all numbers and equal to itself.
-#[inline(always)]
-#[allow(clippy::eq_op)]
-fn is_before<T: Real>(pixel: T, row: u32, best: T, best_row: u32) -> bool {
-    let (nan, best_nan) = (pixel != pixel, best != best);
-    (pixel > best) | (nan & !best_nan) | (((pixel == best) | (nan & best_nan)) & (row < best_row))
-}
-
-impl<T: Real, O: Offset> Kernel for MaxMaps<'_, T, O> {
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let (p, (h, w)) = (self.p, self.size);
-        let map_out = self.ys.len() / (self.xs.len() / (h * w));
-        // The maximum of each column over the rows of a window, and the row that it is in.
-        let (mut best, mut best_row) = (vec![T::default(); w], vec![0_u32; w]);
-        for (i, map) in self.xs.chunks_exact(h * w).enumerate() {
-            for y in 0..map_out / self.w_out {
-                let (skipped, first_row, n_rows) = clip(p, y, h);
-                best.copy_from_slice(&map[first_row * w..][..w]);
-                best_row.fill(skipped as u32);
-                for row in 1..n_rows {
-                    let (pixels, at) = (&map[(first_row + row) * w..][..w], (skipped + row) as u32);
-                    for ((best, best_row), &pixel) in best.iter_mut().zip(&mut best_row).zip(pixels) {
-                        // Rows come in order, so an equal one is never before.
-                        let before = is_before(pixel, at, *best, at);
-                        *best = if before { pixel } else { *best };
-                        *best_row = if before { at } else { *best_row };
-                    }
-                }
-                for x in 0..self.w_out {
-                    let (skipped, first_col, n_cols) = clip(p, x, w);
-                    let (mut max, mut row, mut col) = (best[first_col], best_row[first_col], 0);
-                    for next in 1..n_cols {
-                        let (pixel, at) = (best[first_col + next], best_row[first_col + next]);
-                        if is_before(pixel, at, max, row) {
-                            (max, row, col) = (pixel, at, next);
-                        }
-                    }
-                    let output = i * map_out + y * self.w_out + x;
-                    self.ys[output] = max;
-                    if !self.offsets.is_empty() {
-                        self.offsets[output] = O::of(row * p.kernel as u32 + (skipped + col) as u32);
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl MaxPool2d {
-    /// Values and offsets of all maps; no offsets if nobody wants them.
-    fn pool<T: Real, O: Offset>(&self, xs: &[T], size: (usize, usize), ys: &mut [T]) -> Vec<O> {
-        let (map, map_out) = (size.0 * size.1, self.h_out * self.w_out);
-        let mut offsets = vec![O::default(); if self.track { ys.len() } else { 0 }];
-        let run = |xs, ys, offsets| {
-            run_vectorized(MaxMaps { p: self.p, size, w_out: self.w_out, xs, ys, offsets });
-        };
-        let maps = xs.par_chunks(MIN_MAPS * map).zip(ys.par_chunks_mut(MIN_MAPS * map_out));
-        if self.track {
-            let maps = maps.zip(offsets.par_chunks_mut(MIN_MAPS * map_out));
-            maps.for_each(|((xs, ys), offsets)| run(xs, ys, offsets));
-        } else {
-            maps.for_each(|(xs, ys)| run(xs, ys, &mut []));
-        }
-        offsets
-    }
-
-    /// Adds the gradient of each window to the pixel that the maximum came from.
-    fn scatter<T: Real, O: Offset>(&self, offsets: &[O], grad: &[T], (h, w): (usize, usize), dxs: &mut [T]) {
-        let (p, map_out) = (self.p, self.h_out * self.w_out);
-        // Where each offset lies from the first pixel of its window, which may be outside of the map.
-        let steps: Vec<usize> = (0..p.kernel * p.kernel).map(|at| at / p.kernel * w + at % p.kernel).collect();
-        let border = p.padding * w + p.padding;
-        let maps = dxs.par_chunks_exact_mut(h * w).zip(grad.par_chunks_exact(map_out));
-        maps.zip(offsets.par_chunks_exact(map_out)).with_min_len(MIN_MAPS).for_each(|((dxs, grad), offsets)| {
-            let rows = grad.chunks_exact(self.w_out).zip(offsets.chunks_exact(self.w_out)).enumerate();
-            for (y, (grad, offsets)) in rows {
-                let first = y * p.stride * w;
-                for (x, (&g, &offset)) in grad.iter().zip(offsets).enumerate() {
-                    let offset: u32 = offset.into();
-                    dxs[first + x * p.stride + steps[offset as usize] - border] += g;
-                }
-            }
-        });
-    }
 }
 
 impl CustomOp1 for MaxPool2d {
@@ -287,40 +156,36 @@ impl CustomOp1 for MaxPool2d {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (n, c, h, w) = layout.shape().dims4()?;
+        let (p, size_out) = (self.p, (self.h_out, self.w_out));
         let map_out = self.h_out * self.w_out;
         let ys = by_dtype!(storage.dtype(), T, L => {
             let xs = as_slice::<T>(storage, layout)?;
             let mut ys = vec![T::default(); n * c * map_out];
-            let offsets = if self.p.kernel <= 16 {
-                Offsets::Bytes(self.pool(xs, (h, w), &mut ys))
-            } else {
-                Offsets::Words(self.pool(xs, (h, w), &mut ys))
-            };
-            if self.track {
-                // The operation is made for one forward pass; a second one would find the same.
-                self.offsets.get_or_init(|| offsets);
-            }
+            let maps = xs.par_chunks(MIN_MAPS * h * w).zip(ys.par_chunks_mut(MIN_MAPS * map_out));
+            maps.for_each(|(xs, ys)| run_vectorized(MaxMaps { p, size: (h, w), size_out, xs, ys }));
             T::to_cpu_storage_owned(ys)
         });
         Ok((ys, Shape::from((n, c, self.h_out, self.w_out))))
     }
 
-    fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+    fn bwd(&self, xs: &Tensor, ys: &Tensor, grads: &Tensor) -> Result<Option<Tensor>> {
         if !xs.track_op() {
             return Ok(None);
         }
-        let Some(offsets) = self.offsets.get() else {
-            bail!("max_pool2d: the backward pass needs a forward pass of the same operation before it");
-        };
         let (_, _, h, w) = xs.dims4()?;
-        by_dtype!(xs.dtype(), T, L => with_slice::<T, _>(grad, |grad| {
+        let (p, size_out) = (self.p, (self.h_out, self.w_out));
+        by_dtype!(xs.dtype(), T, L => {
             let mut dxs = vec![T::default(); xs.elem_count()];
-            match offsets {
-                Offsets::Bytes(offsets) => self.scatter(offsets, grad, (h, w), &mut dxs),
-                Offsets::Words(offsets) => self.scatter(offsets, grad, (h, w), &mut dxs),
-            }
+            with_slice::<T, _>(xs, |xs| with_slice(ys, |ys| with_slice(grads, |grads| {
+                let outputs = |values| <[T]>::par_chunks(values, MIN_MAPS * self.h_out * self.w_out);
+                let maps = xs.par_chunks(MIN_MAPS * h * w).zip(dxs.par_chunks_mut(MIN_MAPS * h * w));
+                maps.zip(outputs(ys).zip(outputs(grads))).for_each(|((xs, dxs), (ys, grads))| {
+                    run_vectorized(MaxGradients { p, size: (h, w), size_out, xs, ys, grads, dxs });
+                });
+                Ok(())
+            })))?;
             Tensor::from_vec(dxs, xs.shape(), xs.device()).map(Some)
-        }))
+        })
     }
 }
 
@@ -411,9 +276,9 @@ fn for_each_row(
     mut f: impl FnMut(usize, usize, usize),
 ) {
     for y in 0..h_out {
-        let (_, first_row, n_rows) = clip(p, y, h);
+        let (first_row, n_rows) = clip(p, y, h);
         for x in 0..w_out {
-            let (_, first_col, n_cols) = clip(p, x, w);
+            let (first_col, n_cols) = clip(p, x, w);
             for row in first_row..first_row + n_rows {
                 f(y * w_out + x, row * w + first_col, n_cols);
             }

@@ -20,7 +20,7 @@ const CASES: &[([usize; 4], usize, usize, usize)] = &[
     ([2, 2, 5, 8], 1, 3, 0),
     ([2, 2, 9, 8], 7, 2, 3),
     ([2, 20, 6, 4], 2, 3, 1),
-    // A window of more than 256 pixels: offsets do not fit a byte.
+    // A window larger than half of the map.
     ([2, 2, 19, 20], 17, 2, 8),
 ];
 
@@ -154,6 +154,10 @@ fn max_pool_border_never_wins() -> Result<()> {
     let grads = ys.backward()?;
     let expected = [1., 0., 0., 0., 0., 0., 0., 0., 0.];
     assert_values("dxs", &values(grads.get(&xs).expect("a gradient"))?, &expected, 0.);
+    // Nor does it get the gradient of a window whose pixels are all as low: that of the four goes to 0, 1, 3 and 4.
+    let ys = max_pool2d(&xs, Pool2dParams { kernel: 3, stride: 2, padding: 1 })?;
+    let expected = [1., 1., 0., 1., 1., 0., 0., 0., 0.];
+    assert_values("dxs", &values(ys.backward()?.get(&xs).expect("a gradient"))?, &expected, 0.);
     Ok(())
 }
 
@@ -163,9 +167,11 @@ fn nan_is_the_maximum_of_its_window() -> Result<()> {
     for at in 0..4 {
         let mut pixels = vec![1f32, 2., 3., 4.];
         pixels[at] = f32::NAN;
-        let xs = Tensor::from_vec(pixels, (1, 1, 2, 2), &Device::Cpu)?;
+        let xs = Var::from_tensor(&Tensor::from_vec(pixels, (1, 1, 2, 2), &Device::Cpu)?)?;
         let ys = max_pool2d(&xs, Pool2dParams { kernel: 2, stride: 2, padding: 0 })?;
         assert!(values(&ys)?[0].is_nan(), "NaN at {at}");
+        let expected: Vec<f64> = (0..4).map(|i| f64::from(i == at)).collect();
+        assert_values("dxs", &values(ys.backward()?.get(&xs).expect("a gradient"))?, &expected, 0.);
     }
     Ok(())
 }
