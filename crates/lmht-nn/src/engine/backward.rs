@@ -12,7 +12,7 @@ use super::run::{State, bail_bug, mixing};
 use super::value::{Line, TermSource, Value};
 use super::{norm, pool, stage};
 use crate::Result;
-use crate::kernels::{self, spikes};
+use crate::kernels;
 use crate::layers::{BatchNorm, Neuron};
 use crate::ops::storage::with_slice;
 
@@ -195,11 +195,7 @@ impl<'a, T: Number> Backward<'a, T> {
             match &self.state.values[input] {
                 Value::Real(xs) => kernels::grad_weight(&shape, xs, grad, &mut dweight),
                 Value::Packed(packed) => {
-                    if spikes::pays_grad_weight(&shape, packed.spikes) {
-                        spikes::grad_weight(&shape, &packed.bytes, grad, &mut dweight);
-                    } else {
-                        kernels::grad_weight(&shape, &packed.bytes, grad, &mut dweight);
-                    }
+                    kernels::grad_weight_of_spikes(&shape, &packed.bytes, packed.spikes, grad, &mut dweight);
                     if packed.amplitude != 1. {
                         dweight.iter_mut().for_each(|d| *d *= T::of(packed.amplitude));
                     }
@@ -211,13 +207,12 @@ impl<'a, T: Number> Backward<'a, T> {
         if self.needs[input] {
             let mut dxs = self.state.room.numbers.take(shape.n * from.len());
             with_slice::<T, _>(weight, |weight| {
-                match &self.state.values[input] {
-                    // Elsewhere the neuron before multiplies by zero.
-                    Value::Packed(packed) if packed.has_window && spikes::pays_grad_input(&shape, packed.wanted) => {
-                        spikes::grad_input(&shape, grad, weight, &packed.bytes, &mut dxs);
-                    }
-                    _ => kernels::grad_input(&shape, grad, weight, &mut dxs),
-                }
+                // Where it is not wanted, the neuron before multiplies it by zero.
+                let wanted = match &self.state.values[input] {
+                    Value::Packed(packed) if packed.has_window => Some((&*packed.bytes, packed.wanted)),
+                    _ => None,
+                };
+                kernels::grad_input_at(&shape, grad, weight, wanted, &mut dxs);
                 Ok(())
             })?;
             self.pass_on(input, dxs);

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::Number;
 use super::value::{Value, count, share};
 use crate::Result;
-use crate::kernels::{ConvShape, Images, Source, dense, spikes, winograd};
+use crate::kernels::{ConvShape, Images, Source, amx, dense, spikes, winograd};
 use crate::ops::storage::with_slice;
 
 /// What a synapse reads.
@@ -70,14 +70,23 @@ enum Path {
     Winograd,
     /// Sums of the weights of inputs that change.
     Sparse,
+    /// On the matrix unit.
+    Matrix(amx::Unit),
 }
 
-/// The choice: it looks at sizes and spikes, and at nothing else.
-fn path<T>(shape: &ConvShape, maps: &Maps<'_, T>) -> Path {
-    match maps {
-        Maps::Spikes { changes, .. } if spikes::pays_forward(shape, *changes) => Path::Sparse,
-        _ if winograd::pays(shape) => Path::Winograd,
-        _ => Path::Dense,
+/// The choice: it looks at sizes, at spikes and at the processor, and at nothing else.
+fn path<T: Number>(shape: &ConvShape, images: &Images, maps: &Maps<'_, T>) -> Path {
+    let Maps::Spikes { changes, .. } = *maps else {
+        return if winograd::pays(shape) { Path::Winograd } else { Path::Dense };
+    };
+    if let Some(unit) = amx::pays_forward::<T>(&ConvShape { n: images.rows(), ..*shape }, changes) {
+        Path::Matrix(unit)
+    } else if spikes::pays_forward(shape, changes) {
+        Path::Sparse
+    } else if winograd::pays(shape) {
+        Path::Winograd
+    } else {
+        Path::Dense
     }
 }
 
@@ -91,8 +100,12 @@ pub(super) fn forward_once<T: Number>(
 ) {
     let scaled = scaled(weight, maps.amplitude());
     let weight = scaled.as_deref().unwrap_or(weight);
-    match (path(shape, &maps), maps) {
+    match (path(shape, images, &maps), maps) {
         (Path::Sparse, Maps::Spikes { bytes, .. }) => spikes::forward(shape, images, bytes, weight, ys),
+        (Path::Matrix(unit), Maps::Spikes { bytes, .. }) => {
+            let singles = T::singles(weight).zip(T::singles_mut(ys)).expect("the unit is for f32");
+            matrix(unit, shape, images, bytes, &amx::Weights::new(shape, singles.0), singles.1);
+        }
         (path, Maps::Spikes { bytes, .. }) => dense_once(path, shape, images, bytes, weight, ys),
         (path, Maps::Numbers(xs)) => dense_once(path, shape, images, xs, weight, ys),
     }
@@ -112,6 +125,10 @@ fn dense_once<T: Number, X: Source<T>>(
     } else {
         by_stretch(shape, images, xs, ys, |shape, xs, ys| dense::forward(shape, xs, weight, None, ys));
     }
+}
+
+fn matrix(unit: amx::Unit, shape: &ConvShape, images: &Images, bytes: &[u8], weights: &amx::Weights, ys: &mut [f32]) {
+    by_stretch(shape, images, bytes, ys, |shape, bytes, ys| amx::forward(unit, shape, bytes, weights, ys));
 }
 
 /// Calls `f` with maps that lie together in memory: all of them, or those of a timestep.
@@ -152,11 +169,12 @@ struct Packed<T> {
     dense: OnceLock<dense::PackedWeights<T>>,
     winograd: OnceLock<winograd::Weights<T>>,
     sparse: OnceLock<spikes::PackedWeights<T>>,
+    matrix: OnceLock<amx::Weights>,
 }
 
 impl<T> Default for Packed<T> {
     fn default() -> Self {
-        Self { dense: OnceLock::new(), winograd: OnceLock::new(), sparse: OnceLock::new() }
+        Self { dense: OnceLock::new(), winograd: OnceLock::new(), sparse: OnceLock::new(), matrix: OnceLock::new() }
     }
 }
 
@@ -177,15 +195,24 @@ impl<T: Number> Weights<T> {
             }
             packed
         };
-        let path = path(shape, &maps);
-        match maps {
-            Maps::Spikes { bytes, .. } if path == Path::Sparse => {
+        let path = path(shape, images, &maps);
+        match (path, maps) {
+            (Path::Matrix(unit), Maps::Spikes { bytes, .. }) => {
+                let pack = || {
+                    let pack = |weight: &[T]| T::singles(weight).map(|weight| amx::Weights::new(shape, weight));
+                    Ok(self.with(amplitude, pack)?.expect("the unit is for f32"))
+                };
+                let ys = T::singles_mut(ys).expect("the unit is for f32");
+                matrix(unit, shape, images, bytes, once(&packed.matrix, pack)?, ys);
+                Ok(())
+            }
+            (Path::Sparse, Maps::Spikes { bytes, .. }) => {
                 let pack = || self.with(amplitude, |weight| spikes::PackedWeights::new(shape, weight));
                 spikes::forward_packed(shape, images, bytes, once(&packed.sparse, pack)?, ys);
                 Ok(())
             }
-            Maps::Spikes { bytes, .. } => self.dense(packed, path, (shape, images), bytes, amplitude, ys),
-            Maps::Numbers(xs) => self.dense(packed, path, (shape, images), xs, amplitude, ys),
+            (_, Maps::Spikes { bytes, .. }) => self.dense(packed, path, (shape, images), bytes, amplitude, ys),
+            (_, Maps::Numbers(xs)) => self.dense(packed, path, (shape, images), xs, amplitude, ys),
         }
     }
 

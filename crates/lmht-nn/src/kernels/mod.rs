@@ -2,23 +2,33 @@
 //!
 //! A convolution reads maps of numbers or of packed spikes, [`Source`]; its sizes are a [`ConvShape`].
 
+pub(crate) mod amx;
 pub(crate) mod dense;
 mod lines;
+pub(crate) mod nchw;
 mod phase;
 pub(crate) mod real;
 pub(crate) mod spikes;
+mod tile;
 pub(crate) mod winograd;
 
 pub(crate) use real::{Kernel, Real, run_vectorized};
 
 use std::ops::Range;
 
-/// [`dense::grad_input`], by the faster of the dense kernels.
-pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], dxs: &mut [T]) {
-    if winograd::pays(s) {
-        winograd::grad_input(s, grads, weight, dxs);
-    } else {
-        dense::grad_input(s, grads, weight, dxs);
+/// [`dense::grad_input`], by the fastest kernel; or of some units only, those of the packed `wanted` whose top bit is set,
+/// a share of all.
+pub(crate) fn grad_input_at<T: Real>(
+    s: &ConvShape,
+    grads: &[T],
+    weight: &[T],
+    wanted: Option<(&[u8], f64)>,
+    dxs: &mut [T],
+) {
+    match wanted {
+        Some((units, share)) if spikes::pays_grad_input(s, share) => spikes::grad_input(s, grads, weight, units, dxs),
+        _ if winograd::pays(s) => winograd::grad_input(s, grads, &winograd::Weights::flipped(s, weight), dxs),
+        _ => dense::grad_input(s, grads, weight, dxs),
     }
 }
 
@@ -28,6 +38,18 @@ pub(crate) fn grad_weight<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads:
         winograd::grad_weight(s, xs, grads, dweight);
     } else {
         dense::grad_weight(s, xs, grads, dweight);
+    }
+}
+
+/// [`dense::grad_weight`] of packed spikes, of which there are `share` a unit, by the fastest kernel.
+pub(crate) fn grad_weight_of_spikes<T: Real>(s: &ConvShape, spikes: &[u8], share: f64, grads: &[T], dweight: &mut [T]) {
+    if let (Some(unit), Some(grads)) = (amx::pays_grad_weight::<T>(s, share), T::singles(grads)) {
+        let dweight = T::singles_mut(dweight).expect("of the type of the gradients");
+        amx::grad_weight(unit, s, spikes, grads, dweight);
+    } else if spikes::pays_grad_weight(s, share) {
+        spikes::grad_weight(s, spikes, grads, dweight);
+    } else {
+        grad_weight(s, spikes, grads, dweight);
     }
 }
 

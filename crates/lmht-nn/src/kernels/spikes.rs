@@ -32,46 +32,52 @@ use grad_input::{PackedColumns, grad_input_packed};
 pub(crate) use grad_weight::grad_weight;
 
 use super::phase::Phase;
-use super::real::Real;
+use super::real::{Real, has_wide_vectors};
 use super::{ConvShape, winograd};
 use std::ops::Range;
 
-/// Whether [`forward`] beats the dense kernels on inputs of which a share `changes` is not what it was a timestep before.
+/// Whether [`forward()`] beats the dense kernels on inputs of which a share `changes` is not what it was a timestep before.
 ///
-/// The limits of these three are below the place where both take the same time on the shapes and the machine of
-/// docs/performance.md, "Spikes or dense". Few channels leave the vectors empty and the lists short.
+/// The limits of these three are below the place where both take the same time on the shapes and the machines of
+/// docs/performance.md, "Spikes or dense". Few channels leave the vectors empty and the lists short. Vectors of 512 bits
+/// help the dense kernels more.
 pub(crate) fn pays_forward(s: &ConvShape, changes: f64) -> bool {
-    changes
-        <= match s.c_in {
-            ..32 => 0.,
-            32..64 => 0.25,
-            _ if s.k == 1 => 0.33,
-            _ if winograd::pays(s) => 0.3,
-            _ => 0.5,
-        }
+    let limit = match s.c_in {
+        ..32 => by_width(0., 0.),
+        32..64 => by_width(0.25, 0.12),
+        _ if s.k == 1 => by_width(0.33, 0.2),
+        _ if winograd::pays(s) => by_width(0.3, 0.17),
+        _ => by_width(0.5, 0.2),
+    };
+    changes <= limit
 }
 
-/// Whether [`grad_weight`] beats the dense kernels on inputs that hold `spikes` spikes a unit, all counts added up.
+/// Whether [`grad_weight()`] beats the dense kernels on inputs that hold `spikes` spikes a unit, all counts added up.
 pub(crate) fn pays_grad_weight(s: &ConvShape, spikes: f64) -> bool {
-    spikes
-        <= match s.c_in {
-            ..16 => 0.,
-            16..32 => 0.12,
-            _ if s.k == 1 => 0.35,
-            _ if winograd::pays(s) => 0.37,
-            _ => 0.42,
-        }
+    let limit = match s.c_in {
+        ..16 => by_width(0., 0.),
+        16..32 => by_width(0.12, 0.12),
+        _ if s.k == 1 => by_width(0.35, 0.25),
+        _ if winograd::pays(s) => by_width(0.37, 0.25),
+        _ => by_width(0.42, 0.3),
+    };
+    spikes <= limit
 }
 
-/// Whether [`grad_input`] beats the dense kernels when a share `wanted` of the units wants a gradient.
+/// Whether [`grad_input()`] beats the dense kernels when a share `wanted` of the units wants a gradient.
 pub(crate) fn pays_grad_input(s: &ConvShape, wanted: f64) -> bool {
-    wanted
-        <= match s.c_in {
-            ..32 => 0.,
-            _ if s.k == 1 => 0.2,
-            _ if winograd::pays(s) => 0.3,
-            _ => 0.38,
-        }
+    let limit = match s.c_in {
+        ..32 => by_width(0., 0.),
+        _ if s.k == 1 => by_width(0.2, 0.15),
+        _ if winograd::pays(s) => by_width(0.3, 0.18),
+        _ => by_width(0.38, 0.23),
+    };
+    wanted <= limit
+}
+
+/// A limit with vectors of 256 bits or fewer, or of 512.
+fn by_width(narrow: f64, wide: f64) -> f64 {
+    if has_wide_vectors() { wide } else { narrow }
 }
 
 /// What is kept in the first-level cache (32 kB on the processors at hand) while the rest streams by.

@@ -41,8 +41,6 @@ pub(crate) use grad_weight::grad_weight;
 const POINTS: usize = 16;
 /// Numbers of a channel run that are transformed together: one vector register of `f32`.
 const RUN: usize = 8;
-/// Tiles of a register tile.
-const ROWS: usize = 6;
 
 /// Whether a convolution can be computed this way.
 pub(crate) fn fits(s: &ConvShape) -> bool {

@@ -2,9 +2,8 @@
 
 use super::storage::{as_slice, by_dtype, with_slice};
 use super::{check_operands, composed, is_fused, output_size};
-use crate::kernels::ConvShape;
-use crate::kernels::dense::nchw;
 use crate::kernels::real::Real;
+use crate::kernels::{ConvShape, nchw};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail};
 use rayon::prelude::*;
 

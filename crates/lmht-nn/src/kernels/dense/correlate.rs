@@ -1,8 +1,8 @@
 //! Correlation of feature maps with a kernel: the forward pass and the input gradient.
 //!
 //! A *band* is some rows of the output. The pixels that its windows cover are copied once, channels innermost, so that
-//! what one row of the kernel reads is one run of `kw * c` neighbouring numbers. A tile of 6 positions x `L` output
-//! channels stays in registers and runs along such numbers and the packed weights ([`multiply_tile`]).
+//! what one row of the kernel reads is one run of `kw * c` neighbouring numbers. A register tile of positions x output
+//! channels runs along such numbers and the packed weights ([`tile::multiply`]).
 //!
 //! The reduction over taps and channels is cut into steps whose `L` columns of weights stay in the first-level cache
 //! while all positions of the band pass by. With many channels a step lies within one tap, and positions whose pixel
@@ -13,11 +13,10 @@ use super::pack::Packing;
 use crate::kernels::Source;
 use crate::kernels::lines::Lines;
 use crate::kernels::real::{Real, VectorKernel, Vectors};
+use crate::kernels::tile::{self, BLOCKS, for_blocks, for_rows};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Positions in a register tile; 6 x 2 accumulators, 2 vectors and a broadcast fit 16 registers.
-const TILE: usize = 6;
 /// Products of a position in a step: `STEP * L` weights (20 kB) stay in the first-level cache.
 const STEP: usize = 320;
 /// From this many channels on, each tap is a step of its own.
@@ -107,47 +106,6 @@ pub(super) struct Correlation<'a, T> {
     pub(super) weights: Packing<'a, T>,
 }
 
-/// Adds to `R` x `L` outputs the products of the source at `R` positions with the weights of `L` output channels.
-///
-/// `segments` are the places, relative to a position, of runs of `run` numbers; `weights` is `[segments, run, L]`. Sums
-/// begin at `start`, if there is one, and at the outputs otherwise.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn multiply_tile<T: Real, V: Vectors<T>, const R: usize>(
-    vectors: V,
-    outputs: &mut [T],
-    rows: [usize; R],
-    start: Option<&[V::V; 2]>,
-    source: &[T],
-    positions: [usize; R],
-    segments: &[usize],
-    run: usize,
-    weights: &[T],
-) {
-    let mut tile = [[vectors.splat(T::default()); 2]; R];
-    for (tile, row) in tile.iter_mut().zip(rows) {
-        *tile = match start {
-            Some(start) => *start,
-            None => V::pairs(&outputs[row..][..T::LANES])[0],
-        };
-    }
-    for (&segment, weights) in segments.iter().zip(weights.chunks_exact(run * T::LANES)) {
-        let mut sources: [&[T]; R] = [&[]; R];
-        for (from, p) in sources.iter_mut().zip(positions) {
-            *from = &source[p + segment..][..run];
-        }
-        for (r, &[w0, w1]) in V::pairs(weights).iter().enumerate().take(run) {
-            for (acc, source) in tile.iter_mut().zip(&sources) {
-                let x = vectors.splat(source[r]);
-                *acc = [vectors.mul_add(x, w0, acc[0]), vectors.mul_add(x, w1, acc[1])];
-            }
-        }
-    }
-    for (row, tile) in rows.into_iter().zip(tile) {
-        V::pairs_mut(&mut outputs[row..][..T::LANES])[0] = tile;
-    }
-}
-
 /// Correlations of one source, and where they write: maps `[h, w, c_out]`.
 #[derive(Debug)]
 pub(super) struct Plan<'a, T, X> {
@@ -167,8 +125,8 @@ struct Scratch<T> {
     source: Lines<T>,
     /// Outputs of a block of channels that is not full, `[positions, L]`.
     block: Lines<T>,
-    /// Weights that no task before has packed.
-    weights: Lines<T>,
+    /// Blocks of weights that no task before has packed.
+    weights: [Lines<T>; BLOCKS],
     /// (place in the copy, output position) of all positions of every list.
     places: Vec<(usize, usize)>,
 }
@@ -344,7 +302,7 @@ impl<T: Real, X: Source<T>> Band<'_, '_, T, X> {
         lists: &[Range<usize>],
     ) {
         let plan = self.plan;
-        let Scratch { source, block: partial, weights: room, places } = &mut *self.scratch;
+        let Scratch { source, block: partial, weights: rooms, places } = &mut *self.scratch;
         let source: &[T] = source;
         let segments: Vec<usize> = (0..correlation.kh).map(|ky| ky * cover.line).collect();
         let positions: Vec<usize> = cover
@@ -356,63 +314,91 @@ impl<T: Real, X: Source<T>> Band<'_, '_, T, X> {
             .collect();
 
         let width = plan.c_out.min(self.blocks.end * T::LANES) - self.blocks.start * T::LANES;
-        let n_outputs = self.outputs.len() / width;
-        for block in self.blocks.clone() {
-            let lane = (block - self.blocks.start) * T::LANES;
-            let n_lanes = T::LANES.min(width - lane);
-            let mut start = Lines::zeros(T::LANES);
+        let job = Job { steps, lists, places, segments: &segments, positions: &positions, source };
+        let bias = |start: &mut [T], block: usize| {
             if let Some(bias) = plan.bias {
-                start[..n_lanes].copy_from_slice(&bias[block * T::LANES..][..n_lanes]);
+                let bias = &bias[block * T::LANES..];
+                let n = bias.len().min(start.len());
+                start[..n].copy_from_slice(&bias[..n]);
             }
-            let full = n_lanes == T::LANES;
-            let (outputs, to_row): (&mut [T], _) = if full {
-                (&mut self.outputs[lane..], width)
-            } else {
-                partial.resize(n_outputs * T::LANES);
-                (partial, T::LANES)
-            };
-            // A single step writes its outputs without reading them.
-            let single = steps.len() == 1;
-            if !single {
-                positions.iter().for_each(|to| outputs[to * to_row..][..T::LANES].copy_from_slice(&start));
+        };
+        for_blocks!(block, B in width / T::LANES, V => {
+            let first = self.blocks.start + block;
+            let mut start = Lines::zeros(B * T::LANES);
+            bias(&mut start, first);
+            let mut weights: [&[T]; B] = [&[]; B];
+            for (b, (weights, room)) in weights.iter_mut().zip(&mut *rooms).enumerate() {
+                *weights = correlation.weights.block(first + b, room);
             }
-            let start = single.then(|| &V::pairs(&start)[0]);
-            let weights = correlation.weights.block(block, room);
-            for (step, list) in steps.iter().zip(lists) {
-                let (run, segments) = (step.run, &segments[..step.rows.len()]);
-                let weights = &weights[step.first * T::LANES..][..segments.len() * run * T::LANES];
-                let mut places = &places[list.clone()];
-                macro_rules! tile {
-                    ($r:expr) => {{
-                        let (tile, rest) = places.split_at($r);
-                        places = rest;
-                        let (mut from, mut to) = ([0; $r], [0; $r]);
-                        for ((from, to), &place) in from.iter_mut().zip(&mut to).zip(tile) {
-                            (*from, *to) = (place.0 + step.channel, place.1 * to_row);
-                        }
-                        multiply_tile::<T, V, $r>(vectors, outputs, to, start, source, from, segments, run, weights);
-                    }};
-                }
-                while places.len() >= TILE {
-                    tile!(TILE);
-                }
-                if places.len() >= 4 {
-                    tile!(4);
-                }
-                if places.len() >= 2 {
-                    tile!(2);
-                }
-                if !places.is_empty() {
-                    tile!(1);
-                }
-                debug_assert!(places.is_empty());
+            job.run::<V, B>(vectors, &start, weights, &mut self.outputs[block * T::LANES..], width);
+        });
+        let lane = width / T::LANES * T::LANES;
+        if lane < width {
+            // A block that is not full is computed aside.
+            let block = self.blocks.end - 1;
+            let mut start = Lines::zeros(T::LANES);
+            bias(&mut start, block);
+            partial.resize(self.outputs.len() / width * T::LANES);
+            job.run::<V, 1>(vectors, &start, [correlation.weights.block(block, &mut rooms[0])], partial, T::LANES);
+            for to in &positions {
+                let from = &partial[to * T::LANES..][..width - lane];
+                self.outputs[to * width + lane..][..width - lane].copy_from_slice(from);
             }
-            if !full {
-                for to in &positions {
-                    let from = &partial[to * T::LANES..][..n_lanes];
-                    self.outputs[to * width + lane..][..n_lanes].copy_from_slice(from);
+        }
+    }
+}
+
+/// The products of a band with the weights of any output channels.
+struct Job<'a, T> {
+    steps: &'a [Step],
+    /// For every step the positions that read something, in `places`.
+    lists: &'a [Range<usize>],
+    /// (place in the source, output position).
+    places: &'a [(usize, usize)],
+    /// Where the rows of the kernel are, relative to a place.
+    segments: &'a [usize],
+    /// All output positions.
+    positions: &'a [usize],
+    source: &'a [T],
+}
+
+impl<T: Real> Job<'_, T> {
+    /// Writes `B` blocks of outputs, `to_row` numbers from position to position. Sums begin at `start`; `weights` are
+    /// `[kh, kw, c, L]`.
+    #[inline(always)]
+    fn run<V: Vectors<T>, const B: usize>(
+        &self,
+        vectors: V,
+        start: &[T],
+        weights: [&[T]; B],
+        outputs: &mut [T],
+        to_row: usize,
+    ) {
+        // A single step writes its outputs without reading them.
+        let single = self.steps.len() == 1;
+        if !single {
+            self.positions.iter().for_each(|to| outputs[to * to_row..][..B * T::LANES].copy_from_slice(start));
+        }
+        for (step, list) in self.steps.iter().zip(self.lists) {
+            let run = step.run;
+            let places = &self.places[list.clone()];
+            for_rows!(row, R in places.len() => {
+                let place = |r: usize, b| places[row + r].1 * to_row + b * T::LANES;
+                let mut tile = if single {
+                    tile::load::<T, V, R, B>(vectors, start, |_, b| b * T::LANES)
+                } else {
+                    tile::load::<T, V, R, B>(vectors, outputs, place)
+                };
+                for (i, &segment) in self.segments[..step.rows.len()].iter().enumerate() {
+                    let rows: [&[T]; R] =
+                        std::array::from_fn(|r| &self.source[places[row + r].0 + step.channel + segment..]);
+                    let weights: [&[V::Block]; B] = std::array::from_fn(|b| {
+                        V::blocks(&weights[b][(step.first + i * run) * T::LANES..][..run * T::LANES])
+                    });
+                    tile::multiply::<T, V, R, B>(vectors, &mut tile, rows, weights);
                 }
-            }
+                tile::store::<T, V, R, B>(tile, outputs, place);
+            });
         }
     }
 }

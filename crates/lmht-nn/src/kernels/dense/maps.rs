@@ -149,7 +149,8 @@ pub(in crate::kernels) fn transpose<T: Real, X: Source<T>, V: Vectors<T>>(
     let side = T::LANES / 2;
     let (n_whole, m_whole) = (n / side * side, m / side * side);
     // Squares of 8; `f64` uses a quarter of them.
-    let (mut rows, mut values) = ([vectors.splat(T::default()); 8], [T::default(); 8]);
+    let mut values = [T::default(); 8];
+    let mut rows = [V::load_half(&values); 8];
     let (rows, values) = (&mut rows[..side], &mut values[..side]);
     for i in (0..n_whole).step_by(side) {
         for j in (0..m_whole).step_by(side) {
@@ -157,11 +158,11 @@ pub(in crate::kernels) fn transpose<T: Real, X: Source<T>, V: Vectors<T>>(
                 for (value, x) in values.iter_mut().zip(&from[row(i + k) + j..][..side]) {
                     *value = x.value();
                 }
-                *vector = V::load(values);
+                *vector = V::load_half(values);
             }
             vectors.transpose(rows);
             for (k, &vector) in rows.iter().enumerate() {
-                V::store(vector, &mut to[place(j + k) + i..]);
+                V::store_half(vector, &mut to[place(j + k) + i..]);
             }
         }
         for j in m_whole..m {

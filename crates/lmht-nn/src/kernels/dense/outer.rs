@@ -3,54 +3,22 @@
 //! Input and output gradient of some rows (a *slab*) are copied into panels: the input in blocks of about 16 channels
 //! `[blocks, lines, columns, cb]` with its zero border, the output gradient in blocks of `L` channels
 //! `[blocks, positions, L]`. A slab stays in the second-level cache, and what a pass over some of its rows reads of one
-//! block of either in the first-level cache. A tile of 6 weights x `L` output channels stays in registers and runs along
-//! the positions ([`outer_tile`]).
+//! block of either in the first-level cache. A register tile runs along the positions ([`tile::add_outer`]).
 
 use super::maps::{Maps, transpose};
 use crate::kernels::lines::Lines;
 use crate::kernels::real::{Real, VectorKernel, Vectors};
+use crate::kernels::tile::{self, ROWS, for_blocks};
 use crate::kernels::{ConvShape, Source};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Weights in a register tile, as in a correlation.
-const TILE: usize = 6;
 /// Positions of a pass; their panels of input and gradients stay in the first-level cache.
 const POSITIONS: usize = 128;
 /// Bytes of a slab's copy of the input, or of the output gradient; a third of the second-level cache.
 const SLAB: usize = 160 << 10;
 /// Number of tasks to aim at. A constant and not the number of threads, so that sums keep their order.
 const TASKS: usize = 8;
-
-/// Adds to 6 x `L` sums the products of six source numbers and `L` output gradients, over positions.
-///
-/// Each of `rows` is (start in the source, start in the gradients) of `len` positions; `step` lies between positions in
-/// the source.
-#[inline(always)]
-fn outer_tile<T: Real, V: Vectors<T>>(
-    vectors: V,
-    sums: &mut [T],
-    source: &[T],
-    grads: &[T],
-    rows: &[(usize, usize)],
-    len: usize,
-    step: usize,
-) {
-    let sums = V::pairs_mut(sums).first_chunk_mut::<TILE>().expect("a tile of sums");
-    let mut tile = *sums;
-    for &(x, g) in rows {
-        let source = &source[x..][..(len - 1) * step + TILE];
-        let grads = V::pairs(&grads[g..][..len * T::LANES]);
-        for (i, &[g0, g1]) in grads.iter().enumerate() {
-            let xs: &[T; TILE] = source[i * step..].first_chunk().expect("a tile of the source");
-            for (acc, &x) in tile.iter_mut().zip(xs) {
-                let x = vectors.splat(x);
-                *acc = [vectors.mul_add(x, g0, acc[0]), vectors.mul_add(x, g1, acc[1])];
-            }
-        }
-    }
-    *sums = tile;
-}
 
 /// How the weights are laid out while they are summed up: `[c_out / L, blocks, k, run, L]`, `run` rounded up to tiles.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +38,7 @@ impl Blocks {
         // Between 8 and 24 channels, so that least is lost to rounding.
         let best = (8..=24).min_by_key(|&cb| {
             let (cb, blocks) = (cb.min(s.c_in), s.c_in.div_ceil(cb));
-            (blocks * (s.k * cb).next_multiple_of(TILE), cb.abs_diff(16))
+            (blocks * (s.k * cb).next_multiple_of(ROWS), cb.abs_diff(16))
         });
         let cb = best.unwrap_or(16).min(s.c_in);
         Self {
@@ -78,7 +46,7 @@ impl Blocks {
             blocks: s.c_in.div_ceil(cb),
             grad_blocks: s.c_out.div_ceil(T::LANES),
             k: s.k,
-            run: (s.k * cb).next_multiple_of(TILE),
+            run: (s.k * cb).next_multiple_of(ROWS),
         }
     }
 
@@ -177,7 +145,7 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
             let block_len = slab.lines.len() * line;
             let n_blocks = (SLAB / size_of::<T>() / block_len).clamp(1, self.layout.blocks);
             // The last tile of a run may read past the end; what it computes there is dropped.
-            source.resize(n_blocks * block_len + TILE);
+            source.resize(n_blocks * block_len + ROWS);
             for first in (0..self.layout.blocks).step_by(n_blocks) {
                 let blocks = first..self.layout.blocks.min(first + n_blocks);
                 let channels = blocks.start * cb..s.c_in.min(blocks.end * cb);
@@ -195,23 +163,31 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
                         self.xs.copy_blocks(vectors, (image, y), cols, channels.clone(), to, (cb, block_len));
                     }
                 }
-                for (grad_block, grads) in grads.chunks_exact(panel).enumerate() {
+                // A tile is some weights of some blocks of output channels, and runs along the positions.
+                for_blocks!(grad_block, B in self.grad_blocks.len(), V => {
                     for (i, block) in blocks.clone().enumerate() {
                         let source = &source[i * block_len..];
-                        let sums = &mut self.sums[(grad_block * self.layout.blocks + block) * pair..][..pair];
+                        let sums = &mut self.sums[(grad_block * self.layout.blocks + block) * pair..];
                         for lists in slab.lists.chunks_exact(k) {
-                            let mut tiles = sums.chunks_exact_mut(TILE * T::LANES);
                             for (ky, list) in lists.iter().enumerate() {
-                                let places = &slab.places[list.clone()];
-                                for r in (0..run).step_by(TILE) {
-                                    let tile = tiles.next().expect("one tile for every step of the two loops");
-                                    let source = &source[(ky * line + r).min(source.len())..];
-                                    outer_tile::<T, V>(vectors, tile, source, grads, places, s.w_out, s.stride * cb);
+                                for r in (0..run).step_by(ROWS) {
+                                    let place = |row, b| (b * self.layout.blocks * k * run + ky * run + r + row) * T::LANES;
+                                    let mut tile = tile::load::<T, V, ROWS, B>(vectors, sums, place);
+                                    for &(x, g) in &slab.places[list.clone()] {
+                                        let grads: [&[V::Block]; B] = std::array::from_fn(|b| {
+                                            V::blocks(&grads[(grad_block + b) * panel + g..][..grad_line])
+                                        });
+                                        let source = &source[ky * line + r + x..];
+                                        tile::add_outer::<T, V, ROWS, B>(
+                                            vectors, &mut tile, source, s.stride * cb, grads,
+                                        );
+                                    }
+                                    tile::store::<T, V, ROWS, B>(tile, sums, place);
                                 }
                             }
                         }
                     }
-                }
+                });
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The kernels against the definition.
 
 use super::*;
+use crate::kernels::real::narrow;
 
 fn shape(
     n: usize,
@@ -203,5 +204,14 @@ fn threads_do_not_change_bits() {
         let results = pools.iter().map(|pool| pool.install(|| run::<f32>(&s, &case, |x| x as f32, f64::from)));
         let results: Vec<_> = results.collect();
         assert!(results.iter().all(|result| *result == results[0]), "{s:?}");
+    }
+}
+
+#[test]
+fn vectors_do_not_change_bits() {
+    for s in shapes().into_iter().step_by(3) {
+        let case = Case::new(&s);
+        let run = || run::<f32>(&s, &case, |x| x as f32, f64::from);
+        assert!(narrow::with(run) == run(), "{s:?}");
     }
 }

@@ -1,10 +1,11 @@
 //! The forward pass, and with the flipped kernel the input gradient.
 
 use super::transform::{self, load, store};
-use super::{POINTS, ROWS, RUN, Tiles, fits, pitch};
+use super::{POINTS, RUN, Tiles, fits, pitch};
 use crate::kernels::dense::Packing;
 use crate::kernels::lines::Lines;
 use crate::kernels::real::{Real, VectorKernel, Vectors};
+use crate::kernels::tile::{self, for_blocks, for_rows};
 use crate::kernels::{ConvShape, Source};
 use rayon::prelude::*;
 
@@ -33,8 +34,8 @@ impl<T: Real> Weights<T> {
         Self::of(s.c_out, s.c_in, Packing::new(weight, (s.c_out, s.c_in * 9), (s.c_in, 9), 9, taps))
     }
 
-    /// Of the convolution that the input gradient is.
-    fn flipped(s: &ConvShape, weight: &[T]) -> Self {
+    /// For [`grad_input`]: of the convolution that the input gradient is.
+    pub(crate) fn flipped(s: &ConvShape, weight: &[T]) -> Self {
         let taps = (0..9).rev().collect();
         Self::of(s.c_in, s.c_out, Packing::new(weight, (s.c_in, 9), (s.c_out, s.c_in * 9), 9, taps))
     }
@@ -95,8 +96,9 @@ pub(crate) fn forward<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &
 /// `dxs[n, y + ky - p, x + kx - p, i] = Σ_{o, y, x, ky, kx} weight[o, i, ky, kx] grads[n, y, x, o]`, for a shape that
 /// [`fits`] with a padding of 2 at most.
 ///
-/// `grads` is `[n, h_out, w_out, c_out]`, `weight` `[c_out, c_in, 3, 3]`, `dxs` `[n, h, w, c_in]`, which is overwritten.
-pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], dxs: &mut [T]) {
+/// `grads` is `[n, h_out, w_out, c_out]`, `dxs` `[n, h, w, c_in]`, which is overwritten; `weights` are
+/// [flipped](Weights::flipped).
+pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weights: &Weights<T>, dxs: &mut [T]) {
     let back = ConvShape {
         c_in: s.c_out,
         h: s.h_out,
@@ -107,7 +109,7 @@ pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], dxs:
         padding: 2 - s.padding,
         ..*s
     };
-    forward(&back, grads, &Weights::flipped(s, weight), dxs);
+    forward(&back, grads, weights, dxs);
 }
 
 /// Pixels `[4, 4]` that a tile reads; `zeros` in the border.
@@ -169,13 +171,26 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, '_, T, X> {
             for point in 0..POINTS {
                 let inputs = &inputs[point * point_in..][..n * pitch_in];
                 let products = &mut products[point * point_out..][..n * pitch_out];
-                for (block, weights) in weights.blocks.iter().enumerate() {
-                    let weights = &weights[point * s.c_in * T::LANES..][..s.c_in * T::LANES];
-                    for (step, weights) in weights.chunks(STEP * T::LANES).enumerate() {
-                        let (from, to) = (&inputs[step * STEP..], &mut products[block * T::LANES..]);
-                        multiply(vectors, n, (from, pitch_in), weights, (to, pitch_out), step == 0);
+                for_blocks!(block, B in weights.blocks.len(), V => {
+                    for first in (0..s.c_in).step_by(STEP) {
+                        let run = STEP.min(s.c_in - first) * T::LANES;
+                        let weights: [&[V::Block]; B] = std::array::from_fn(|b| {
+                            V::blocks(&weights.blocks[block + b][(point * s.c_in + first) * T::LANES..][..run])
+                        });
+                        let (from, to) = (&inputs[first..], &mut products[block * T::LANES..]);
+                        for_rows!(row, R in n => {
+                            let place = |r, b| (row + r) * pitch_out + b * T::LANES;
+                            let mut tile = if first == 0 {
+                                tile::zeros::<T, V, R, B>(vectors)
+                            } else {
+                                tile::load::<T, V, R, B>(vectors, to, place)
+                            };
+                            let rows: [&[T]; R] = std::array::from_fn(|r| &from[(row + r) * pitch_in..]);
+                            tile::multiply::<T, V, R, B>(vectors, &mut tile, rows, weights);
+                            tile::store::<T, V, R, B>(tile, to, place);
+                        });
                     }
-                }
+                });
             }
             for (row, outputs) in rows.iter_mut().enumerate() {
                 let (upper, lower) = outputs.split_at_mut(s.w_out * s.c_out);
@@ -197,67 +212,5 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, '_, T, X> {
                 }
             }
         }
-    }
-}
-
-/// Products of `n` rows, a few at a time, with the weights of `L` outputs.
-#[inline(always)]
-fn multiply<T: Real, V: Vectors<T>>(
-    vectors: V,
-    n: usize,
-    (from, from_pitch): (&[T], usize),
-    weights: &[T],
-    (to, to_pitch): (&mut [T], usize),
-    is_fresh: bool,
-) {
-    let mut row = 0;
-    macro_rules! tile {
-        ($r:expr) => {{
-            let (from, to) = (&from[row * from_pitch..], &mut to[row * to_pitch..]);
-            multiply_rows::<T, V, $r>(vectors, (from, from_pitch), weights, (to, to_pitch), is_fresh);
-            row += $r;
-        }};
-    }
-    while n - row >= ROWS {
-        tile!(ROWS);
-    }
-    if n - row >= 4 {
-        tile!(4);
-    }
-    if n - row >= 2 {
-        tile!(2);
-    }
-    if n > row {
-        tile!(1);
-    }
-    debug_assert_eq!(n, row);
-}
-
-/// Products of `R` rows with the weights `[run, L]` of `L` outputs: written, or added to what is there.
-#[inline(always)]
-fn multiply_rows<T: Real, V: Vectors<T>, const R: usize>(
-    vectors: V,
-    (from, from_pitch): (&[T], usize),
-    weights: &[T],
-    (to, to_pitch): (&mut [T], usize),
-    is_fresh: bool,
-) {
-    let run = weights.len() / T::LANES;
-    let mut rows: [&[T]; R] = [&[]; R];
-    let mut tile = [[vectors.splat(T::default()); 2]; R];
-    for (r, (row, tile)) in rows.iter_mut().zip(&mut tile).enumerate() {
-        *row = &from[r * from_pitch..][..run];
-        if !is_fresh {
-            *tile = V::pairs(&to[r * to_pitch..][..T::LANES])[0];
-        }
-    }
-    for (i, &[w0, w1]) in V::pairs(weights).iter().enumerate().take(run) {
-        for (acc, row) in tile.iter_mut().zip(&rows) {
-            let x = vectors.splat(row[i]);
-            *acc = [vectors.mul_add(x, w0, acc[0]), vectors.mul_add(x, w1, acc[1])];
-        }
-    }
-    for (r, tile) in tile.into_iter().enumerate() {
-        V::pairs_mut(&mut to[r * to_pitch..][..T::LANES])[0] = tile;
     }
 }

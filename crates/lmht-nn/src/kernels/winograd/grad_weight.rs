@@ -2,10 +2,11 @@
 
 use super::forward::patch;
 use super::transform::{self, load, store};
-use super::{POINTS, ROWS, RUN, Tiles, fits};
+use super::{POINTS, RUN, Tiles, fits};
 use crate::kernels::dense::transpose;
 use crate::kernels::lines::Lines;
 use crate::kernels::real::{Real, VectorKernel, Vectors};
+use crate::kernels::tile::{self, for_blocks, for_rows};
 use crate::kernels::{ConvShape, Source};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -128,58 +129,23 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
             }
             for point in 0..POINTS {
                 let sums = &mut self.sums[point * point_sum..][..point_sum];
-                let grads = grads[point * point_out..].chunks_exact(block);
-                for (sums, grads) in sums.chunks_exact_mut(inputs.len() * T::LANES).zip(grads) {
-                    let grads = &grads[..n * T::LANES];
-                    let panels = xs[point * point_in..].chunks_exact(panel);
-                    for (sums, xs) in sums.chunks_mut(PANEL * T::LANES).zip(panels) {
-                        add_products(vectors, sums, &xs[..n * PANEL], grads);
+                let (xs, grads) = (&xs[point * point_in..], &grads[point * point_out..]);
+                let per_block = inputs.len() * T::LANES;
+                for_blocks!(first, B in outputs.len().div_ceil(T::LANES), V => {
+                    let grads: [&[V::Block]; B] =
+                        std::array::from_fn(|b| V::blocks(&grads[(first + b) * block..][..n * T::LANES]));
+                    for (i, channel) in (0..inputs.len()).step_by(PANEL).enumerate() {
+                        for_rows!(row, R in PANEL.min(inputs.len() - channel) => {
+                            let place = |r, b| (first + b) * per_block + (channel + row + r) * T::LANES;
+                            let mut tile = tile::load::<T, V, R, B>(vectors, sums, place);
+                            tile::add_outer::<T, V, R, B>(vectors, &mut tile, &xs[i * panel + row..], PANEL, grads);
+                            tile::store::<T, V, R, B>(tile, sums, place);
+                        });
                     }
-                }
+                });
             }
         }
     }
-}
-
-/// Adds to sums `[inputs, L]` the products of a panel and a block, over all tiles.
-#[inline(always)]
-fn add_products<T: Real, V: Vectors<T>>(vectors: V, sums: &mut [T], xs: &[T], grads: &[T]) {
-    let n = sums.len() / T::LANES;
-    let mut row = 0;
-    macro_rules! tile {
-        ($r:expr) => {{
-            outer::<T, V, $r>(vectors, &mut sums[row * T::LANES..], xs, row, grads);
-            row += $r;
-        }};
-    }
-    while n - row >= ROWS {
-        tile!(ROWS);
-    }
-    if n - row >= 4 {
-        tile!(4);
-    }
-    if n - row >= 2 {
-        tile!(2);
-    }
-    if n > row {
-        tile!(1);
-    }
-    debug_assert_eq!(n, row);
-}
-
-/// The same for `R` input channels from `row` of the panel.
-#[inline(always)]
-fn outer<T: Real, V: Vectors<T>, const R: usize>(vectors: V, sums: &mut [T], xs: &[T], row: usize, grads: &[T]) {
-    let sums = V::pairs_mut(&mut sums[..R * T::LANES]).first_chunk_mut::<R>().expect("a tile of sums");
-    let mut tile = *sums;
-    for (xs, &[g0, g1]) in xs.as_chunks::<PANEL>().0.iter().zip(V::pairs(grads)) {
-        let xs: &[T; R] = xs[row..].first_chunk().expect("a tile of the panel");
-        for (acc, &x) in tile.iter_mut().zip(xs) {
-            let x = vectors.splat(x);
-            *acc = [vectors.mul_add(x, g0, acc[0]), vectors.mul_add(x, g1, acc[1])];
-        }
-    }
-    *sums = tile;
 }
 
 /// Adds up the groups and leaves the 16 points, for `L` outputs and some inputs.
