@@ -51,6 +51,11 @@ impl Inference {
         self.network.config()
     }
 
+    /// As [`Network::free_memory`].
+    pub fn free_memory(&self) {
+        self.network.free_memory();
+    }
+
     /// Logits at every timestep, `[T, B, K]`: those of [`Network::forward`] in an evaluation pass, bit by bit.
     ///
     /// # Errors

@@ -100,6 +100,12 @@ impl Network {
         &self.config
     }
 
+    /// Gives back the memory that the last pass left for the next one: about as much as a pass needs at its peak. The next
+    /// pass takes it again; results are the same.
+    pub fn free_memory(&self) {
+        self.engine.free_memory();
+    }
+
     /// Logits at every timestep.
     ///
     /// A static image is the input of every timestep; where that is the same, its first current is computed once and

@@ -113,6 +113,11 @@ impl Engine {
         Self { is_fixed: true, ..Self::default() }
     }
 
+    /// Forgets the memory of the last pass.
+    pub(crate) fn free_memory(&self) {
+        *lock(&self.rooms) = Rooms::default();
+    }
+
     /// The logits `[T·B, K]`, or nothing if the network has to run layer by layer. The images must have been checked.
     pub(crate) fn forward(&self, network: &Network, images: &Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
         if !images.device().is_cpu() || images.track_op() || pass.is_recording() || pass.is_layer_by_layer() {
@@ -177,6 +182,25 @@ mod tests {
     use super::*;
     use crate::{ModelConfig, ParamStore};
     use candle_core::Device;
+
+    #[test]
+    fn memory_is_given_back() -> Result<()> {
+        let config = ModelConfig { width: 4, ..ModelConfig::resnet20(5) };
+        let network = Network::new(&config, ParamStore::new(1).builder(DType::F32, &Device::Cpu))?;
+        let images = Tensor::ones((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
+        let engine = Engine::default();
+        let run = || -> Result<Vec<f32>> {
+            let logits = engine.forward(&network, &images, &mut Pass::eval())?.expect("a program");
+            Ok(logits.flatten_all()?.to_vec1()?)
+        };
+        let kept = || lock(&engine.rooms).single.bytes.len();
+        let logits = run()?;
+        assert!(kept() > 0);
+        engine.free_memory();
+        assert_eq!(kept(), 0);
+        assert_eq!(run()?, logits);
+        Ok(())
+    }
 
     /// Otherwise the tests that compare a program with the layers would compare the layers with themselves.
     #[test]

@@ -54,6 +54,14 @@ pub(super) struct Shelf<V> {
     vectors: Vec<(Vec<V>, bool)>,
 }
 
+#[cfg(test)]
+impl<V> Shelf<V> {
+    /// Vectors on it.
+    pub(super) fn len(&self) -> usize {
+        self.vectors.len()
+    }
+}
+
 impl<V> Default for Shelf<V> {
     fn default() -> Self {
         Self { vectors: Vec::new() }
