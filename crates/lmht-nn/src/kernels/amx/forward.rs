@@ -307,9 +307,12 @@ impl Kernel for Fill<'_> {
         for (i, from) in from.chunks_exact(channels).enumerate() {
             let to = &mut to[i * pixel..][..channels];
             for (to, from) in to.as_chunks_mut::<DEPTH>().0.iter_mut().zip(from.as_chunks::<DEPTH>().0) {
-                for (to, from) in to.iter_mut().zip(from) {
-                    *to = bf16(count(*from));
+                // Aside first, which the compiler does in vectors.
+                let mut run = [0; DEPTH];
+                for (to, &from) in run.iter_mut().zip(from) {
+                    *to = bf16(count(from));
                 }
+                *to = run;
             }
         }
     }

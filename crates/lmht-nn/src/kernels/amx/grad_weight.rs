@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Tasks to aim at. A constant and not the number of threads, so that sums keep their order.
-const TASKS: usize = 4;
+const TASKS: usize = 8;
 /// Bytes of either side of a band; both stay in the second-level cache (2 MB where there is a unit).
 const BAND: usize = 512 << 10;
 /// Pixels whose output gradients (24 kB) stay in the first-level cache while all taps and inputs pass by.
