@@ -1,6 +1,15 @@
 //! Kernels over plain slices that know nothing of tensors.
 //!
 //! A convolution reads maps of numbers or of packed spikes, [`Source`]; its sizes are a [`ConvShape`].
+//!
+//! | module | what |
+//! |---|---|
+//! | [`dense`] | any convolution, the yardstick of the others |
+//! | [`winograd`] | kernels of 3x3 in fewer products |
+//! | [`spikes`] | packed spikes, skipping what is zero |
+//! | [`amx`] | packed spikes on the matrix unit of x86 processors that have one |
+//! | [`nchw`] | `[N, C, H, W]` maps, as Candle has them |
+//! | `real`, `tile`, `lines`, `phase` | number types and vectors, register tiles, aligned buffers, strides taken apart |
 
 pub(crate) mod amx;
 pub(crate) mod dense;

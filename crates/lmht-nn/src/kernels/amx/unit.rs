@@ -217,3 +217,78 @@ fn run(steps: &[Step], left: &[u16], pitch: usize, right: &[u32], sums: &mut Sum
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operands(left: &mut [u16], right: &mut [u32]) {
+        let number = |i: usize| ((i * 37 % 19) as f32 - 9.).to_bits() >> 16;
+        left.iter_mut().enumerate().for_each(|(i, x)| *x = number(i) as u16);
+        right.iter_mut().enumerate().for_each(|(i, x)| *x = number(2 * i) | number(2 * i + 1) << 16);
+    }
+
+    /// Whole numbers this small leave nothing to round.
+    #[test]
+    fn the_unit_does_what_the_emulation_does() {
+        let pitch = 40;
+        let (mut left, mut right) = (vec![0; 40 * pitch], vec![0; 5 * RIGHT]);
+        operands(&mut left, &mut right);
+        let steps = [Step::new([0, 3], 0, 3), Step::new([16 * pitch, 7], 2 * RIGHT, 1), Step::new([1, 1], RIGHT, 4)];
+        let mut expected = Sums([[1.; SIDE]; SIDE]);
+        Unit::emulated().multiply(&steps, &left, pitch, &right, &mut expected);
+        let row: f32 = (0..DEPTH).map(|k| f32::from_bits(u32::from(left[k]) << 16)).sum();
+        assert!(row != 0. && expected.0[0][0] != 1.);
+        if let Some(unit) = Unit::get() {
+            let mut sums = Sums([[1.; SIDE]; SIDE]);
+            unit.multiply(&steps, &left, pitch, &right, &mut sums);
+            assert_eq!(sums.0, expected.0);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond its operands")]
+    fn a_step_beyond_its_operands_is_refused() {
+        let (left, right, mut sums) = (vec![0; 15 * 32 + 31], vec![0; RIGHT], Sums::ZERO);
+        Unit::emulated().multiply(&[Step::new([0, 0], 0, 1)], &left, 32, &right, &mut sums);
+    }
+
+    /// Memory between two pages that nobody may touch: whoever reads or writes a byte too far ends the process.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    fn between_guards(bytes: usize) -> *mut u8 {
+        const PAGE: usize = 4096;
+        let inside = bytes.next_multiple_of(PAGE);
+        // SAFETY: a new mapping of zeros, of which the pages in the middle become accessible. It stays until the process
+        // ends, so the pointer to its last `bytes` accessible bytes stays valid.
+        unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let start = libc::mmap(std::ptr::null_mut(), inside + 2 * PAGE, libc::PROT_NONE, flags, -1, 0);
+            assert_ne!(start, libc::MAP_FAILED);
+            let middle = start.cast::<u8>().add(PAGE);
+            assert_eq!(libc::mprotect(middle.cast(), inside, libc::PROT_READ | libc::PROT_WRITE), 0);
+            middle.add(inside - bytes)
+        }
+    }
+
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    #[test]
+    fn nothing_beyond_the_operands_is_touched() {
+        let pitch = 48;
+        let (n_left, n_right) = ((ROWS - 1) * pitch + DEPTH, 2 * RIGHT);
+        // SAFETY: each is memory of that size for one slice alone, filled with zeros, aligned to its numbers: the sizes are
+        // multiples of theirs and end at a page, and the sums fill a page.
+        let (left, right, sums) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(between_guards(2 * n_left).cast::<u16>(), n_left),
+                std::slice::from_raw_parts_mut(between_guards(4 * n_right).cast::<u32>(), n_right),
+                &mut *between_guards(size_of::<Sums>()).cast::<Sums>(),
+            )
+        };
+        operands(left, right);
+        let mut expected = Sums::ZERO;
+        let steps = [Step::new([0, 0], RIGHT, 1), Step::new([0, 0], 0, 2)];
+        Unit::emulated().multiply(&steps, left, pitch, right, &mut expected);
+        Unit::get().unwrap_or(Unit::emulated()).multiply(&steps, left, pitch, right, sums);
+        assert_eq!(sums.0, expected.0);
+    }
+}
