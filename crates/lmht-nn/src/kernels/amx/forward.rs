@@ -1,6 +1,6 @@
 //! The forward pass.
 
-use super::split::{PARTS, bf16, count, pair, parts};
+use super::split::{PARTS, bf16, count, pairs};
 use super::unit::{DEPTH, RIGHT, ROWS, Step, Sums, Unit};
 use super::{SIDE, fits};
 use crate::kernels::ConvShape;
@@ -66,14 +66,7 @@ impl Kernel for Pack<'_> {
                 for (i, [even, odd]) in turned.as_chunks::<2>().0.iter().enumerate() {
                     for (tile, (even, odd)) in even.as_chunks::<16>().0.iter().zip(odd.as_chunks::<16>().0).enumerate()
                     {
-                        let mut pairs = [[0; 16]; PARTS];
-                        for column in 0..16 {
-                            let (even, odd) = (parts(even[column]), parts(odd[column]));
-                            for (part, pairs) in pairs.iter_mut().enumerate() {
-                                pairs[column] = pair(even[part], odd[part]);
-                            }
-                        }
-                        for (part, pairs) in pairs.iter().enumerate() {
+                        for (part, pairs) in pairs(even, odd).iter().enumerate() {
                             to[part * RIGHT + (tile * DEPTH / 2 + i) * 16..][..16].copy_from_slice(pairs);
                         }
                     }

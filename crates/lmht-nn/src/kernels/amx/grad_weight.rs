@@ -1,7 +1,7 @@
 //! The weight gradient.
 
 use super::forward::Axis;
-use super::split::{PARTS, bf16, pair, parts};
+use super::split::{PARTS, bf16, pairs};
 use super::unit::{DEPTH, RIGHT, ROWS, Step, Sums, Unit};
 use super::{SIDE, fits};
 use crate::kernels::ConvShape;
@@ -216,14 +216,7 @@ impl Kernel for Gradients<'_> {
                 };
                 let (even, odd) = (channels(2 * i).as_chunks::<16>().0, channels(2 * i + 1).as_chunks::<16>().0);
                 for (tile, (even, odd)) in even.iter().zip(odd).enumerate() {
-                    let mut pairs = [[0; 16]; PARTS];
-                    for column in 0..16 {
-                        let (even, odd) = (parts(even[column]), parts(odd[column]));
-                        for (part, pairs) in pairs.iter_mut().enumerate() {
-                            pairs[column] = pair(even[part], odd[part]);
-                        }
-                    }
-                    for (part, pairs) in pairs.iter().enumerate() {
+                    for (part, pairs) in pairs(even, odd).iter().enumerate() {
                         let at = ((tile / 2 * PARTS + part) * 2 + tile % 2) * (DEPTH / 2) + i;
                         to[at * 16..][..16].copy_from_slice(pairs);
                     }

@@ -8,7 +8,7 @@ pub(super) const PARTS: usize = 3;
 
 /// Three numbers of 8 bits each that add up to `x`, as f32 whose lower half is zero.
 #[inline(always)]
-pub(super) fn parts(x: f32) -> [u32; PARTS] {
+fn parts(x: f32) -> [u32; PARTS] {
     let first = x.to_bits() & UPPER;
     let rest = x - f32::from_bits(first);
     let second = rest.to_bits() & UPPER;
@@ -20,6 +20,19 @@ pub(super) fn parts(x: f32) -> [u32; PARTS] {
 #[inline(always)]
 pub(super) fn pair(a: u32, b: u32) -> u32 {
     a >> 16 | b & UPPER
+}
+
+/// The parts of pairs of numbers: for each part 16 [pairs](pair).
+#[inline(always)]
+pub(super) fn pairs(even: &[f32; 16], odd: &[f32; 16]) -> [[u32; 16]; PARTS] {
+    let mut pairs = [[0; 16]; PARTS];
+    for column in 0..16 {
+        let (even, odd) = (parts(even[column]), parts(odd[column]));
+        for (part, pairs) in pairs.iter_mut().enumerate() {
+            pairs[column] = pair(even[part], odd[part]);
+        }
+    }
+    pairs
 }
 
 /// The spike count of a packed byte, as f32 whose lower half is zero.
