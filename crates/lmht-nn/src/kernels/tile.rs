@@ -65,6 +65,17 @@ pub(super) use {for_blocks, for_rows};
 /// `R` rows of `B` blocks.
 pub(super) type Tile<Block, const R: usize, const B: usize> = [[Block; B]; R];
 
+/// `[slice(0), slice(1), ...]`. The standard library's functions for this are not always inlined, and then compiled for the
+/// baseline; the slices would be read from memory in the inner loops.
+#[inline(always)]
+pub(super) fn each<'a, T, const N: usize>(slice: impl Fn(usize) -> &'a [T]) -> [&'a [T]; N] {
+    let mut slices: [&[T]; N] = [&[]; N];
+    for (i, to) in slices.iter_mut().enumerate() {
+        *to = slice(i);
+    }
+    slices
+}
+
 /// Zeros.
 #[inline(always)]
 pub(super) fn zeros<T: Real, V: Vectors<T>, const R: usize, const B: usize>(vectors: V) -> Tile<V::Block, R, B> {
@@ -110,8 +121,7 @@ pub(super) fn multiply<T: Real, V: Vectors<T>, const R: usize, const B: usize>(
     weights: [&[V::Block]; B],
 ) {
     let run = weights[0].len();
-    let rows = rows.map(|row| &row[..run]);
-    let weights = weights.map(|weights| &weights[..run]);
+    let (rows, weights) = (each::<T, R>(|r| &rows[r][..run]), each::<V::Block, B>(|b| &weights[b][..run]));
     for i in 0..run {
         for (sums, row) in tile.iter_mut().zip(&rows) {
             let x = vectors.splat(row[i]);
@@ -136,7 +146,7 @@ pub(super) fn add_outer<T: Real, V: Vectors<T>, const R: usize, const B: usize>(
         return;
     }
     let source = &source[..(len - 1) * step + R];
-    let grads = grads.map(|grads| &grads[..len]);
+    let grads = each::<V::Block, B>(|b| &grads[b][..len]);
     for i in 0..len {
         let xs: &[T; R] = source[i * step..].first_chunk().expect("a tile of the source");
         for (sums, &x) in tile.iter_mut().zip(xs) {

@@ -391,8 +391,8 @@ impl<T: Real> Job<'_, T> {
                 };
                 for (i, &segment) in self.segments[..step.rows.len()].iter().enumerate() {
                     let rows: [&[T]; R] =
-                        std::array::from_fn(|r| &self.source[places[row + r].0 + step.channel + segment..]);
-                    let weights: [&[V::Block]; B] = std::array::from_fn(|b| {
+                        tile::each(|r| &self.source[places[row + r].0 + step.channel + segment..]);
+                    let weights: [&[V::Block]; B] = tile::each(|b| {
                         V::blocks(&weights[b][(step.first + i * run) * T::LANES..][..run * T::LANES])
                     });
                     tile::multiply::<T, V, R, B>(vectors, &mut tile, rows, weights);

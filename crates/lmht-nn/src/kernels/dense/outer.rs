@@ -174,7 +174,7 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
                                     let place = |row, b| (b * self.layout.blocks * k * run + ky * run + r + row) * T::LANES;
                                     let mut tile = tile::load::<T, V, ROWS, B>(vectors, sums, place);
                                     for &(x, g) in &slab.places[list.clone()] {
-                                        let grads: [&[V::Block]; B] = std::array::from_fn(|b| {
+                                        let grads: [&[V::Block]; B] = tile::each(|b| {
                                             V::blocks(&grads[(grad_block + b) * panel + g..][..grad_line])
                                         });
                                         let source = &source[ky * line + r + x..];

@@ -174,7 +174,7 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, '_, T, X> {
                 for_blocks!(block, B in weights.blocks.len(), V => {
                     for first in (0..s.c_in).step_by(STEP) {
                         let run = STEP.min(s.c_in - first) * T::LANES;
-                        let weights: [&[V::Block]; B] = std::array::from_fn(|b| {
+                        let weights: [&[V::Block]; B] = tile::each(|b| {
                             V::blocks(&weights.blocks[block + b][(point * s.c_in + first) * T::LANES..][..run])
                         });
                         let (from, to) = (&inputs[first..], &mut products[block * T::LANES..]);
@@ -185,7 +185,7 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, '_, T, X> {
                             } else {
                                 tile::load::<T, V, R, B>(vectors, to, place)
                             };
-                            let rows: [&[T]; R] = std::array::from_fn(|r| &from[(row + r) * pitch_in..]);
+                            let rows: [&[T]; R] = tile::each(|r| &from[(row + r) * pitch_in..]);
                             tile::multiply::<T, V, R, B>(vectors, &mut tile, rows, weights);
                             tile::store::<T, V, R, B>(tile, to, place);
                         });

@@ -133,7 +133,7 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
                 let per_block = inputs.len() * T::LANES;
                 for_blocks!(first, B in outputs.len().div_ceil(T::LANES), V => {
                     let grads: [&[V::Block]; B] =
-                        std::array::from_fn(|b| V::blocks(&grads[(first + b) * block..][..n * T::LANES]));
+                        tile::each(|b| V::blocks(&grads[(first + b) * block..][..n * T::LANES]));
                     for (i, channel) in (0..inputs.len()).step_by(PANEL).enumerate() {
                         for_rows!(row, R in PANEL.min(inputs.len() - channel) => {
                             let place = |r, b| (first + b) * per_block + (channel + row + r) * T::LANES;
