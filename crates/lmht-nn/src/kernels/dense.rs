@@ -22,7 +22,7 @@ use super::real::Real;
 use super::{ConvShape, Source};
 use crate::kernels::lines::Lines;
 use correlate::{Correlation, Plan};
-pub(super) use maps::transpose;
+pub(super) use maps::turn;
 use maps::{Maps, Order};
 pub(super) use pack::Packing;
 

@@ -1,32 +1,25 @@
 //! Convolutions of maps `[n, c, h, w]`, by the faster of the dense kernels.
 //!
-//! Winograd's variant wants channels innermost. Maps are turned for it and back, some images at a time, so that what is
-//! turned stays in a cache.
+//! Winograd's variant wants channels innermost. A task turns the maps of a few images for it, and the outputs back, so that
+//! what is turned stays in the cache of its core.
 
-use super::dense::{self, transpose};
+use super::ConvShape;
+use super::dense::{self, turn};
+use super::lines::Lines;
 use super::real::{Real, VectorKernel, Vectors};
-use super::{ConvShape, winograd};
+use super::winograd::{self, Part, Tiles};
 use rayon::prelude::*;
-use std::ops::AddAssign;
+use std::ops::Range;
 
-/// Bytes of the maps that are turned in one go: some cores' share of the last cache, and work enough for them.
-const GROUP: usize = 2 << 20;
+/// Tiles of the images that are turned together: enough for a pass over the weights.
+const TILES: usize = 96;
 
 /// As [`dense::nchw::forward`].
-pub(crate) fn forward<T: Real + AddAssign>(s: &ConvShape, xs: &[T], weight: &[T], bias: Option<&[T]>, ys: &mut [T]) {
+pub(crate) fn forward<T: Real>(s: &ConvShape, xs: &[T], weight: &[T], bias: Option<&[T]>, ys: &mut [T]) {
     if !winograd::pays(s) {
         return dense::nchw::forward(s, xs, weight, bias, ys);
     }
-    let groups = Groups::of::<T>(s);
-    let weights = winograd::Weights::new(s, weight);
-    let (mut turned, mut rows) = (Vec::new(), Vec::new());
-    for (xs, ys) in xs.chunks(groups.x_len).zip(ys.chunks_mut(groups.y_len)) {
-        let s = groups.shape(ys.len());
-        turn(xs, (s.c_in, s.h * s.w), &mut turned);
-        rows.resize(ys.len(), T::default());
-        winograd::forward(&s, &turned, &weights, &mut rows);
-        turn_to(&rows, (s.h_out * s.w_out, s.c_out), ys);
-    }
+    turned(s, xs, &winograd::Weights::new(s, weight), ys);
     if let Some(bias) = bias {
         let map = s.h_out * s.w_out;
         ys.par_chunks_mut(s.c_out * map).for_each(|ys| {
@@ -42,74 +35,86 @@ pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], dxs:
     if !winograd::pays(s) {
         return dense::nchw::grad_input(s, grads, weight, dxs);
     }
-    let groups = Groups::of::<T>(s);
-    let weights = winograd::Weights::flipped(s, weight);
-    let (mut turned, mut rows) = (Vec::new(), Vec::new());
-    for (grads, dxs) in grads.chunks(groups.y_len).zip(dxs.chunks_mut(groups.x_len)) {
-        let s = groups.shape(grads.len());
-        turn(grads, (s.c_out, s.h_out * s.w_out), &mut turned);
-        rows.resize(dxs.len(), T::default());
-        winograd::grad_input(&s, &turned, &weights, &mut rows);
-        turn_to(&rows, (s.h * s.w, s.c_in), dxs);
-    }
+    turned(&winograd::backwards(s), grads, &winograd::Weights::flipped(s, weight), dxs);
 }
 
 /// As [`dense::nchw::grad_weight`].
-pub(crate) fn grad_weight<T: Real + AddAssign>(s: &ConvShape, xs: &[T], grads: &[T], dweight: &mut [T]) {
+pub(crate) fn grad_weight<T: Real>(s: &ConvShape, xs: &[T], grads: &[T], dweight: &mut [T]) {
     if !winograd::pays(s) {
         return dense::nchw::grad_weight(s, xs, grads, dweight);
     }
-    let groups = Groups::of::<T>(s);
-    let (mut turned, mut turned_grads) = (Vec::new(), Vec::new());
-    let mut part = vec![T::default(); dweight.len()];
-    dweight.fill(T::default());
-    for (xs, grads) in xs.chunks(groups.x_len).zip(grads.chunks(groups.y_len)) {
-        let s = groups.shape(grads.len());
-        turn(xs, (s.c_in, s.h * s.w), &mut turned);
-        turn(grads, (s.c_out, s.h_out * s.w_out), &mut turned_grads);
-        winograd::grad_weight(&s, &turned, &turned_grads, &mut part);
-        for (sum, &part) in dweight.iter_mut().zip(&part) {
-            *sum += part;
+    let rows = Tiles::of(s).rows;
+    winograd::sum_up(s, rows, dweight, |part, sums| {
+        let (mut turned, mut turned_grads) = (Lines::default(), Lines::default());
+        let mut scratch = winograd::WeightScratch::default();
+        let all = part.rows.start / rows..part.rows.end / rows;
+        for first in all.clone().step_by(images_of_a_task(s)) {
+            let images = first..all.end.min(first + images_of_a_task(s));
+            turn_images(xs, (s.c_in, s.h * s.w), &images, &part.inputs, &mut turned);
+            turn_images(grads, (s.c_out, s.h_out * s.w_out), &images, &part.outputs, &mut turned_grads);
+            let part =
+                Part { rows: 0..images.len() * rows, inputs: 0..part.inputs.len(), outputs: 0..part.outputs.len() };
+            let s = ConvShape { n: images.len(), c_in: part.inputs.len(), c_out: part.outputs.len(), ..*s };
+            winograd::add_part(&s, &turned, &turned_grads, part, sums, &mut scratch);
         }
-    }
-}
-
-/// Images that are turned in one go; the last group may have fewer.
-struct Groups {
-    of_all: ConvShape,
-    x_len: usize,
-    y_len: usize,
-}
-
-impl Groups {
-    fn of<T>(s: &ConvShape) -> Self {
-        let one = ConvShape { n: 1, ..*s };
-        let n = GROUP / (one.x_len().max(one.y_len()) * size_of::<T>());
-        let n = s.n.div_ceil(s.n.div_ceil(n.max(1)));
-        Self { of_all: *s, x_len: n * one.x_len(), y_len: n * one.y_len() }
-    }
-
-    /// The convolution of a group with so many outputs.
-    fn shape(&self, y_len: usize) -> ConvShape {
-        let s = self.of_all;
-        ConvShape { n: y_len / (s.h_out * s.w_out * s.c_out), ..s }
-    }
-}
-
-/// [`turn_to`] a buffer that gets the right length.
-fn turn<T: Real>(from: &[T], size: (usize, usize), to: &mut Vec<T>) {
-    to.resize(from.len(), T::default());
-    turn_to(from, size, to);
-}
-
-/// Exchanges rows and columns of each matrix `[n_rows, n_cols]`.
-fn turn_to<T: Real>(from: &[T], (n_rows, n_cols): (usize, usize), to: &mut [T]) {
-    let len = n_rows * n_cols;
-    to.par_chunks_mut(len).zip(from.par_chunks(len)).for_each(|(to, from)| {
-        T::run_with_vectors(Turn { from, n_rows, n_cols, to });
     });
 }
 
+/// Images that make a pass over the weights.
+fn images_of_a_task(s: &ConvShape) -> usize {
+    TILES.div_ceil(Tiles::of(&ConvShape { n: 1, ..*s }).len().max(1))
+}
+
+/// [`winograd::forward`], a few images in a task.
+fn turned<T: Real>(s: &ConvShape, xs: &[T], weights: &winograd::Weights<T>, ys: &mut [T]) {
+    let (x_map, y_map) = (s.h * s.w, s.h_out * s.w_out);
+    // Tasks of almost the same size, in a number that two threads share out evenly.
+    let n_tasks = s.n.div_ceil(images_of_a_task(s)).next_multiple_of(2).min(s.n);
+    let mut rest = ys;
+    let mut tasks = Vec::with_capacity(n_tasks);
+    for task in 0..n_tasks {
+        let images = task * s.n / n_tasks..(task + 1) * s.n / n_tasks;
+        let (ys, after) = rest.split_at_mut(images.len() * s.c_out * y_map);
+        tasks.push((images, ys));
+        rest = after;
+    }
+    // With fewer tasks than threads the threads share in each of them.
+    let shared = n_tasks < rayon::current_num_threads();
+    tasks.into_par_iter().for_each_init(
+        || (Lines::default(), Lines::default(), winograd::Scratch::default()),
+        |(turned, rows, scratch), (images, ys)| {
+            turn_images(xs, (s.c_in, x_map), &images, &(0..s.c_in), turned);
+            rows.resize(ys.len());
+            let s = ConvShape { n: images.len(), ..*s };
+            if shared {
+                winograd::forward(&s, turned, weights, rows);
+            } else {
+                winograd::forward_alone(&s, turned, weights, rows, scratch);
+            }
+            for (from, to) in rows.chunks_exact(s.c_out * y_map).zip(ys.chunks_exact_mut(s.c_out * y_map)) {
+                T::run_with_vectors(Turn { from, n_rows: y_map, n_cols: s.c_out, to });
+            }
+        },
+    );
+}
+
+/// Some channels of some images, from `[n, channels, map]` to `[images, map, channels]`.
+fn turn_images<T: Real>(
+    maps: &[T],
+    (n_channels, map): (usize, usize),
+    images: &Range<usize>,
+    channels: &Range<usize>,
+    to: &mut Lines<T>,
+) {
+    let len = channels.len() * map;
+    to.resize(images.len() * len);
+    for (image, to) in images.clone().zip(to.chunks_exact_mut(len.max(1))) {
+        let from = &maps[(image * n_channels + channels.start) * map..][..len];
+        T::run_with_vectors(Turn { from, n_rows: channels.len(), n_cols: map, to });
+    }
+}
+
+/// Exchanges rows and columns of a matrix `[n_rows, n_cols]`.
 struct Turn<'a, T> {
     from: &'a [T],
     n_rows: usize,
@@ -121,7 +126,7 @@ impl<T: Real> VectorKernel<T> for Turn<'_, T> {
     #[inline(always)]
     fn run<V: Vectors<T>>(self, vectors: V) {
         let Self { from, n_rows, n_cols, to } = self;
-        transpose(vectors, (n_rows, n_cols), from, |row| row * n_cols, to, |col| col * n_rows);
+        turn(vectors, (n_rows, n_cols), (from, n_cols), (to, n_rows));
     }
 }
 
@@ -159,6 +164,32 @@ mod tests {
             check("weight gradient", s.weight_len(), &|dw| grad_weight(&s, &xs, &grads, dw), &|dw| {
                 dense::nchw::grad_weight(&s, &xs, &grads, dw);
             });
+        }
+    }
+
+    /// Nor does the number of threads, not even where there are more of them than tasks.
+    #[test]
+    fn threads_do_not_change_bits() {
+        let s =
+            ConvShape { n: 5, c_in: 64, h: 14, w: 18, c_out: 70, k: 3, stride: 1, padding: 1, h_out: 14, w_out: 18 };
+        assert!(winograd::pays(&s));
+        let numbers =
+            |len: usize, step: usize| -> Vec<f32> { (0..len).map(|i| (i * step % 101) as f32 / 101. - 0.5).collect() };
+        let (xs, weight, grads) = (numbers(s.x_len(), 7), numbers(s.weight_len(), 11), numbers(s.y_len(), 17));
+        let results = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let nan = |len: usize| vec![f32::NAN; len];
+                let (mut ys, mut dxs, mut dweight) = (nan(s.y_len()), nan(s.x_len()), nan(s.weight_len()));
+                forward(&s, &xs, &weight, None, &mut ys);
+                grad_input(&s, &grads, &weight, &mut dxs);
+                grad_weight(&s, &xs, &grads, &mut dweight);
+                [ys, dxs, dweight].map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+            })
+        };
+        let one = results(1);
+        for threads in [2, 3, 8] {
+            assert!(results(threads) == one, "{threads} threads");
         }
     }
 }

@@ -34,13 +34,27 @@ mod transform;
 
 use super::ConvShape;
 use super::real::Real;
+pub(super) use forward::{Scratch, backwards, forward_alone};
 pub(crate) use forward::{Weights, forward, grad_input};
 pub(crate) use grad_weight::grad_weight;
+pub(super) use grad_weight::{Part, Scratch as WeightScratch, add_part, sum_up};
 
 /// Points at which tiles and kernels are multiplied.
 const POINTS: usize = 16;
-/// Numbers of a channel run that are transformed together: one vector register of `f32`.
-const RUN: usize = 8;
+/// Runs the body with the numbers of a channel run that are transformed together, a constant, in `$n`: one register of
+/// `f32`, so that the 16 points of a tile fit the registers. The vectors are `$v`, the numbers `$t`.
+macro_rules! with_run {
+    ($n:ident of $t:ty, $v:ty => $body:block) => {{
+        if <$v>::WIDE && <$t>::LANES == 16 {
+            const $n: usize = 16;
+            $body
+        } else {
+            const $n: usize = 8;
+            $body
+        }
+    }};
+}
+use with_run;
 
 /// Whether a convolution can be computed this way.
 pub(crate) fn fits(s: &ConvShape) -> bool {
@@ -57,19 +71,19 @@ pub(crate) fn pays(s: &ConvShape) -> bool {
 
 /// The tiles of the output maps.
 #[derive(Debug, Clone, Copy)]
-struct Tiles {
+pub(super) struct Tiles {
     n: usize,
     /// In a map.
-    rows: usize,
-    cols: usize,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
 }
 
 impl Tiles {
-    fn of(s: &ConvShape) -> Self {
+    pub(super) fn of(s: &ConvShape) -> Self {
         Self { n: s.n, rows: s.h_out.div_ceil(2), cols: s.w_out.div_ceil(2) }
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.n * self.rows * self.cols
     }
 }

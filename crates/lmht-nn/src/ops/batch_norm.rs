@@ -4,7 +4,7 @@
 //! bits when the mean is large against the standard deviation, which sums of squares alone do not. Only mean and
 //! 1/standard deviation of each channel are kept for the backward pass.
 
-use super::storage::{as_slice, by_dtype, with_slice};
+use super::storage::{as_slice, by_dtype, with_slice, zeros};
 use super::with_gradient::Grads3;
 use super::{check_operands, composed, is_fused};
 use crate::kernels::real::{Kernel, Real, run_vectorized};
@@ -277,7 +277,7 @@ impl<T: Real> Lines<T> {
 fn combine<T: Real>(xs: &[T], grad: Option<&[T]>, lines: &Lines<T>, inner: usize) -> Vec<T> {
     let image = lines.mean.len() * inner;
     let per_task = (xs.len() / image).div_ceil(TASKS) * image;
-    let mut output = vec![T::default(); xs.len()];
+    let mut output = zeros::<T>(xs.len());
     output.par_chunks_mut(per_task).enumerate().for_each(|(i, output)| {
         let range = i * per_task..i * per_task + output.len();
         let grad = grad.map(|grad| &grad[range.clone()]);

@@ -1,6 +1,6 @@
 //! Two-dimensional convolution as a Candle operation.
 
-use super::storage::{as_slice, by_dtype, with_slice};
+use super::storage::{as_slice, by_dtype, with_slice, zeros};
 use super::{check_operands, composed, is_fused, output_size};
 use crate::kernels::real::Real;
 use crate::kernels::{ConvShape, nchw};
@@ -107,7 +107,7 @@ impl Conv2d {
         let dtype = candle_core::backend::BackendStorage::dtype(xs);
         let ys = by_dtype!(dtype, T, L => {
             let bias = bias.map(|(storage, layout)| as_slice::<T>(storage, layout)).transpose()?;
-            let mut ys = vec![T::default(); s.y_len()];
+            let mut ys = zeros::<T>(s.y_len());
             nchw::forward(s, as_slice(xs, xs_layout)?, as_slice(weight, weight_layout)?, bias, &mut ys);
             T::to_cpu_storage_owned(ys)
         });
@@ -120,7 +120,7 @@ impl Conv2d {
         by_dtype!(xs.dtype(), T, L => with_slice::<T, _>(grads, |grads| {
             let mut dxs = None;
             if xs.track_op() {
-                let mut values = vec![T::default(); s.x_len()];
+                let mut values = zeros::<T>(s.x_len());
                 with_slice(weight, |weight| {
                     nchw::grad_input(s, grads, weight, &mut values);
                     Ok(())
@@ -129,7 +129,7 @@ impl Conv2d {
             }
             let mut dweight = None;
             if weight.track_op() {
-                let mut values = vec![T::default(); s.weight_len()];
+                let mut values = zeros::<T>(s.weight_len());
                 with_slice(xs, |xs| {
                     nchw::grad_weight(s, xs, grads, &mut values);
                     Ok(())

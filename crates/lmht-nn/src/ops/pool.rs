@@ -2,7 +2,7 @@
 
 mod max;
 
-use super::storage::{as_slice, by_dtype, with_slice};
+use super::storage::{as_slice, by_dtype, with_slice, zeros};
 use super::{check_operands, composed, is_fused, output_size};
 use crate::kernels::real::{Kernel, Real, run_vectorized};
 use candle_core::backend::BackendStorage;
@@ -160,7 +160,7 @@ impl CustomOp1 for MaxPool2d {
         let map_out = self.h_out * self.w_out;
         let ys = by_dtype!(storage.dtype(), T, L => {
             let xs = as_slice::<T>(storage, layout)?;
-            let mut ys = vec![T::default(); n * c * map_out];
+            let mut ys = zeros::<T>(n * c * map_out);
             let maps = xs.par_chunks(MIN_MAPS * h * w).zip(ys.par_chunks_mut(MIN_MAPS * map_out));
             maps.for_each(|(xs, ys)| run_vectorized(MaxMaps { p, size: (h, w), size_out, xs, ys }));
             T::to_cpu_storage_owned(ys)
@@ -175,7 +175,7 @@ impl CustomOp1 for MaxPool2d {
         let (_, _, h, w) = xs.dims4()?;
         let (p, size_out) = (self.p, (self.h_out, self.w_out));
         by_dtype!(xs.dtype(), T, L => {
-            let mut dxs = vec![T::default(); xs.elem_count()];
+            let mut dxs = zeros::<T>(xs.elem_count());
             with_slice::<T, _>(xs, |xs| with_slice(ys, |ys| with_slice(grads, |grads| {
                 let outputs = |values| <[T]>::par_chunks(values, MIN_MAPS * self.h_out * self.w_out);
                 let maps = xs.par_chunks(MIN_MAPS * h * w).zip(dxs.par_chunks_mut(MIN_MAPS * h * w));
@@ -296,7 +296,7 @@ impl CustomOp1 for AvgPool2d {
         let map_out = self.h_out * self.w_out;
         let ys = by_dtype!(storage.dtype(), T, L => {
             let xs = as_slice::<T>(storage, layout)?;
-            let mut ys = vec![T::default(); n * c * map_out];
+            let mut ys = zeros::<T>(n * c * map_out);
             let (p, size_out) = (self.p, (self.h_out, self.w_out));
             let maps = xs.par_chunks(MIN_MAPS * h * w).zip(ys.par_chunks_mut(MIN_MAPS * map_out));
             maps.for_each(|(xs, ys)| run_vectorized(AvgMaps { p, size: (h, w), size_out, xs, ys }));
@@ -311,7 +311,7 @@ impl CustomOp1 for AvgPool2d {
         }
         let (_, _, h, w) = xs.dims4()?;
         by_dtype!(xs.dtype(), T, L => with_slice::<T, _>(grad, |grad| {
-            let mut dxs = vec![T::default(); xs.elem_count()];
+            let mut dxs = zeros::<T>(xs.elem_count());
             let (p, size_out) = (self.p, (self.h_out, self.w_out));
             let maps = grad.par_chunks(MIN_MAPS * self.h_out * self.w_out).zip(dxs.par_chunks_mut(MIN_MAPS * h * w));
             maps.for_each(|(xs, ys)| run_vectorized(AvgGradients(AvgMaps { p, size: (h, w), size_out, xs, ys })));
@@ -343,7 +343,7 @@ impl CustomOp1 for GlobalAvgPool {
         }
         let (_, _, h, w) = xs.dims4()?;
         by_dtype!(xs.dtype(), T, L => with_slice::<T, _>(grad, |grad| {
-            let mut dxs = vec![T::default(); xs.elem_count()];
+            let mut dxs = zeros::<T>(xs.elem_count());
             let maps = dxs.par_chunks_exact_mut(h * w).zip(grad).with_min_len(MIN_MAPS);
             maps.for_each(|(dxs, &g)| dxs.fill(g / (h * w) as T));
             Tensor::from_vec(dxs, xs.shape(), xs.device()).map(Some)

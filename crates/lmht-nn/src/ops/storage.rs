@@ -2,6 +2,7 @@
 
 use crate::kernels::real::Real;
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use rayon::prelude::*;
 
 /// The elements of a contiguous operand.
 pub(crate) fn as_slice<'a, T: Real>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
@@ -19,6 +20,21 @@ pub(crate) fn with_slice<T: Real, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> Re
         Storage::Cpu(storage) => f(as_slice(storage, layout)?),
         _ => bail!("expected a CPU tensor, got one on {:?}", tensor.device().location()),
     }
+}
+
+/// `len` zeros, for results that a kernel overwrites. One thread that fills them alone takes an eighth of the time that two
+/// need for a convolution of large maps.
+pub(crate) fn zeros<T: Real>(len: usize) -> Vec<T> {
+    /// Bytes that are worth a second thread.
+    const LARGE: usize = 1 << 20;
+    const LINE: usize = 64;
+    if len * size_of::<T>() < LARGE {
+        return vec![T::default(); len];
+    }
+    let lines: Vec<[T; LINE]> = (0..len.div_ceil(LINE)).into_par_iter().map(|_| [T::default(); LINE]).collect();
+    let mut zeros = lines.into_flattened();
+    zeros.truncate(len);
+    zeros
 }
 
 /// Runs a body with `$t` (and `$lanes`, the numbers in two AVX2 registers) for the number type of a dtype.
@@ -42,3 +58,17 @@ macro_rules! by_dtype {
     };
 }
 pub(crate) use by_dtype;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_of_any_length() {
+        for len in [0, 1, 1000, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, 300_063] {
+            let zeros: Vec<f32> = zeros(len);
+            assert_eq!(zeros.len(), len);
+            assert!(zeros.iter().all(|x| x.to_bits() == 0));
+        }
+    }
+}

@@ -5,7 +5,7 @@ use super::split::{PARTS, bf16, pairs};
 use super::unit::{DEPTH, RIGHT, ROWS, Step, Sums, Unit};
 use super::{SIDE, fits};
 use crate::kernels::ConvShape;
-use crate::kernels::dense::transpose;
+use crate::kernels::dense::turn;
 use crate::kernels::lines::Lines;
 use crate::kernels::real::{Kernel, Real, VectorKernel, Vectors, run_vectorized};
 use rayon::prelude::*;
@@ -180,7 +180,7 @@ impl VectorKernel<f32> for Spikes<'_> {
             for (pixel, to) in pixels.clone().zip(to.chunks_exact_mut(n * DEPTH)) {
                 let from = &spikes[first * map + pixel * s.c_in + inputs.start..];
                 let counts = turned.as_flattened_mut();
-                transpose(vectors, (n_images, n), from, |image| image * map, counts, |i| i * SOME);
+                turn(vectors, (n_images, n), (from, map), (counts, SOME));
                 for (to, counts) in to.as_chunks_mut::<DEPTH>().0.iter_mut().zip(&turned) {
                     let to = to[first - images.start..].first_chunk_mut::<SOME>().expect("some images");
                     for (to, count) in to.iter_mut().zip(counts) {

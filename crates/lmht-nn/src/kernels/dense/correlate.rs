@@ -8,7 +8,7 @@
 //! while all positions of the band pass by. With many channels a step lies within one tap, and positions whose pixel
 //! would be in the zero border are left out: of a map of 4x4 that is a third.
 
-use super::maps::{Maps, transpose};
+use super::maps::{Maps, turn};
 use super::pack::Packing;
 use crate::kernels::Source;
 use crate::kernels::lines::Lines;
@@ -557,6 +557,6 @@ impl<T: Real> VectorKernel<T> for ToPlanes<'_, T> {
     fn run<V: Vectors<T>>(self, vectors: V) {
         let (width, (map, first)) = (self.width, self.place);
         let n = self.positions.len() / width;
-        transpose(vectors, (n, width), self.positions, |i| i * width, self.planes, |c| c * map + first);
+        turn(vectors, (n, width), (self.positions, width), (&mut self.planes[first..], map));
     }
 }

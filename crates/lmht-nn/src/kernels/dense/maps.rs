@@ -75,7 +75,7 @@ impl<'a, X: Copy> Maps<'a, X> {
                 let n = cols.len();
                 let planes = &self.xs[first..];
                 if self.sample == 1 {
-                    transpose(vectors, (n_channels, n), planes, |c| c * map, row, |i| i * step);
+                    turn(vectors, (n_channels, n), (planes, map), (row, step));
                 } else {
                     for (i, pixel) in row.chunks_mut(step).take(n).enumerate() {
                         for (c, to) in pixel[..n_channels].iter_mut().enumerate() {
@@ -136,7 +136,66 @@ fn copy<T: Real, X: Source<T>>(to: &mut [T], from: &[X]) {
     }
 }
 
-/// Writes `to[place(j) + i] = from[row(i) + j]` for `i` in `0..n` and `j` in `0..m`, in squares of a vector's side.
+/// Writes `to[j to_pitch + i] = from[i from_pitch + j]` for `i` in `0..n` and `j` in `0..m`, in squares of a vector's side.
+///
+/// Four squares make a block of whole lines of the cache on either side. Blocks follow each other along the side whose rows
+/// are further apart, which is then a few streams of memory.
+#[inline(always)]
+pub(in crate::kernels) fn turn<T: Real, X: Source<T>, V: Vectors<T>>(
+    vectors: V,
+    (n, m): (usize, usize),
+    (from, from_pitch): (&[X], usize),
+    (to, to_pitch): (&mut [T], usize),
+) {
+    let side = T::LANES / 2;
+    let (n_whole, m_whole) = (n / side * side, m / side * side);
+    let along_rows = from_pitch >= to_pitch;
+    let (outer, inner) = if along_rows { (n_whole, m_whole) } else { (m_whole, n_whole) };
+    for a in (0..outer).step_by(2 * side) {
+        for b in (0..inner).step_by(2 * side) {
+            let (top, left) = if along_rows { (a, b) } else { (b, a) };
+            for j in (left..m_whole.min(left + 2 * side)).step_by(side) {
+                for i in (top..n_whole.min(top + 2 * side)).step_by(side) {
+                    let from = (&from[i * from_pitch + j..], from_pitch);
+                    turn_square(vectors, from, (&mut to[j * to_pitch + i..], to_pitch));
+                }
+            }
+        }
+    }
+    for i in 0..n {
+        let first = if i < n_whole { m_whole } else { 0 };
+        for j in first..m {
+            to[j * to_pitch + i] = from[i * from_pitch + j].value();
+        }
+    }
+}
+
+/// [`turn`] of one square.
+#[inline(always)]
+fn turn_square<T: Real, X: Source<T>, V: Vectors<T>>(
+    vectors: V,
+    (from, from_pitch): (&[X], usize),
+    (to, to_pitch): (&mut [T], usize),
+) {
+    let side = T::LANES / 2;
+    // Squares of 8; `f64` uses a quarter of them.
+    let mut values = [T::default(); 8];
+    let mut rows = [V::load_half(&values); 8];
+    let (rows, values) = (&mut rows[..side], &mut values[..side]);
+    for (k, vector) in rows.iter_mut().enumerate() {
+        for (value, x) in values.iter_mut().zip(&from[k * from_pitch..][..side]) {
+            *value = x.value();
+        }
+        *vector = V::load_half(values);
+    }
+    vectors.transpose(rows);
+    for (k, &vector) in rows.iter().enumerate() {
+        V::store_half(vector, &mut to[k * to_pitch..]);
+    }
+}
+
+/// Writes `to[place(j) + i] = from[row(i) + j]` for `i` in `0..n` and `j` in `0..m`, in squares of a vector's side: [`turn`]
+/// where places are listed.
 #[inline(always)]
 pub(in crate::kernels) fn transpose<T: Real, X: Source<T>, V: Vectors<T>>(
     vectors: V,

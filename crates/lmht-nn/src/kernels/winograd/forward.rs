@@ -1,7 +1,7 @@
 //! The forward pass, and with the flipped kernel the input gradient.
 
 use super::transform::{self, load, store};
-use super::{POINTS, RUN, Tiles, fits, pitch};
+use super::{POINTS, Tiles, fits, pitch, with_run};
 use crate::kernels::dense::Packing;
 use crate::kernels::lines::Lines;
 use crate::kernels::real::{Real, VectorKernel, Vectors};
@@ -61,12 +61,14 @@ impl<T: Real> VectorKernel<T> for WeightBlock<'_, T> {
     #[inline(always)]
     fn run<V: Vectors<T>>(self, _: V) {
         let n = self.taps.len() / 9;
-        for i in (0..n).step_by(RUN) {
-            let points = transform::weight(|tap| load(&self.taps[tap * n + i..]));
-            for (point, run) in points.into_iter().enumerate() {
-                store(run, &mut self.points[point * n + i..]);
+        with_run!(RUN of T, V => {
+            for i in (0..n).step_by(RUN) {
+                let points = transform::weight::<T, RUN>(#[inline(always)] |tap| load(&self.taps[tap * n + i..]));
+                for (point, run) in points.as_flattened().iter().enumerate() {
+                    store(run, &mut self.points[point * n + i..]);
+                }
             }
-        }
+        });
     }
 }
 
@@ -74,23 +76,46 @@ impl<T: Real> VectorKernel<T> for WeightBlock<'_, T> {
 ///
 /// `xs` is `[n, h, w, c_in]`, `ys` `[n, h_out, w_out, c_out]`, which is overwritten.
 pub(crate) fn forward<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &Weights<T>, ys: &mut [T]) {
+    let (tiles, per_pass) = (Tiles::of(s), rows_of_a_pass(s));
+    let mut rows = rows_of_tiles(s, ys);
+    let per_task = rows.len().div_ceil(per_pass).div_ceil(TASKS).max(1) * per_pass;
+    let zeros = vec![X::default(); s.c_in];
+    rows.par_chunks_mut(per_task).enumerate().for_each_init(Scratch::default, |scratch, (task, rows)| {
+        let first = task * per_task;
+        T::run_with_vectors(Task { shape: s, tiles, xs, zeros: &zeros, weights, first, rows, per_pass, scratch });
+    });
+}
+
+/// [`forward`] without sharing the work out.
+pub(in crate::kernels) fn forward_alone<T: Real, X: Source<T>>(
+    s: &ConvShape,
+    xs: &[X],
+    weights: &Weights<T>,
+    ys: &mut [T],
+    scratch: &mut Scratch<T>,
+) {
+    let (tiles, per_pass) = (Tiles::of(s), rows_of_a_pass(s));
+    let (rows, zeros) = (&mut *rows_of_tiles(s, ys), &*vec![X::default(); s.c_in]);
+    T::run_with_vectors(Task { shape: s, tiles, xs, zeros, weights, first: 0, rows, per_pass, scratch });
+}
+
+/// Tiles of a pass over the weights.
+fn tiles_of_a_pass(s: &ConvShape) -> usize {
+    if s.c_in * s.c_out > MANY { MORE_TILES } else { TILES }
+}
+
+fn rows_of_a_pass(s: &ConvShape) -> usize {
+    (tiles_of_a_pass(s) / Tiles::of(s).cols.max(1)).max(1)
+}
+
+/// The outputs of each row of tiles: two rows, or one at the end of a map.
+fn rows_of_tiles<'a, T>(s: &ConvShape, ys: &'a mut [T]) -> Vec<&'a mut [T]> {
     debug_assert!(fits(s));
     if ys.is_empty() {
-        return;
+        return Vec::new();
     }
-    let tiles = Tiles::of(s);
     let map = s.h_out * s.w_out * s.c_out;
-    let mut rows: Vec<&mut [T]> =
-        ys.chunks_exact_mut(map).flat_map(|map| map.chunks_mut(2 * s.w_out * s.c_out)).collect();
-    let per_pass = if s.c_in * s.c_out > MANY { MORE_TILES } else { TILES } / tiles.cols;
-    let per_pass = per_pass.max(1);
-    let passes = rows.len().div_ceil(per_pass);
-    let per_task = passes.div_ceil(TASKS) * per_pass;
-    let zeros = vec![X::default(); s.c_in];
-    rows.par_chunks_mut(per_task).enumerate().for_each(|(task, rows)| {
-        let first = task * per_task;
-        T::run_with_vectors(Task { shape: s, tiles, xs, zeros: &zeros, weights, first, rows, per_pass });
-    });
+    ys.chunks_exact_mut(map).flat_map(|map| map.chunks_mut(2 * s.w_out * s.c_out)).collect()
 }
 
 /// `dxs[n, y + ky - p, x + kx - p, i] = Σ_{o, y, x, ky, kx} weight[o, i, ky, kx] grads[n, y, x, o]`, for a shape that
@@ -99,7 +124,12 @@ pub(crate) fn forward<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &
 /// `grads` is `[n, h_out, w_out, c_out]`, `dxs` `[n, h, w, c_in]`, which is overwritten; `weights` are
 /// [flipped](Weights::flipped).
 pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weights: &Weights<T>, dxs: &mut [T]) {
-    let back = ConvShape {
+    forward(&backwards(s), grads, weights, dxs);
+}
+
+/// The convolution with the flipped kernel that the input gradient is.
+pub(in crate::kernels) fn backwards(s: &ConvShape) -> ConvShape {
+    ConvShape {
         c_in: s.c_out,
         h: s.h_out,
         w: s.w_out,
@@ -108,8 +138,7 @@ pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weights: &Weights<
         w_out: s.w,
         padding: 2 - s.padding,
         ..*s
-    };
-    forward(&back, grads, weights, dxs);
+    }
 }
 
 /// Pixels `[4, 4]` that a tile reads; `zeros` in the border.
@@ -144,26 +173,45 @@ struct Task<'a, 'out, T, X> {
     /// For each row of tiles two rows of outputs, or one at the end of a map.
     rows: &'a mut [&'out mut [T]],
     per_pass: usize,
+    scratch: &'a mut Scratch<T>,
+}
+
+/// Buffers of a task, for one after the other: matrices `[tiles, c_in]` and `[tiles, c_out]` for each point.
+#[derive(Debug, Default)]
+pub(in crate::kernels) struct Scratch<T> {
+    inputs: Lines<T>,
+    products: Lines<T>,
 }
 
 impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, '_, T, X> {
     #[inline(always)]
     fn run<V: Vectors<T>>(self, vectors: V) {
+        with_run!(RUN of T, V => { self.run_with::<V, RUN>(vectors) });
+    }
+}
+
+impl<T: Real, X: Source<T>> Task<'_, '_, T, X> {
+    /// With runs of `RUN` channels.
+    #[inline(always)]
+    fn run_with<V: Vectors<T>, const RUN: usize>(self, vectors: V) {
         let Self { shape: s, tiles, xs, zeros, weights, per_pass, .. } = self;
         let most = per_pass.min(self.rows.len()) * tiles.cols;
-        // Matrices [tiles, c_in] and [tiles, c_out] for each point.
         let (pitch_in, pitch_out) = (pitch::<T>(s.c_in), pitch::<T>(s.c_out));
         let (point_in, point_out) = (most * pitch_in + T::LANES, most * pitch_out + T::LANES);
-        let mut inputs = Lines::zeros(POINTS * point_in);
-        let mut products = Lines::zeros(POINTS * point_out);
+        let Scratch { inputs, products } = self.scratch;
+        inputs.resize(POINTS * point_in);
+        products.resize(POINTS * point_out);
         for (pass, rows) in self.rows.chunks_mut(per_pass).enumerate() {
             let n = rows.len() * tiles.cols;
             for tile in 0..n {
                 let row = self.first + pass * per_pass + tile / tiles.cols;
                 let pixels = patch(s, xs, zeros, (row / tiles.rows, row % tiles.rows, tile % tiles.cols));
                 for c in (0..s.c_in).step_by(RUN) {
-                    let points = transform::input(|y, x| load(&pixels[4 * y + x][c..]));
-                    for (point, run) in points.into_iter().enumerate() {
+                    let points = transform::input::<T, RUN>(
+                        #[inline(always)]
+                        |y, x| load(&pixels[4 * y + x][c..]),
+                    );
+                    for (point, run) in points.as_flattened().iter().enumerate() {
                         store(run, &mut inputs[point * point_in + tile * pitch_in + c..]);
                     }
                 }
@@ -201,9 +249,12 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, '_, T, X> {
                         [&mut *upper, &mut *lower].map(|row| row.get_mut(x..).unwrap_or_default().chunks_mut(s.c_out));
                     let mut pixels = [upper.next(), upper.next(), lower.next(), lower.next()];
                     for c in (0..s.c_out).step_by(RUN) {
-                        let runs =
-                            transform::output(|point| load(&products[point * point_out + tile * pitch_out + c..]));
-                        for (run, pixel) in runs.into_iter().zip(&mut pixels) {
+                        let at = tile * pitch_out + c;
+                        let runs = transform::output::<T, RUN>(
+                            #[inline(always)]
+                            |point| load(&products[point * point_out + at..]),
+                        );
+                        for (run, pixel) in runs.as_flattened().iter().zip(&mut pixels) {
                             if let Some(pixel) = pixel {
                                 store(run, &mut pixel[c..]);
                             }

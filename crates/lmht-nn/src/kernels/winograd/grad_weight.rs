@@ -2,8 +2,8 @@
 
 use super::forward::patch;
 use super::transform::{self, load, store};
-use super::{POINTS, RUN, Tiles, fits};
-use crate::kernels::dense::transpose;
+use super::{POINTS, Tiles, fits, with_run};
+use crate::kernels::dense::turn;
 use crate::kernels::lines::Lines;
 use crate::kernels::real::{Real, VectorKernel, Vectors};
 use crate::kernels::tile::{self, for_blocks, for_rows};
@@ -13,8 +13,8 @@ use std::ops::Range;
 
 /// Tiles of a pass.
 const TILES: usize = 64;
-/// Input channels of a panel: whole runs, and whole register tiles.
-const PANEL: usize = 24;
+/// Runs of input channels in a panel, which is then whole register tiles, too.
+const RUNS: usize = 3;
 /// Channels of a task, on either side, at most. Their sums at the 16 points (1 MB) stay in the cache.
 const CHANNELS: usize = 128;
 /// Number of tasks to aim at. A constant and not the number of threads, so that sums keep their order.
@@ -24,24 +24,59 @@ const TASKS: usize = 8;
 ///
 /// `xs` is `[n, h, w, c_in]`, `grads` `[n, h_out, w_out, c_out]`, `dweight` `[c_out, c_in, 3, 3]`, which is overwritten.
 pub(crate) fn grad_weight<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], dweight: &mut [T]) {
+    sum_up(s, 1, dweight, |part, sums| {
+        add_part(s, xs, grads, part, sums, &mut Scratch::default());
+    });
+}
+
+/// What a task sums up: some channels over some rows of tiles, counted over all images.
+#[derive(Debug, Clone)]
+pub(in crate::kernels) struct Part {
+    pub(in crate::kernels) rows: Range<usize>,
+    pub(in crate::kernels) inputs: Range<usize>,
+    pub(in crate::kernels) outputs: Range<usize>,
+}
+
+/// Buffers of a task, for one after the other.
+#[derive(Debug, Default)]
+pub(in crate::kernels) struct Scratch<T> {
+    xs: Lines<T>,
+    grads: Lines<T>,
+}
+
+/// Adds to `sums` what a part of these maps gives.
+pub(in crate::kernels) fn add_part<T: Real, X: Source<T>>(
+    s: &ConvShape,
+    xs: &[X],
+    grads: &[T],
+    part: Part,
+    sums: &mut [T],
+    scratch: &mut Scratch<T>,
+) {
+    let zeros = (&*vec![X::default(); s.c_in], &*vec![T::default(); s.c_out]);
+    T::run_with_vectors(Task { shape: s, tiles: Tiles::of(s), xs, grads, zeros, part, sums, scratch });
+}
+
+/// The weight gradient from the sums that `add` adds up for each part, which begins at a multiple of `multiple` rows.
+pub(in crate::kernels) fn sum_up<T: Real>(
+    s: &ConvShape,
+    multiple: usize,
+    dweight: &mut [T],
+    add: impl Fn(Part, &mut [T]) + Sync,
+) {
     debug_assert!(fits(s));
     let cut = |c: usize| c.div_ceil(c.div_ceil(CHANNELS)).next_multiple_of(T::LANES);
     let (per_in, per_out) = (cut(s.c_in), cut(s.c_out));
     let (n_in, n_out) = (s.c_in.div_ceil(per_in), s.c_out.div_ceil(per_out));
     let tiles = Tiles::of(s);
     let n_rows = tiles.n * tiles.rows;
-    let per_group = n_rows.div_ceil(TASKS.div_ceil(n_in * n_out)).max(1);
+    let per_group = n_rows.div_ceil(TASKS.div_ceil(n_in * n_out)).max(1).next_multiple_of(multiple);
     let n_groups = n_rows.div_ceil(per_group).max(1);
-    let zeros = (vec![X::default(); s.c_in], vec![T::default(); s.c_out]);
-    let part = |i: usize, per: usize, c: usize| i * per..c.min((i + 1) * per);
+    let range = |i: usize, per: usize, c: usize| i * per..c.min((i + 1) * per);
     let sums_of = |i: usize, o: usize, group: usize| {
-        let (inputs, outputs) = (part(i, per_in, s.c_in), part(o, per_out, s.c_out));
+        let (inputs, outputs) = (range(i, per_in, s.c_in), range(o, per_out, s.c_out));
         let mut sums = Lines::zeros(POINTS * point_len::<T>(&inputs, &outputs));
-        let (zero_xs, zero_grads) = (&*zeros.0, &*zeros.1);
-        let rows = part(group, per_group, n_rows);
-        let sums_of = &mut *sums;
-        let task = Task { shape: s, tiles, xs, zero_xs, grads, zero_grads, rows, inputs, outputs, sums: sums_of };
-        T::run_with_vectors(task);
+        add(Part { rows: range(group, per_group, n_rows), inputs, outputs }, &mut sums);
         sums
     };
     // Ordered by outputs, inputs, group.
@@ -53,7 +88,7 @@ pub(crate) fn grad_weight<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads:
     dweight.par_chunks_mut(T::LANES * s.c_in * 9).enumerate().for_each(|(block, dweight)| {
         let o = block * T::LANES / per_out;
         for i in 0..n_in {
-            let (inputs, outputs) = (part(i, per_in, s.c_in), part(o, per_out, s.c_out));
+            let (inputs, outputs) = (range(i, per_in, s.c_in), range(o, per_out, s.c_out));
             let sums = &sums[(o * n_in + i) * n_groups..][..n_groups];
             let first = block * T::LANES - outputs.start;
             T::run_with_vectors(Finish { sums, inputs, outputs, first, c_in: s.c_in, dweight });
@@ -66,35 +101,49 @@ fn point_len<T: Real>(inputs: &Range<usize>, outputs: &Range<usize>) -> usize {
     outputs.len().div_ceil(T::LANES) * inputs.len() * T::LANES
 }
 
-/// The sums of some channels over some rows of tiles.
+/// The sums of a part.
 struct Task<'a, T, X> {
     shape: &'a ConvShape,
     tiles: Tiles,
     xs: &'a [X],
-    zero_xs: &'a [X],
     grads: &'a [T],
-    zero_grads: &'a [T],
-    /// Counted over all images.
-    rows: Range<usize>,
-    inputs: Range<usize>,
-    outputs: Range<usize>,
+    /// A pixel of either in the border.
+    zeros: (&'a [X], &'a [T]),
+    part: Part,
     sums: &'a mut [T],
+    scratch: &'a mut Scratch<T>,
 }
 
 impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
     #[inline(always)]
     fn run<V: Vectors<T>>(self, vectors: V) {
-        let Self { shape: s, tiles, ref inputs, ref outputs, .. } = self;
-        let first = self.rows.start * tiles.cols;
-        let n = self.rows.len() * tiles.cols;
+        with_run!(RUN of T, V => { self.run_with::<V, RUN>(vectors) });
+    }
+}
+
+impl<T: Real, X: Source<T>> Task<'_, T, X> {
+    /// With runs of `RUN` channels.
+    #[inline(always)]
+    fn run_with<V: Vectors<T>, const RUN: usize>(self, vectors: V) {
+        let Self {
+            shape: s,
+            tiles,
+            zeros: (zero_xs, zero_grads),
+            part: Part { ref rows, ref inputs, ref outputs },
+            ..
+        } = self;
+        let per_panel = RUNS * RUN;
+        let first = rows.start * tiles.cols;
+        let n = rows.len() * tiles.cols;
         let most = TILES.min(n);
-        // For each point: panels of input channels [tiles, PANEL], blocks of output channels [tiles, L].
-        let panel = most * PANEL;
-        let point_in = inputs.len().div_ceil(PANEL) * panel + T::LANES;
+        // For each point: panels of input channels [tiles, per_panel], blocks of output channels [tiles, L].
+        let panel = most * per_panel;
+        let point_in = inputs.len().div_ceil(per_panel) * panel + T::LANES;
         let block = most * T::LANES;
         let point_out = outputs.len().div_ceil(T::LANES) * block + T::LANES;
-        let mut xs = Lines::zeros(POINTS * point_in);
-        let mut grads = Lines::zeros(POINTS * point_out);
+        let Scratch { xs, grads } = self.scratch;
+        xs.resize(POINTS * point_in);
+        grads.resize(POINTS * point_out);
         let point_sum = point_len::<T>(inputs, outputs);
         for start in (0..n).step_by(TILES) {
             let n = TILES.min(n - start);
@@ -102,11 +151,14 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
                 let tile = first + start + i;
                 let (row, col) = (tile / tiles.cols, tile % tiles.cols);
                 let (image, row) = (row / tiles.rows, row % tiles.rows);
-                let pixels = patch(s, self.xs, self.zero_xs, (image, row, col)).map(|pixel| &pixel[inputs.clone()]);
+                let pixels = patch(s, self.xs, zero_xs, (image, row, col)).map(|pixel| &pixel[inputs.clone()]);
                 for c in (0..inputs.len()).step_by(RUN) {
-                    let points = transform::input(|y, x| load(&pixels[4 * y + x][c..]));
-                    let at = c / PANEL * panel + i * PANEL + c % PANEL;
-                    for (point, run) in points.into_iter().enumerate() {
+                    let points = transform::input::<T, RUN>(
+                        #[inline(always)]
+                        |y, x| load(&pixels[4 * y + x][c..]),
+                    );
+                    let at = c / per_panel * panel + i * per_panel + c % per_panel;
+                    for (point, run) in points.as_flattened().iter().enumerate() {
                         store(run, &mut xs[point * point_in + at..]);
                     }
                 }
@@ -115,14 +167,16 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
                     let pixel = if y < s.h_out && x < s.w_out {
                         &self.grads[((image * s.h_out + y) * s.w_out + x) * s.c_out..][..s.c_out]
                     } else {
-                        self.zero_grads
+                        zero_grads
                     };
                     &pixel[outputs.clone()]
                 });
                 for c in (0..outputs.len()).step_by(RUN) {
-                    let points = transform::gradient(pixels.map(|pixel| load(&pixel[c..])));
+                    let runs =
+                        [load(&pixels[0][c..]), load(&pixels[1][c..]), load(&pixels[2][c..]), load(&pixels[3][c..])];
+                    let points = transform::gradient::<T, RUN>(runs);
                     let at = c / T::LANES * block + i * T::LANES + c % T::LANES;
-                    for (point, run) in points.into_iter().enumerate() {
+                    for (point, run) in points.as_flattened().iter().enumerate() {
                         store(run, &mut grads[point * point_out + at..]);
                     }
                 }
@@ -134,11 +188,11 @@ impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
                 for_blocks!(first, B in outputs.len().div_ceil(T::LANES), V => {
                     let grads: [&[V::Block]; B] =
                         tile::each(|b| V::blocks(&grads[(first + b) * block..][..n * T::LANES]));
-                    for (i, channel) in (0..inputs.len()).step_by(PANEL).enumerate() {
-                        for_rows!(row, R in PANEL.min(inputs.len() - channel) => {
+                    for (i, channel) in (0..inputs.len()).step_by(per_panel).enumerate() {
+                        for_rows!(row, R in per_panel.min(inputs.len() - channel) => {
                             let place = |r, b| (first + b) * per_block + (channel + row + r) * T::LANES;
                             let mut tile = tile::load::<T, V, R, B>(vectors, sums, place);
-                            tile::add_outer::<T, V, R, B>(vectors, &mut tile, &xs[i * panel + row..], PANEL, grads);
+                            tile::add_outer::<T, V, R, B>(vectors, &mut tile, &xs[i * panel + row..], per_panel, grads);
                             tile::store::<T, V, R, B>(tile, sums, place);
                         });
                     }
@@ -168,23 +222,24 @@ impl<T: Real> VectorKernel<T> for Finish<'_, T> {
         let start = self.first / T::LANES * n * T::LANES;
         // [inputs, taps, L], as the weights are ordered but for the outputs.
         let mut taps = Lines::zeros(n * 9 * T::LANES);
-        for i in (0..n * T::LANES).step_by(RUN) {
-            let runs = transform::weight_gradient(|point| {
-                let mut total = [T::default(); RUN];
-                for sums in self.sums {
-                    let run: transform::Run<T> = load(&sums[point * point_len + start + i..]);
-                    total.iter_mut().zip(run).for_each(|(total, x)| *total += x);
+        with_run!(RUN of T, V => {
+            for i in (0..n * T::LANES).step_by(RUN) {
+                let runs = transform::weight_gradient::<T, RUN>(#[inline(always)] |point| {
+                    let mut total = [T::default(); RUN];
+                    for sums in self.sums {
+                        total = transform::add(total, load(&sums[point * point_len + start + i..]));
+                    }
+                    total
+                });
+                let (input, lane) = (i / T::LANES, i % T::LANES);
+                for (tap, run) in runs.as_flattened().iter().enumerate() {
+                    store(run, &mut taps[(input * 9 + tap) * T::LANES + lane..]);
                 }
-                total
-            });
-            let (input, lane) = (i / T::LANES, i % T::LANES);
-            for (tap, run) in runs.into_iter().enumerate() {
-                store(run, &mut taps[(input * 9 + tap) * T::LANES + lane..]);
             }
-        }
+        });
         let per_output = self.c_in * 9;
         let n_outputs = self.dweight.len() / per_output;
         let first = self.inputs.start * 9;
-        transpose(vectors, (n * 9, n_outputs), &taps, |i| i * T::LANES, &mut self.dweight[first..], |o| o * per_output);
+        turn(vectors, (n * 9, n_outputs), (&*taps, T::LANES), (&mut self.dweight[first..], per_output));
     }
 }
