@@ -1,7 +1,8 @@
 //! Wall-clock benchmarks of the workspace: one binary, since linking Candle takes longer than most of them.
 //!
-//! The groups are criterion's. After them come the ratios of [`benchmarks::ratio`], where two things are measured in
-//! turns: on a machine that others use too, the quotient of neighbours says more than that of two separate medians.
+//! The groups are criterion's. After them come the ratios of [`benchmarks::ratio`] and [`benchmarks::choices`], where things
+//! are measured in turns: on a machine that others use too, the quotient of neighbours says more than that of two separate
+//! medians.
 //! Run by `cargo test --benches`, everything runs once, on small inputs.
 
 mod benchmarks;
@@ -32,7 +33,10 @@ fn main() {
     Criterion::default().configure_from_args().final_summary();
     // As criterion reads its arguments: what is no option is a filter on names.
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    if filter.is_none_or(|filter| "ratio".contains(&filter)) {
+    if filter.as_ref().is_none_or(|filter| "ratio".contains(filter)) {
         benchmarks::ratio::report();
+    }
+    if filter.is_none_or(|filter| "choices".contains(&filter)) {
+        benchmarks::choices::report();
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod backbones;
 pub(crate) mod batch_norm;
+pub(crate) mod choices;
 pub(crate) mod conv2d;
 pub(crate) mod convert;
 pub(crate) mod counting;
@@ -32,17 +33,19 @@ pub(crate) fn size(size: usize, small: usize) -> usize {
     if quick() { small } else { size }
 }
 
-/// `len` numbers, evenly spread over `low..high`, the same for the same seed (SplitMix64).
+/// `len` numbers, evenly spread over `low..high`, the same for the same seed.
 pub(crate) fn uniform(len: usize, (low, high): (f32, f32), seed: u64) -> Vec<f32> {
     let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    (0..len).map(|_| low + (high - low) * ((next() >> 40) as f32 / (1_u64 << 24) as f32)).collect()
+    (0..len).map(|_| low + (high - low) * ((random(&mut state) >> 40) as f32 / (1_u64 << 24) as f32)).collect()
+}
+
+/// The next number of SplitMix64.
+pub(crate) fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// A tensor of [`uniform`] numbers in -1..1.

@@ -35,6 +35,8 @@ pub use backbones::Network;
 pub use config::{Backbone, FORMAT_VERSION, ModelConfig, NeuronConfig, Stem};
 pub use error::{Error, Result};
 pub use inference::Inference;
+#[doc(hidden)]
+pub use kernels::measured;
 pub use lmht_core::{GradientMode, QcfsWindow, Schedule, Tgim};
 pub use params::{ParamKind, ParamStore};
 pub use pass::{Mode, NeuronEvent, Observer, Pass, PassEvent, ProductEvent, Signal, SynapseEvent, SynapseKind};

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::Number;
 use super::value::{Value, count, share};
 use crate::Result;
-use crate::kernels::{ConvShape, Images, Source, amx, dense, spikes, winograd};
+use crate::kernels::{ConvShape, Images, Path, Source, amx, choice, dense, spikes, winograd};
 use crate::ops::storage::with_slice;
 
 /// What a synapse reads.
@@ -62,31 +62,11 @@ impl<'a, T> Maps<'a, T> {
     }
 }
 
-/// The kernels of the forward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Path {
-    Dense,
-    /// Dense as well, in fewer products.
-    Winograd,
-    /// Sums of the weights of inputs that change.
-    Sparse,
-    /// On the matrix unit.
-    Matrix(amx::Unit),
-}
-
-/// The choice: it looks at sizes, at spikes and at the processor, and at nothing else.
+/// The kernel for some images.
 fn path<T: Number>(shape: &ConvShape, images: &Images, maps: &Maps<'_, T>) -> Path {
-    let Maps::Spikes { changes, .. } = *maps else {
-        return if winograd::pays(shape) { Path::Winograd } else { Path::Dense };
-    };
-    if let Some(unit) = amx::pays_forward::<T>(&ConvShape { n: images.rows(), ..*shape }, changes) {
-        Path::Matrix(unit)
-    } else if spikes::pays_forward(shape, changes) {
-        Path::Sparse
-    } else if winograd::pays(shape) {
-        Path::Winograd
-    } else {
-        Path::Dense
+    match *maps {
+        Maps::Numbers(_) => choice::dense(shape),
+        Maps::Spikes { changes, .. } => choice::forward::<T>(shape, images.rows(), changes),
     }
 }
 
@@ -101,7 +81,7 @@ pub(super) fn forward_once<T: Number>(
     let scaled = scaled(weight, maps.amplitude());
     let weight = scaled.as_deref().unwrap_or(weight);
     match (path(shape, images, &maps), maps) {
-        (Path::Sparse, Maps::Spikes { bytes, .. }) => spikes::forward(shape, images, bytes, weight, ys),
+        (Path::Spikes, Maps::Spikes { bytes, .. }) => spikes::forward(shape, images, bytes, weight, ys),
         (Path::Matrix(unit), Maps::Spikes { bytes, .. }) => {
             let singles = T::singles(weight).zip(T::singles_mut(ys)).expect("the unit is for f32");
             matrix(unit, shape, images, bytes, &amx::Weights::new(shape, singles.0), singles.1);
@@ -206,7 +186,7 @@ impl<T: Number> Weights<T> {
                 matrix(unit, shape, images, bytes, once(&packed.matrix, pack)?, ys);
                 Ok(())
             }
-            (Path::Sparse, Maps::Spikes { bytes, .. }) => {
+            (Path::Spikes, Maps::Spikes { bytes, .. }) => {
                 let pack = || self.with(amplitude, |weight| spikes::PackedWeights::new(shape, weight));
                 spikes::forward_packed(shape, images, bytes, once(&packed.sparse, pack)?, ys);
                 Ok(())

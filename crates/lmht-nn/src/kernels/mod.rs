@@ -9,11 +9,15 @@
 //! | [`spikes`] | packed spikes, skipping what is zero |
 //! | [`amx`] | packed spikes on the matrix unit of x86 processors that have one |
 //! | [`nchw`] | `[N, C, H, W]` maps, as Candle has them |
+//! | [`choice`] | which of them is taken |
+//! | [`measured`] | each of them by its name, for a benchmark |
 //! | `real`, `tile`, `lines`, `phase` | number types and vectors, register tiles, aligned buffers, strides taken apart |
 
 pub(crate) mod amx;
+pub(crate) mod choice;
 pub(crate) mod dense;
 mod lines;
+pub mod measured;
 pub(crate) mod nchw;
 mod phase;
 pub(crate) mod real;
@@ -21,6 +25,7 @@ pub(crate) mod spikes;
 mod tile;
 pub(crate) mod winograd;
 
+pub(crate) use choice::Path;
 pub(crate) use real::{Kernel, Real, run_vectorized};
 
 use std::ops::Range;
@@ -34,31 +39,31 @@ pub(crate) fn grad_input_at<T: Real>(
     wanted: Option<(&[u8], f64)>,
     dxs: &mut [T],
 ) {
-    match wanted {
-        Some((units, share)) if spikes::pays_grad_input(s, share) => spikes::grad_input(s, grads, weight, units, dxs),
-        _ if winograd::pays(s) => winograd::grad_input(s, grads, &winograd::Weights::flipped(s, weight), dxs),
+    let path = wanted.map_or_else(|| choice::dense(s), |(_, share)| choice::grad_input(s, share));
+    match (path, wanted) {
+        (Path::Spikes, Some((units, _))) => spikes::grad_input(s, grads, weight, units, dxs),
+        (Path::Winograd, _) => winograd::grad_input(s, grads, &winograd::Weights::flipped(s, weight), dxs),
         _ => dense::grad_input(s, grads, weight, dxs),
     }
 }
 
 /// [`dense::grad_weight`], by the faster of the dense kernels.
 pub(crate) fn grad_weight<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], dweight: &mut [T]) {
-    if winograd::pays(s) {
-        winograd::grad_weight(s, xs, grads, dweight);
-    } else {
-        dense::grad_weight(s, xs, grads, dweight);
+    match choice::dense(s) {
+        Path::Winograd => winograd::grad_weight(s, xs, grads, dweight),
+        _ => dense::grad_weight(s, xs, grads, dweight),
     }
 }
 
 /// [`dense::grad_weight`] of packed spikes, of which there are `share` a unit, by the fastest kernel.
 pub(crate) fn grad_weight_of_spikes<T: Real>(s: &ConvShape, spikes: &[u8], share: f64, grads: &[T], dweight: &mut [T]) {
-    if let (Some(unit), Some(grads)) = (amx::pays_grad_weight::<T>(s, share), T::singles(grads)) {
-        let dweight = T::singles_mut(dweight).expect("of the type of the gradients");
-        amx::grad_weight(unit, s, spikes, grads, dweight);
-    } else if spikes::pays_grad_weight(s, share) {
-        spikes::grad_weight(s, spikes, grads, dweight);
-    } else {
-        grad_weight(s, spikes, grads, dweight);
+    match choice::grad_weight::<T>(s, share) {
+        Path::Matrix(unit) => {
+            let singles = T::singles(grads).zip(T::singles_mut(dweight)).expect("the unit is for f32");
+            amx::grad_weight(unit, s, spikes, singles.0, singles.1);
+        }
+        Path::Spikes => spikes::grad_weight(s, spikes, grads, dweight),
+        Path::Direct | Path::Winograd => grad_weight(s, spikes, grads, dweight),
     }
 }
 
