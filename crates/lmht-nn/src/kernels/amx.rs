@@ -33,9 +33,6 @@ pub(crate) use unit::Unit;
 /// Channels of a block, on either side.
 const SIDE: usize = 32;
 
-/// Spikes a unit, or changes, from which on the unit beats the kernels that skip what is zero.
-const MANY: f64 = 0.08;
-
 /// Whether a convolution can be computed here: channels must fill tiles.
 fn fits(s: &ConvShape) -> bool {
     let is_full = |channels: usize| channels > 0 && channels.is_multiple_of(SIDE);
@@ -47,12 +44,27 @@ fn fills(n: usize, rows: usize) -> bool {
     n.next_multiple_of(rows) <= n + n / 3
 }
 
+/// The unit, if [`forward()`] can use one.
+pub(crate) fn forward_unit<T: Real>(s: &ConvShape) -> Option<Unit> {
+    if fits(s) && fills(s.n, unit::ROWS) { Unit::of::<T>() } else { None }
+}
+
 /// The unit, if there is one and [`forward()`] is the fastest kernel for inputs of which a share `changes`.
+///
+/// The limits of these two are from docs/performance.md, "Spikes or dense". Kernels of one pixel have too few products for
+/// the laying out.
 pub(crate) fn pays_forward<T: Real>(s: &ConvShape, changes: f64) -> Option<Unit> {
-    if changes > MANY && fits(s) && fills(s.n, unit::ROWS) { Unit::of::<T>() } else { None }
+    let least = if s.c_in < 64 { 0.05 } else { 0.13 };
+    forward_unit::<T>(s).filter(|_| s.k > 1 && changes > least)
+}
+
+/// The unit, if [`grad_weight()`] can use one.
+pub(crate) fn grad_weight_unit<T: Real>(s: &ConvShape) -> Option<Unit> {
+    if fits(s) && fills(s.n, unit::DEPTH) { Unit::of::<T>() } else { None }
 }
 
 /// The unit, if there is one and [`grad_weight()`] is the fastest kernel for so many spikes a unit.
 pub(crate) fn pays_grad_weight<T: Real>(s: &ConvShape, spikes: f64) -> Option<Unit> {
-    if spikes > MANY && fits(s) && fills(s.n, unit::DEPTH) { Unit::of::<T>() } else { None }
+    let least = if s.c_in < 64 { 0.08 } else { 0.18 };
+    grad_weight_unit::<T>(s).filter(|_| spikes > least)
 }

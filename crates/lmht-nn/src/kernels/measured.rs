@@ -106,8 +106,8 @@ impl Convolution {
         }
         all.push(Path::Spikes);
         let unit = match pass {
-            Pass::Forward => amx::pays_forward::<f32>(s, 1.),
-            Pass::GradWeight => amx::pays_grad_weight::<f32>(s, 1.),
+            Pass::Forward => amx::forward_unit::<f32>(s),
+            Pass::GradWeight => amx::grad_weight_unit::<f32>(s),
             Pass::GradInput => None,
         };
         all.extend(unit.map(Path::Matrix));

@@ -259,7 +259,20 @@ pub(crate) trait Kernel {
 
 /// Runs a kernel with the widest vectors of this processor.
 pub(crate) fn run_vectorized<K: Kernel>(kernel: K) {
-    match Arch::new() {
+    run_on(Arch::new(), kernel);
+}
+
+/// Runs a kernel with vectors of 256 bits at most: where it works on lines of eight numbers, the compiler makes longer ones by
+/// shuffling two lines into one.
+pub(crate) fn run_vectorized_narrow<K: Kernel>(kernel: K) {
+    let arch = Arch::new();
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    let arch = if let Arch::V4(v4) = arch { Arch::V3(*v4) } else { arch };
+    run_on(arch, kernel);
+}
+
+fn run_on<K: Kernel>(arch: Arch, kernel: K) {
+    match arch {
         Arch::Scalar => kernel.run::<false>(),
         arch => arch.dispatch(
             #[inline(always)]
