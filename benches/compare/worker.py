@@ -243,11 +243,22 @@ def conv_step(case: dict, memory_format: torch.memory_format) -> Step:
     weight = torch.rand(case["c_out"], case["c_in"], case["kernel"], case["kernel"]) * 2 - 1
     weight = weight.to(memory_format=memory_format)
     stride, padding = case["stride"], case["kernel"] // 2
-    if not case["backward"]:
+    if case["pass"] == "forward":
 
         @torch.inference_mode()
         def step():
             F.conv2d(xs, weight, None, stride, padding)
+
+        return step
+    if case["pass"] != "all":
+        grads = torch.rand_like(F.conv2d(xs, weight, None, stride, padding)) * 2 - 1
+        mask = [case["pass"] == "input_gradient", case["pass"] == "weight_gradient", False]
+
+        @torch.inference_mode()
+        def step():
+            torch.ops.aten.convolution_backward(
+                grads, xs, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
+            )
 
         return step
     xs.requires_grad_()

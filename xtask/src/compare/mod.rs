@@ -19,7 +19,7 @@ use lmht_nn::{Backbone, ModelCard, ModelConfig, Network, NeuronConfig, ParamStor
 
 use self::load::Usage;
 use self::measure::{Row, Side, measure};
-use self::protocol::{Ask, Case, ConvCase, NetworkCase, Number, Outputs, Reply, Request, Worker, unexpected};
+use self::protocol::{Ask, Case, ConvCase, ConvPass, NetworkCase, Number, Outputs, Reply, Request, Worker, unexpected};
 use self::report::{Agreement, MemoryRow, Report};
 use crate::data;
 use crate::experiment::DataConfig;
@@ -626,10 +626,15 @@ impl Driver {
         }
         let mut conv = Vec::new();
         for (c_in, c_out, side, stride) in [(1, 1, 32, 1), (1, 2, 32, 2), (2, 2, 16, 1), (4, 4, 8, 1), (8, 8, 4, 1)] {
-            for backward in [false, true] {
+            for pass in [ConvPass::Forward, ConvPass::InputGradient, ConvPass::WeightGradient, ConvPass::All] {
                 let (c_in, c_out) = (c_in * unit, c_out * unit);
-                let case = ConvCase { n, c_in, c_out, side, kernel: 3, stride, backward };
-                let direction = if backward { "forward + backward" } else { "forward" };
+                let case = ConvCase { n, c_in, c_out, side, kernel: 3, stride, pass };
+                let direction = match pass {
+                    ConvPass::Forward => "forward",
+                    ConvPass::InputGradient => "input gradient",
+                    ConvPass::WeightGradient => "weight gradient",
+                    ConvPass::All => "forward + backward",
+                };
                 let stride = if stride == 1 { String::new() } else { format!(" stride {stride}") };
                 let what = format!("{c_in} to {c_out}, {side}x{side}{stride}, {direction}");
                 conv.push(self.measure(

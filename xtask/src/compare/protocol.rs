@@ -102,7 +102,7 @@ pub(crate) enum Case {
         /// How many numbers the tensor has.
         len: usize,
     },
-    /// A convolution with k/2 padding, forward alone or with both gradients.
+    /// A convolution with k/2 padding.
     Conv(ConvCase),
     /// A product of two square matrices.
     Matmul {
@@ -142,16 +142,30 @@ pub(crate) struct ConvCase {
     pub(crate) kernel: usize,
     /// Its step.
     pub(crate) stride: usize,
-    /// Whether both gradients are computed, too.
-    pub(crate) backward: bool,
+    /// What of it.
+    pub(crate) pass: ConvPass,
+}
+
+/// What is computed of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ConvPass {
+    /// The outputs, by the framework's operation.
+    Forward,
+    /// dLoss/dx alone, from gradients at hand.
+    InputGradient,
+    /// dLoss/dw alone.
+    WeightGradient,
+    /// The operation and all of the framework's backward pass.
+    All,
 }
 
 impl ConvCase {
-    /// Operations, a multiply-accumulate counted as two, padding as if computed; a backward pass is two forward ones.
+    /// Operations, a multiply-accumulate counted as two, padding as if computed; each gradient is as much as the outputs.
     pub(crate) fn flop(&self) -> f64 {
         let side = (self.side + 2 * (self.kernel / 2) - self.kernel) / self.stride + 1;
         let forward = 2 * self.n * self.c_in * self.c_out * self.kernel * self.kernel * side * side;
-        (if self.backward { 3 * forward } else { forward }) as f64
+        (if self.pass == ConvPass::All { 3 * forward } else { forward }) as f64
     }
 }
 
@@ -376,9 +390,10 @@ mod tests {
 
     #[test]
     fn operations_of_a_convolution_by_hand() {
-        let case = ConvCase { n: 1, c_in: 2, c_out: 3, side: 4, kernel: 3, stride: 2, backward: false };
+        let case = ConvCase { n: 1, c_in: 2, c_out: 3, side: 4, kernel: 3, stride: 2, pass: ConvPass::Forward };
         // 2 x 2 outputs of 3 channels, 18 multiply-accumulates each.
         assert_eq!(case.flop(), 2. * 4. * 3. * 18.);
-        assert_eq!(ConvCase { backward: true, ..case }.flop(), 3. * case.flop());
+        assert_eq!(ConvCase { pass: ConvPass::InputGradient, ..case }.flop(), case.flop());
+        assert_eq!(ConvCase { pass: ConvPass::All, ..case }.flop(), 3. * case.flop());
     }
 }

@@ -16,10 +16,10 @@ use lmht_nn::ops::{self, Conv2dParams, Learned};
 use lmht_nn::optim::{OptimizerConfig, SgdConfig, find_non_finite, grad_norm};
 use lmht_nn::schedule::{ScheduleConfig, UpdateEvery};
 use lmht_nn::train::{Progress, TrainConfig, fit};
-use lmht_nn::{ModelCard, ModelConfig, Network, ParamStore, Pass, from_pretrained, loss, save_pretrained};
+use lmht_nn::{ModelCard, ModelConfig, Network, ParamStore, Pass, from_pretrained, loss, measured, save_pretrained};
 use rayon::prelude::*;
 
-use super::protocol::{Case, ConvCase, Hello, Memory, NetworkCase, Number, Outputs, Rate, Reply, Request};
+use super::protocol::{Case, ConvCase, ConvPass, Hello, Memory, NetworkCase, Number, Outputs, Rate, Reply, Request};
 use crate::data::{self, Source};
 use crate::experiment::DataConfig;
 
@@ -341,12 +341,29 @@ fn copy_step(len: usize) -> Step {
 }
 
 fn conv_step(case: ConvCase) -> Result<Step> {
-    let ConvCase { n, c_in, c_out, side, kernel, stride, backward } = case;
+    let ConvCase { n, c_in, c_out, side, kernel, stride, pass } = case;
+    let gradient = match pass {
+        ConvPass::InputGradient => Some(measured::Pass::GradInput),
+        ConvPass::WeightGradient => Some(measured::Pass::GradWeight),
+        ConvPass::Forward | ConvPass::All => None,
+    };
+    if let Some(gradient) = gradient {
+        let sizes = measured::Sizes { maps: n, c_in, c_out, side, kernel, stride };
+        let mut state = 1_u32;
+        let mut convolution = measured::Dense::new(sizes, || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state
+        });
+        return Ok(Box::new(move || {
+            black_box(&mut convolution).run(gradient);
+            Ok(())
+        }));
+    }
     let xs = Var::from_tensor(&tensor(&[n, c_in, side, side], 1)?)?;
     let weight = Var::from_tensor(&tensor(&[c_out, c_in, kernel, kernel], 2)?)?;
     let params = Conv2dParams { stride, padding: kernel / 2 };
     Ok(Box::new(move || {
-        if backward {
+        if pass == ConvPass::All {
             black_box(ops::conv2d(&xs, &weight, None, params)?.backward()?);
         } else {
             black_box(ops::conv2d(&xs.detach(), &weight.detach(), None, params)?);

@@ -1,9 +1,10 @@
-//! Every kernel of a convolution by its name, for the benchmark that holds the choice between them against the dense ones.
+//! The kernels of a convolution without Candle around them: each by its name, for the benchmark that holds the choice between
+//! them against the dense ones ([`Convolution`]), and the dense ones of `[N, C, H, W]` maps ([`Dense`]).
 //!
 //! Not part of the interface: what is here may change in any version.
 
 use super::choice::{self, Path};
-use super::{ConvShape, Images, amx, dense, winograd};
+use super::{ConvShape, Images, amx, dense, nchw, winograd};
 use std::fmt;
 
 /// What a convolution computes.
@@ -49,6 +50,58 @@ pub struct Sizes {
     pub stride: usize,
 }
 
+impl Sizes {
+    fn shape(self) -> ConvShape {
+        let Self { maps: n, c_in, c_out, side, kernel: k, stride } = self;
+        let padding = k / 2;
+        let out = (side + 2 * padding - k) / stride + 1;
+        ConvShape { n, c_in, h: side, w: side, c_out, k, stride, padding, h_out: out, w_out: out }
+    }
+}
+
+/// Numbers in -0.5..0.5.
+fn numbers(len: usize, mut random: impl FnMut() -> u32) -> Vec<f32> {
+    (0..len).map(|_| random() as f32 * 2_f32.powi(-32) - 0.5).collect()
+}
+
+/// A convolution in f32 of numbers `[N, C, H, W]`, as [`ops::conv2d`](crate::ops::conv2d) computes it.
+#[derive(Debug)]
+pub struct Dense {
+    shape: ConvShape,
+    xs: Vec<f32>,
+    weight: Vec<f32>,
+    grads: Vec<f32>,
+    ys: Vec<f32>,
+    dxs: Vec<f32>,
+    dweight: Vec<f32>,
+}
+
+impl Dense {
+    /// Of random numbers; `random` gives 32 bits.
+    pub fn new(sizes: Sizes, mut random: impl FnMut() -> u32) -> Self {
+        let shape = sizes.shape();
+        Self {
+            xs: numbers(shape.x_len(), &mut random),
+            weight: numbers(shape.weight_len(), &mut random),
+            grads: numbers(shape.y_len(), &mut random),
+            ys: vec![0.; shape.y_len()],
+            dxs: vec![0.; shape.x_len()],
+            dweight: vec![0.; shape.weight_len()],
+            shape,
+        }
+    }
+
+    /// Computes a pass, into memory of this struct.
+    pub fn run(&mut self, pass: Pass) {
+        let Self { shape: s, xs, weight, grads, ys, dxs, dweight } = self;
+        match pass {
+            Pass::Forward => nchw::forward(s, xs, weight, None, ys),
+            Pass::GradWeight => nchw::grad_weight(s, xs, grads, dweight),
+            Pass::GradInput => nchw::grad_input(s, grads, weight, dxs),
+        }
+    }
+}
+
 /// A convolution in f32 of one timestep of spikes, packing of the weights included, as a training step runs it.
 #[derive(Debug)]
 pub struct Convolution {
@@ -66,19 +119,14 @@ pub struct Convolution {
 impl Convolution {
     /// With spikes in a `share` of the inputs; `random` gives numbers of 32 bits.
     pub fn new(sizes: Sizes, share: f64, mut random: impl FnMut() -> u32) -> Self {
-        let Sizes { maps, c_in, c_out, side, kernel, stride } = sizes;
-        let padding = kernel / 2;
-        let out = (side + 2 * padding - kernel) / stride + 1;
-        let (n, h, w, k, h_out, w_out) = (maps, side, side, kernel, out, out);
-        let shape = ConvShape { n, c_in, h, w, c_out, k, stride, padding, h_out, w_out };
+        let shape = sizes.shape();
         let mut below = |share: f64| f64::from(random()) < share * 2_f64.powi(32);
         let spikes = (0..shape.x_len()).map(|_| u8::from(below(share)) | u8::from(below(share)) << 7).collect();
-        let mut numbers = |len: usize| (0..len).map(|_| random() as f32 * 2_f32.powi(-32) - 0.5).collect();
         Self {
             share,
             spikes,
-            weight: numbers(shape.weight_len()),
-            grads: numbers(shape.y_len()),
+            weight: numbers(shape.weight_len(), &mut random),
+            grads: numbers(shape.y_len(), &mut random),
             ys: vec![0.; shape.y_len()],
             dxs: vec![0.; shape.x_len()],
             dweight: vec![0.; shape.weight_len()],
