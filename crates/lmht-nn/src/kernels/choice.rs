@@ -6,6 +6,7 @@ use super::{ConvShape, amx, spikes, winograd};
 /// The kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Path {
+    /// Dense, product by product.
     Direct,
     /// Dense as well, in fewer products.
     Winograd,

@@ -67,8 +67,14 @@ fn numbers(len: usize, mut random: impl FnMut() -> u32) -> Vec<f32> {
 /// A convolution in f32 of numbers `[N, C, H, W]`, as [`ops::conv2d`](crate::ops::conv2d) computes it.
 #[derive(Debug)]
 pub struct Dense {
-    shape: ConvShape,
     xs: Vec<f32>,
+    rest: Operands,
+}
+
+/// What a convolution has beside its input: weights, output gradients, and room for what each pass gives.
+#[derive(Debug)]
+struct Operands {
+    shape: ConvShape,
     weight: Vec<f32>,
     grads: Vec<f32>,
     ys: Vec<f32>,
@@ -76,24 +82,29 @@ pub struct Dense {
     dweight: Vec<f32>,
 }
 
-impl Dense {
-    /// Of random numbers; `random` gives 32 bits.
-    pub fn new(sizes: Sizes, mut random: impl FnMut() -> u32) -> Self {
-        let shape = sizes.shape();
+impl Operands {
+    fn new(shape: ConvShape, mut random: impl FnMut() -> u32) -> Self {
         Self {
-            xs: numbers(shape.x_len(), &mut random),
             weight: numbers(shape.weight_len(), &mut random),
-            grads: numbers(shape.y_len(), &mut random),
+            grads: numbers(shape.y_len(), random),
             ys: vec![0.; shape.y_len()],
             dxs: vec![0.; shape.x_len()],
             dweight: vec![0.; shape.weight_len()],
             shape,
         }
     }
+}
+
+impl Dense {
+    /// Of random numbers; `random` gives 32 bits.
+    pub fn new(sizes: Sizes, mut random: impl FnMut() -> u32) -> Self {
+        let shape = sizes.shape();
+        Self { xs: numbers(shape.x_len(), &mut random), rest: Operands::new(shape, random) }
+    }
 
     /// Computes a pass, into memory of this struct.
     pub fn run(&mut self, pass: Pass) {
-        let Self { shape: s, xs, weight, grads, ys, dxs, dweight } = self;
+        let Self { xs, rest: Operands { shape: s, weight, grads, ys, dxs, dweight } } = self;
         match pass {
             Pass::Forward => nchw::forward(s, xs, weight, None, ys),
             Pass::GradWeight => nchw::grad_weight(s, xs, grads, dweight),
@@ -105,15 +116,10 @@ impl Dense {
 /// A convolution in f32 of one timestep of spikes, packing of the weights included, as a training step runs it.
 #[derive(Debug)]
 pub struct Convolution {
-    shape: ConvShape,
     share: f64,
     /// Count 1 in the low bits of a share of the units; the top bit, "gradient wanted", in as many others.
     spikes: Vec<u8>,
-    weight: Vec<f32>,
-    grads: Vec<f32>,
-    ys: Vec<f32>,
-    dxs: Vec<f32>,
-    dweight: Vec<f32>,
+    rest: Operands,
 }
 
 impl Convolution {
@@ -122,27 +128,18 @@ impl Convolution {
         let shape = sizes.shape();
         let mut below = |share: f64| f64::from(random()) < share * 2_f64.powi(32);
         let spikes = (0..shape.x_len()).map(|_| u8::from(below(share)) | u8::from(below(share)) << 7).collect();
-        Self {
-            share,
-            spikes,
-            weight: numbers(shape.weight_len(), &mut random),
-            grads: numbers(shape.y_len(), &mut random),
-            ys: vec![0.; shape.y_len()],
-            dxs: vec![0.; shape.x_len()],
-            dweight: vec![0.; shape.weight_len()],
-            shape,
-        }
+        Self { share, spikes, rest: Operands::new(shape, random) }
     }
 
     /// Operations of the dense convolution, a multiply-accumulate counted as two.
     pub fn flop(&self) -> f64 {
-        let s = &self.shape;
+        let s = &self.rest.shape;
         2. * (s.y_len() * s.c_in * s.k * s.k) as f64
     }
 
     /// The kernel that a network takes, and all that there are on this processor, the faster of the dense ones first.
     pub fn kernels(&self, pass: Pass) -> (Kernel, Vec<Kernel>) {
-        let s = &self.shape;
+        let s = &self.rest.shape;
         let chosen = match pass {
             Pass::Forward => choice::forward::<f32>(s, s.n, self.share),
             Pass::GradWeight => choice::grad_weight::<f32>(s, self.share),
@@ -164,7 +161,7 @@ impl Convolution {
 
     /// Runs a kernel of [`kernels`](Self::kernels).
     pub fn run(&mut self, pass: Pass, Kernel(path): Kernel) {
-        let Self { shape: s, spikes, weight, grads, ys, dxs, dweight, .. } = self;
+        let Self { spikes, rest: Operands { shape: s, weight, grads, ys, dxs, dweight }, .. } = self;
         match (pass, path) {
             (Pass::Forward, Path::Direct) => dense::forward(s, spikes, weight, None, ys),
             (Pass::Forward, Path::Winograd) => winograd::forward(s, spikes, &winograd::Weights::new(s, weight), ys),

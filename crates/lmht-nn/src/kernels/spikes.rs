@@ -58,7 +58,7 @@ pub(crate) fn pays_grad_weight(s: &ConvShape, spikes: f64) -> bool {
     let limit = match s.c_in {
         ..16 => by_width(0., 0.),
         16..32 => by_width(0.12, 0.3),
-        32..64 => by_width(0.42, 0.45),
+        32..64 if s.k > 1 => by_width(0.42, 0.45),
         _ if s.k == 1 => by_width(0.35, 0.35),
         _ if winograd::pays(s) => by_width(0.37, 0.25),
         _ => by_width(0.42, 0.33),
@@ -70,7 +70,7 @@ pub(crate) fn pays_grad_weight(s: &ConvShape, spikes: f64) -> bool {
 pub(crate) fn pays_grad_input(s: &ConvShape, wanted: f64) -> bool {
     let limit = match s.c_in {
         ..32 => by_width(0., 0.),
-        32..64 => by_width(0.38, 0.28),
+        32..64 if s.k > 1 => by_width(0.38, 0.28),
         ..128 if s.k == 1 => by_width(0.2, 0.08),
         _ if s.k == 1 => by_width(0.2, 0.18),
         _ if winograd::pays(s) => by_width(0.3, 0.17),
