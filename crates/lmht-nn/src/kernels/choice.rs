@@ -16,9 +16,14 @@ pub(crate) enum Path {
     Matrix(amx::Unit),
 }
 
-/// The faster of the dense kernels, of all three passes.
+/// The faster of the dense kernels of the forward pass and of the input gradient.
 pub(crate) fn dense(s: &ConvShape) -> Path {
     if winograd::pays(s) { Path::Winograd } else { Path::Direct }
+}
+
+/// The faster of the dense kernels of the weight gradient.
+pub(crate) fn dense_grad_weight(s: &ConvShape) -> Path {
+    if winograd::pays_grad_weight(s) { Path::Winograd } else { Path::Direct }
 }
 
 /// The forward pass of `rows` maps of spikes, of which a share `changes` is not what it was a timestep before.
@@ -39,7 +44,7 @@ pub(crate) fn grad_weight<T: Real>(s: &ConvShape, spikes: f64) -> Path {
     } else if spikes::pays_grad_weight(s, spikes) {
         Path::Spikes
     } else {
-        dense(s)
+        dense_grad_weight(s)
     }
 }
 

@@ -145,9 +145,13 @@ impl Convolution {
             Pass::GradWeight => choice::grad_weight::<f32>(s, self.share),
             Pass::GradInput => choice::grad_input(s, self.share),
         };
-        let mut all = vec![choice::dense(s)];
+        let dense = match pass {
+            Pass::GradWeight => choice::dense_grad_weight(s),
+            Pass::Forward | Pass::GradInput => choice::dense(s),
+        };
+        let mut all = vec![dense];
         if winograd::fits(s) {
-            all.extend([Path::Direct, Path::Winograd].into_iter().filter(|&path| path != choice::dense(s)));
+            all.extend([Path::Direct, Path::Winograd].into_iter().filter(|&path| path != dense));
         }
         all.push(Path::Spikes);
         let unit = match pass {

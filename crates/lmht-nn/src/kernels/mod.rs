@@ -49,7 +49,7 @@ pub(crate) fn grad_input_at<T: Real>(
 
 /// [`dense::grad_weight`], by the faster of the dense kernels.
 pub(crate) fn grad_weight<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], dweight: &mut [T]) {
-    match choice::dense(s) {
+    match choice::dense_grad_weight(s) {
         Path::Winograd => winograd::grad_weight(s, xs, grads, dweight),
         _ => dense::grad_weight(s, xs, grads, dweight),
     }

@@ -7,19 +7,19 @@ use super::ConvShape;
 use super::dense::{self, turn};
 use super::lines::Lines;
 use super::real::{Real, VectorKernel, Vectors};
-use super::winograd::{self, Part, Tiles};
+use super::winograd::{self, Tiles};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Tiles of the images that are turned together: enough for a pass over the weights.
-const TILES: usize = 96;
+const TILES: usize = 64;
 
 /// As [`dense::nchw::forward`].
 pub(crate) fn forward<T: Real>(s: &ConvShape, xs: &[T], weight: &[T], bias: Option<&[T]>, ys: &mut [T]) {
     if !winograd::pays(s) {
         return dense::nchw::forward(s, xs, weight, bias, ys);
     }
-    turned(s, xs, &winograd::Weights::new(s, weight), ys);
+    turned(s, images_of_a_task(s), xs, &winograd::Weights::new(s, weight), ys);
     if let Some(bias) = bias {
         let map = s.h_out * s.w_out;
         ys.par_chunks_mut(s.c_out * map).for_each(|ys| {
@@ -35,13 +35,20 @@ pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weight: &[T], dxs:
     if !winograd::pays(s) {
         return dense::nchw::grad_input(s, grads, weight, dxs);
     }
-    turned(&winograd::backwards(s), grads, &winograd::Weights::flipped(s, weight), dxs);
+    let weights = winograd::Weights::flipped(s, weight);
+    turned(&winograd::backwards(s), images_of_a_task(s), grads, &weights, dxs);
 }
 
 /// As [`dense::nchw::grad_weight`].
 pub(crate) fn grad_weight<T: Real>(s: &ConvShape, xs: &[T], grads: &[T], dweight: &mut [T]) {
-    if !winograd::pays(s) {
+    if !winograd::pays_grad_weight(s) {
         return dense::nchw::grad_weight(s, xs, grads, dweight);
+    }
+    if !winograd::is_one_part(s) {
+        // Every task would turn its channels again.
+        let xs = turn_all(xs, (s.c_in, s.h * s.w));
+        let grads = turn_all(grads, (s.c_out, s.h_out * s.w_out));
+        return winograd::grad_weight(s, &xs, &grads, dweight);
     }
     let rows = Tiles::of(s).rows;
     winograd::sum_up(s, rows, dweight, |part, sums| {
@@ -50,14 +57,21 @@ pub(crate) fn grad_weight<T: Real>(s: &ConvShape, xs: &[T], grads: &[T], dweight
         let all = part.rows.start / rows..part.rows.end / rows;
         for first in all.clone().step_by(images_of_a_task(s)) {
             let images = first..all.end.min(first + images_of_a_task(s));
-            turn_images(xs, (s.c_in, s.h * s.w), &images, &part.inputs, &mut turned);
-            turn_images(grads, (s.c_out, s.h_out * s.w_out), &images, &part.outputs, &mut turned_grads);
-            let part =
-                Part { rows: 0..images.len() * rows, inputs: 0..part.inputs.len(), outputs: 0..part.outputs.len() };
-            let s = ConvShape { n: images.len(), c_in: part.inputs.len(), c_out: part.outputs.len(), ..*s };
+            turn_images(xs, (s.c_in, s.h * s.w), &images, &mut turned);
+            turn_images(grads, (s.c_out, s.h_out * s.w_out), &images, &mut turned_grads);
+            let s = ConvShape { n: images.len(), ..*s };
+            let part = part.with_rows(0..images.len() * rows);
             winograd::add_part(&s, &turned, &turned_grads, part, sums, &mut scratch);
         }
     });
+}
+
+/// Maps `[n, channels, map]` as `[n, map, channels]`.
+fn turn_all<T: Real>(maps: &[T], (n_channels, map): (usize, usize)) -> Lines<T> {
+    let (mut turned, len) = (Lines::zeros(maps.len()), (n_channels * map).max(1));
+    let images = maps.par_chunks_exact(len).zip(turned.par_chunks_exact_mut(len));
+    images.for_each(|(from, to)| T::run_with_vectors(Turn { from, n_rows: n_channels, n_cols: map, to }));
+    turned
 }
 
 /// Images that make a pass over the weights.
@@ -65,11 +79,11 @@ fn images_of_a_task(s: &ConvShape) -> usize {
     TILES.div_ceil(Tiles::of(&ConvShape { n: 1, ..*s }).len().max(1))
 }
 
-/// [`winograd::forward`], a few images in a task.
-fn turned<T: Real>(s: &ConvShape, xs: &[T], weights: &winograd::Weights<T>, ys: &mut [T]) {
+/// [`winograd::forward`] or the same [backwards](winograd::backwards), `per_task` images in a task.
+fn turned<T: Real>(s: &ConvShape, per_task: usize, xs: &[T], weights: &winograd::Weights<T>, ys: &mut [T]) {
     let (x_map, y_map) = (s.h * s.w, s.h_out * s.w_out);
     // Tasks of almost the same size, in a number that two threads share out evenly.
-    let n_tasks = s.n.div_ceil(images_of_a_task(s)).next_multiple_of(2).min(s.n);
+    let n_tasks = s.n.div_ceil(per_task).next_multiple_of(2).min(s.n);
     let mut rest = ys;
     let mut tasks = Vec::with_capacity(n_tasks);
     for task in 0..n_tasks {
@@ -83,13 +97,13 @@ fn turned<T: Real>(s: &ConvShape, xs: &[T], weights: &winograd::Weights<T>, ys: 
     tasks.into_par_iter().for_each_init(
         || (Lines::default(), Lines::default(), winograd::Scratch::default()),
         |(turned, rows, scratch), (images, ys)| {
-            turn_images(xs, (s.c_in, x_map), &images, &(0..s.c_in), turned);
+            turn_images(xs, (s.c_in, x_map), &images, turned);
             rows.resize(ys.len());
             let s = ConvShape { n: images.len(), ..*s };
             if shared {
-                winograd::forward(&s, turned, weights, rows);
+                winograd::correlate(&s, turned, weights, rows);
             } else {
-                winograd::forward_alone(&s, turned, weights, rows, scratch);
+                winograd::correlate_alone(&s, turned, weights, rows, scratch);
             }
             for (from, to) in rows.chunks_exact(s.c_out * y_map).zip(ys.chunks_exact_mut(s.c_out * y_map)) {
                 T::run_with_vectors(Turn { from, n_rows: y_map, n_cols: s.c_out, to });
@@ -98,19 +112,13 @@ fn turned<T: Real>(s: &ConvShape, xs: &[T], weights: &winograd::Weights<T>, ys: 
     );
 }
 
-/// Some channels of some images, from `[n, channels, map]` to `[images, map, channels]`.
-fn turn_images<T: Real>(
-    maps: &[T],
-    (n_channels, map): (usize, usize),
-    images: &Range<usize>,
-    channels: &Range<usize>,
-    to: &mut Lines<T>,
-) {
-    let len = channels.len() * map;
+/// Some images, from `[n, channels, map]` to `[images, map, channels]`.
+fn turn_images<T: Real>(maps: &[T], (n_channels, map): (usize, usize), images: &Range<usize>, to: &mut Lines<T>) {
+    let len = n_channels * map;
     to.resize(images.len() * len);
-    for (image, to) in images.clone().zip(to.chunks_exact_mut(len.max(1))) {
-        let from = &maps[(image * n_channels + channels.start) * map..][..len];
-        T::run_with_vectors(Turn { from, n_rows: channels.len(), n_cols: map, to });
+    let maps = &maps[images.start * len..images.end * len];
+    for (from, to) in maps.chunks_exact(len.max(1)).zip(to.chunks_exact_mut(len.max(1))) {
+        T::run_with_vectors(Turn { from, n_rows: n_channels, n_cols: map, to });
     }
 }
 
@@ -137,9 +145,15 @@ mod tests {
     /// Against the direct kernels, on shapes that pay.
     #[test]
     fn turning_changes_nothing() {
-        for (n, c_in, c_out, h, w) in [(3, 64, 70, 16, 18), (37, 67, 64, 13, 15)] {
-            let s = ConvShape { n, c_in, h, w, c_out, k: 3, stride: 1, padding: 1, h_out: h, w_out: w };
-            assert!(winograd::pays(&s), "{s:?}");
+        for (n, c_in, c_out, h, w, stride) in [
+            (3, 64, 70, 16_usize, 18_usize, 1),
+            (37, 67, 64, 13, 15, 1),
+            (4, 64, 140, 13, 15, 1),
+            (7, 32, 40, 21, 24, 2),
+        ] {
+            let (h_out, w_out) = (h.div_ceil(stride), w.div_ceil(stride));
+            let s = ConvShape { n, c_in, h, w, c_out, k: 3, stride, padding: 1, h_out, w_out };
+            assert!(winograd::pays(&s) && winograd::pays_grad_weight(&s), "{s:?}");
             let numbers = |len: usize, step: usize| -> Vec<f64> {
                 (0..len).map(|i| (i * step % 101) as f64 / 101. - 0.5).collect()
             };
@@ -170,26 +184,30 @@ mod tests {
     /// Nor does the number of threads, not even where there are more of them than tasks.
     #[test]
     fn threads_do_not_change_bits() {
-        let s =
+        let plain =
             ConvShape { n: 5, c_in: 64, h: 14, w: 18, c_out: 70, k: 3, stride: 1, padding: 1, h_out: 14, w_out: 18 };
-        assert!(winograd::pays(&s));
-        let numbers =
-            |len: usize, step: usize| -> Vec<f32> { (0..len).map(|i| (i * step % 101) as f32 / 101. - 0.5).collect() };
-        let (xs, weight, grads) = (numbers(s.x_len(), 7), numbers(s.weight_len(), 11), numbers(s.y_len(), 17));
-        let results = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                let nan = |len: usize| vec![f32::NAN; len];
-                let (mut ys, mut dxs, mut dweight) = (nan(s.y_len()), nan(s.x_len()), nan(s.weight_len()));
-                forward(&s, &xs, &weight, None, &mut ys);
-                grad_input(&s, &grads, &weight, &mut dxs);
-                grad_weight(&s, &xs, &grads, &mut dweight);
-                [ys, dxs, dweight].map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
-            })
-        };
-        let one = results(1);
-        for threads in [2, 3, 8] {
-            assert!(results(threads) == one, "{threads} threads");
+        let strided = ConvShape { c_out: 140, h: 28, w: 36, stride: 2, ..plain };
+        for s in [plain, strided] {
+            assert!(winograd::pays(&s) && winograd::pays_grad_weight(&s), "{s:?}");
+            let numbers = |len: usize, step: usize| -> Vec<f32> {
+                (0..len).map(|i| (i * step % 101) as f32 / 101. - 0.5).collect()
+            };
+            let (xs, weight, grads) = (numbers(s.x_len(), 7), numbers(s.weight_len(), 11), numbers(s.y_len(), 17));
+            let results = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| {
+                    let nan = |len: usize| vec![f32::NAN; len];
+                    let (mut ys, mut dxs, mut dweight) = (nan(s.y_len()), nan(s.x_len()), nan(s.weight_len()));
+                    forward(&s, &xs, &weight, None, &mut ys);
+                    grad_input(&s, &grads, &weight, &mut dxs);
+                    grad_weight(&s, &xs, &grads, &mut dweight);
+                    [ys, dxs, dweight].map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+                })
+            };
+            let one = results(1);
+            for threads in [2, 3, 8] {
+                assert!(results(threads) == one, "{threads} threads, {s:?}");
+            }
         }
     }
 }

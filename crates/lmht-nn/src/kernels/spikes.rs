@@ -60,7 +60,7 @@ pub(crate) fn pays_grad_weight(s: &ConvShape, spikes: f64) -> bool {
         16..32 => by_width(0.12, 0.3),
         32..64 if s.k > 1 => by_width(0.42, 0.45),
         _ if s.k == 1 => by_width(0.35, 0.35),
-        _ if winograd::pays(s) => by_width(0.37, 0.25),
+        _ if winograd::pays_grad_weight(s) => by_width(0.37, 0.25),
         _ => by_width(0.42, 0.33),
     };
     spikes <= limit

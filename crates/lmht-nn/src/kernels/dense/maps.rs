@@ -154,8 +154,11 @@ pub(in crate::kernels) fn turn<T: Real, X: Source<T>, V: Vectors<T>>(
     for a in (0..outer).step_by(2 * side) {
         for b in (0..inner).step_by(2 * side) {
             let (top, left) = if along_rows { (a, b) } else { (b, a) };
-            for j in (left..m_whole.min(left + 2 * side)).step_by(side) {
-                for i in (top..n_whole.min(top + 2 * side)).step_by(side) {
+            // Rows that are further apart may share a place in the cache, which has room for half of a block.
+            for square in 0..4 {
+                let (p, q) = (square / 2 * side, square % 2 * side);
+                let (i, j) = if along_rows { (top + p, left + q) } else { (top + q, left + p) };
+                if i < n_whole && j < m_whole {
                     let from = (&from[i * from_pitch + j..], from_pitch);
                     turn_square(vectors, from, (&mut to[j * to_pitch + i..], to_pitch));
                 }

@@ -1,7 +1,10 @@
 //! The forward pass, and with the flipped kernel the input gradient.
 
-use super::transform::{self, load, store};
-use super::{POINTS, Tiles, fits, pitch, with_run};
+use super::form::{Form, LINES, factors, matrices, places, weights_along};
+use super::plain::Plain;
+use super::run::{load, store};
+use super::strided::{Backward, Strided};
+use super::{TAPS, Tiles, fits, for_runs, pitch, with_run};
 use crate::kernels::dense::Packing;
 use crate::kernels::lines::Lines;
 use crate::kernels::real::{Real, VectorKernel, Vectors};
@@ -9,8 +12,8 @@ use crate::kernels::tile::{self, for_blocks, for_rows};
 use crate::kernels::{ConvShape, Source};
 use rayon::prelude::*;
 
-/// Tiles that share a pass over the weights, and from [`MANY`] weights of a tap on. With few channels, what the tiles are
-/// at the 16 points fits the second-level cache; with many the weights come from further away, and it matters more how
+/// Tiles that share a pass over the weights, and from [`MANY`] weights of a tap on. With few channels, the planes of the
+/// tiles fit the second-level cache; with many the weights come from further away, and it matters more how
 /// often.
 const TILES: usize = 48;
 const MORE_TILES: usize = 96;
@@ -20,114 +23,122 @@ const STEP: usize = 256;
 /// Number of tasks to aim at; even, and more than there are threads in most machines that have no accelerator.
 const TASKS: usize = 32;
 
-/// The kernels at the 16 points.
+/// Kernels, transformed.
 #[derive(Debug)]
 pub(crate) struct Weights<T> {
-    /// For each block of `L` output channels `[POINTS, c_in, L]`.
+    /// For each block of `L` output channels, for each sum `[planes, c_in, L]`.
     blocks: Vec<Lines<T>>,
+    kind: Kind,
+}
+
+/// The form that weights are for.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Plain,
+    Strided,
+    Backward,
+}
+
+/// Evaluates the expression with the form of a [`Kind`] in `$form`.
+macro_rules! with_form {
+    ($form:ident of $kind:expr => $body:expr) => {
+        match $kind {
+            Kind::Plain => {
+                let $form = Plain;
+                $body
+            }
+            Kind::Strided => {
+                let $form = Strided;
+                $body
+            }
+            Kind::Backward => {
+                let $form = Backward;
+                $body
+            }
+        }
+    };
 }
 
 impl<T: Real> Weights<T> {
     /// From `weight`, `[c_out, c_in, 3, 3]`.
     pub(crate) fn new(s: &ConvShape, weight: &[T]) -> Self {
-        let taps = (0..9).collect();
-        Self::of(s.c_out, s.c_in, Packing::new(weight, (s.c_out, s.c_in * 9), (s.c_in, 9), 9, taps))
+        let taps = (0..TAPS).collect();
+        let kind = if s.stride == 1 { Kind::Plain } else { Kind::Strided };
+        Self::of(kind, s.c_out, Packing::new(weight, (s.c_out, s.c_in * TAPS), (s.c_in, TAPS), TAPS, taps))
     }
 
     /// For [`grad_input`]: of the convolution that the input gradient is.
     pub(crate) fn flipped(s: &ConvShape, weight: &[T]) -> Self {
-        let taps = (0..9).rev().collect();
-        Self::of(s.c_in, s.c_out, Packing::new(weight, (s.c_in, 9), (s.c_out, s.c_in * 9), 9, taps))
+        let taps = (0..TAPS).rev().collect();
+        let kind = if s.stride == 1 { Kind::Plain } else { Kind::Backward };
+        Self::of(kind, s.c_in, Packing::new(weight, (s.c_in, TAPS), (s.c_out, s.c_in * TAPS), TAPS, taps))
     }
 
-    fn of(c_out: usize, c_in: usize, packing: Packing<'_, T>) -> Self {
+    fn of(kind: Kind, c_out: usize, packing: Packing<'_, T>) -> Self {
         let blocks = (0..c_out.div_ceil(T::LANES)).into_par_iter().map_init(Lines::default, |room, block| {
             let taps = packing.block(block, room);
-            let mut points = Lines::zeros(POINTS * c_in * T::LANES);
-            T::run_with_vectors(WeightBlock { taps, points: &mut points });
-            points
+            with_form!(form of kind => transformed(form, taps))
         });
-        Self { blocks: blocks.collect() }
+        Self { blocks: blocks.collect(), kind }
     }
 }
 
-/// `[9, channels, L]` to `[POINTS, channels, L]`.
-struct WeightBlock<'a, T> {
-    taps: &'a [T],
-    points: &'a mut [T],
+/// `[9, channels, L]` to `[planes, channels, L]` for each sum.
+fn transformed<T: Real, F: Form>(form: F, taps: &[T]) -> Lines<T> {
+    let along = weights_along::<F>();
+    let (matrices, places) = (matrices(&along), places(&along));
+    let n = taps.len() / TAPS;
+    let at: Vec<usize> = places.iter().map(|place| (matrices[place.matrix].first + place.plane) * n).collect();
+    let mut planes = Lines::zeros(places.len() * n);
+    T::run_with_vectors(WeightBlock { form, taps, at: &at, planes: &mut planes });
+    planes
 }
 
-impl<T: Real> VectorKernel<T> for WeightBlock<'_, T> {
+struct WeightBlock<'a, T, F> {
+    form: F,
+    taps: &'a [T],
+    /// Where the planes are.
+    at: &'a [usize],
+    planes: &'a mut [T],
+}
+
+impl<T: Real, F: Form> VectorKernel<T> for WeightBlock<'_, T, F> {
     #[inline(always)]
     fn run<V: Vectors<T>>(self, _: V) {
-        let n = self.taps.len() / 9;
+        let n = self.taps.len() / TAPS;
         with_run!(RUN of T, V => {
             for i in (0..n).step_by(RUN) {
-                let points = transform::weight::<T, RUN>(#[inline(always)] |tap| load(&self.taps[tap * n + i..]));
-                for (point, run) in points.as_flattened().iter().enumerate() {
-                    store(run, &mut self.points[point * n + i..]);
-                }
+                self.form.weights::<T, RUN>(
+                    #[inline(always)]
+                    |tap| load::<_, _, RUN, true>(&self.taps[tap * n + i..]),
+                    #[inline(always)]
+                    |plane, run| store::<_, RUN, true>(run, &mut self.planes[self.at[plane] + i..]),
+                );
             }
         });
     }
 }
 
-/// `ys[n, y, x, o] = Σ_{i, ky, kx} weight[o, i, ky, kx] xs[n, y + ky - p, x + kx - p, i]`; a shape that [`fits`].
+/// `ys[n, y, x, o] = Σ_{i, ky, kx} weight[o, i, ky, kx] xs[n, y s + ky - p, x s + kx - p, i]`; a shape that [`fits`].
 ///
 /// `xs` is `[n, h, w, c_in]`, `ys` `[n, h_out, w_out, c_out]`, which is overwritten.
 pub(crate) fn forward<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &Weights<T>, ys: &mut [T]) {
-    let (tiles, per_pass) = (Tiles::of(s), rows_of_a_pass(s));
-    let mut rows = rows_of_tiles(s, ys);
-    let per_task = rows.len().div_ceil(per_pass).div_ceil(TASKS).max(1) * per_pass;
-    let zeros = vec![X::default(); s.c_in];
-    rows.par_chunks_mut(per_task).enumerate().for_each_init(Scratch::default, |scratch, (task, rows)| {
-        let first = task * per_task;
-        T::run_with_vectors(Task { shape: s, tiles, xs, zeros: &zeros, weights, first, rows, per_pass, scratch });
-    });
-}
-
-/// [`forward`] without sharing the work out.
-pub(in crate::kernels) fn forward_alone<T: Real, X: Source<T>>(
-    s: &ConvShape,
-    xs: &[X],
-    weights: &Weights<T>,
-    ys: &mut [T],
-    scratch: &mut Scratch<T>,
-) {
-    let (tiles, per_pass) = (Tiles::of(s), rows_of_a_pass(s));
-    let (rows, zeros) = (&mut *rows_of_tiles(s, ys), &*vec![X::default(); s.c_in]);
-    T::run_with_vectors(Task { shape: s, tiles, xs, zeros, weights, first: 0, rows, per_pass, scratch });
-}
-
-/// Tiles of a pass over the weights.
-fn tiles_of_a_pass(s: &ConvShape) -> usize {
-    if s.c_in * s.c_out > MANY { MORE_TILES } else { TILES }
-}
-
-fn rows_of_a_pass(s: &ConvShape) -> usize {
-    (tiles_of_a_pass(s) / Tiles::of(s).cols.max(1)).max(1)
-}
-
-/// The outputs of each row of tiles: two rows, or one at the end of a map.
-fn rows_of_tiles<'a, T>(s: &ConvShape, ys: &'a mut [T]) -> Vec<&'a mut [T]> {
     debug_assert!(fits(s));
-    if ys.is_empty() {
-        return Vec::new();
-    }
-    let map = s.h_out * s.w_out * s.c_out;
-    ys.chunks_exact_mut(map).flat_map(|map| map.chunks_mut(2 * s.w_out * s.c_out)).collect()
+    correlate(s, xs, weights, ys);
 }
 
-/// `dxs[n, y + ky - p, x + kx - p, i] = Σ_{o, y, x, ky, kx} weight[o, i, ky, kx] grads[n, y, x, o]`, for a shape that
+/// `dxs[n, y s + ky - p, x s + kx - p, i] = Σ_{o, y, x, ky, kx} weight[o, i, ky, kx] grads[n, y, x, o]`, for a shape that
 /// [`fits`] with a padding of 2 at most.
 ///
 /// `grads` is `[n, h_out, w_out, c_out]`, `dxs` `[n, h, w, c_in]`, which is overwritten; `weights` are
 /// [flipped](Weights::flipped).
 pub(crate) fn grad_input<T: Real>(s: &ConvShape, grads: &[T], weights: &Weights<T>, dxs: &mut [T]) {
-    forward(&backwards(s), grads, weights, dxs);
+    debug_assert!(fits(s));
+    correlate(&backwards(s), grads, weights, dxs);
 }
 
-/// The convolution with the flipped kernel that the input gradient is.
+/// The input gradient as something that reads and writes maps: it has the sizes of those, and in `padding` how far before
+/// the maps the first tile begins to read.
 pub(in crate::kernels) fn backwards(s: &ConvShape) -> ConvShape {
     ConvShape {
         c_in: s.c_out,
@@ -136,24 +147,84 @@ pub(in crate::kernels) fn backwards(s: &ConvShape) -> ConvShape {
         c_out: s.c_in,
         h_out: s.h,
         w_out: s.w,
-        padding: 2 - s.padding,
+        padding: if s.stride == 1 { 2 - s.padding } else { 0 },
         ..*s
     }
 }
 
-/// Pixels `[4, 4]` that a tile reads; `zeros` in the border.
+/// What the weights are for, [`forward`] or what [`backwards`] describes.
+pub(in crate::kernels) fn correlate<T: Real, X: Source<T>>(
+    s: &ConvShape,
+    xs: &[X],
+    weights: &Weights<T>,
+    ys: &mut [T],
+) {
+    with_form!(form of weights.kind => share_out(form, s, xs, weights, ys));
+}
+
+/// [`correlate`] without sharing the work out.
+pub(in crate::kernels) fn correlate_alone<T: Real, X: Source<T>>(
+    s: &ConvShape,
+    xs: &[X],
+    weights: &Weights<T>,
+    ys: &mut [T],
+    scratch: &mut Scratch<T>,
+) {
+    with_form!(form of weights.kind => do_alone(form, s, xs, weights, ys, scratch));
+}
+
+fn share_out<T: Real, X: Source<T>, F: Form>(form: F, s: &ConvShape, xs: &[X], weights: &Weights<T>, ys: &mut [T]) {
+    let (tiles, per_pass) = (Tiles::of_side(F::WRITTEN, s), rows_of_a_pass::<F>(s));
+    let mut rows = rows_of_tiles::<T, F>(s, ys);
+    let per_task = rows.len().div_ceil(per_pass).div_ceil(TASKS).max(1) * per_pass;
+    let zeros = vec![X::default(); s.c_in];
+    rows.par_chunks_mut(per_task).enumerate().for_each_init(Scratch::default, |scratch, (task, rows)| {
+        let first = task * per_task;
+        T::run_with_vectors(Task { form, shape: s, tiles, xs, zeros: &zeros, weights, first, rows, per_pass, scratch });
+    });
+}
+
+fn do_alone<T: Real, X: Source<T>, F: Form>(
+    form: F,
+    s: &ConvShape,
+    xs: &[X],
+    weights: &Weights<T>,
+    ys: &mut [T],
+    scratch: &mut Scratch<T>,
+) {
+    let (tiles, per_pass) = (Tiles::of_side(F::WRITTEN, s), rows_of_a_pass::<F>(s));
+    let (rows, zeros) = (&mut *rows_of_tiles::<T, F>(s, ys), &*vec![X::default(); s.c_in]);
+    T::run_with_vectors(Task { form, shape: s, tiles, xs, zeros, weights, first: 0, rows, per_pass, scratch });
+}
+
+/// Rows of tiles of a pass over the weights.
+fn rows_of_a_pass<F: Form>(s: &ConvShape) -> usize {
+    let tiles = if s.c_in * s.c_out > MANY { MORE_TILES } else { TILES };
+    (tiles / Tiles::of_side(F::WRITTEN, s).cols.max(1)).max(1)
+}
+
+/// The outputs of each row of tiles: a few rows, or fewer at the end of a map.
+fn rows_of_tiles<'a, T, F: Form>(s: &ConvShape, ys: &'a mut [T]) -> Vec<&'a mut [T]> {
+    if ys.is_empty() {
+        return Vec::new();
+    }
+    let map = s.h_out * s.w_out * s.c_out;
+    ys.chunks_exact_mut(map).flat_map(|map| map.chunks_mut(F::WRITTEN * s.w_out * s.c_out)).collect()
+}
+
+/// The pixels that a tile reads, row by row; `zeros` in the border.
 #[inline(always)]
-pub(super) fn patch<'a, X>(
+pub(super) fn patch<'a, X, F: Form>(
     s: &ConvShape,
     xs: &'a [X],
     zeros: &'a [X],
     (image, row, col): (usize, usize, usize),
-) -> [&'a [X]; POINTS] {
+) -> [&'a [X]; LINES * LINES] {
     let map = &xs[image * s.h * s.w * s.c_in..][..s.h * s.w * s.c_in];
-    let mut pixels = [zeros; POINTS];
-    for (i, pixel) in pixels.iter_mut().enumerate() {
-        let y = (2 * row + i / 4).wrapping_sub(s.padding);
-        let x = (2 * col + i % 4).wrapping_sub(s.padding);
+    let mut pixels = [zeros; LINES * LINES];
+    for (i, pixel) in pixels[..F::READ * F::READ].iter_mut().enumerate() {
+        let y = (F::STEP * row + i / F::READ).wrapping_sub(s.padding);
+        let x = (F::STEP * col + i % F::READ).wrapping_sub(s.padding);
         if y < s.h && x < s.w {
             *pixel = &map[(y * s.w + x) * s.c_in..][..s.c_in];
         }
@@ -162,7 +233,8 @@ pub(super) fn patch<'a, X>(
 }
 
 /// Some rows of tiles, a few in a pass.
-struct Task<'a, 'out, T, X> {
+struct Task<'a, 'out, T, X, F> {
+    form: F,
     shape: &'a ConvShape,
     tiles: Tiles,
     xs: &'a [X],
@@ -170,60 +242,84 @@ struct Task<'a, 'out, T, X> {
     weights: &'a Weights<T>,
     /// The first row, counted over all images.
     first: usize,
-    /// For each row of tiles two rows of outputs, or one at the end of a map.
+    /// What each row of tiles writes.
     rows: &'a mut [&'out mut [T]],
     per_pass: usize,
     scratch: &'a mut Scratch<T>,
 }
 
-/// Buffers of a task, for one after the other: matrices `[tiles, c_in]` and `[tiles, c_out]` for each point.
+/// Buffers of a task, for one after the other: the matrices `[tiles, planes c_in]`, and the sums `[tiles, c_out]`.
 #[derive(Debug, Default)]
 pub(in crate::kernels) struct Scratch<T> {
     inputs: Lines<T>,
     products: Lines<T>,
 }
 
-impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, '_, T, X> {
+impl<T: Real, X: Source<T>, F: Form> VectorKernel<T> for Task<'_, '_, T, X, F> {
     #[inline(always)]
     fn run<V: Vectors<T>>(self, vectors: V) {
         with_run!(RUN of T, V => { self.run_with::<V, RUN>(vectors) });
     }
 }
 
-impl<T: Real, X: Source<T>> Task<'_, '_, T, X> {
+impl<T: Real, X: Source<T>, F: Form> Task<'_, '_, T, X, F> {
     /// With runs of `RUN` channels.
     #[inline(always)]
     fn run_with<V: Vectors<T>, const RUN: usize>(self, vectors: V) {
-        let Self { shape: s, tiles, xs, zeros, weights, per_pass, .. } = self;
+        let Self { form, shape: s, tiles, xs, zeros, weights, per_pass, .. } = self;
         let most = per_pass.min(self.rows.len()) * tiles.cols;
-        let (pitch_in, pitch_out) = (pitch::<T>(s.c_in), pitch::<T>(s.c_out));
-        let (point_in, point_out) = (most * pitch_in + T::LANES, most * pitch_out + T::LANES);
+        // Of the matrices: channels, numbers from row to row, where they begin.
+        let matrices = matrices(F::MATRICES);
+        let mut len = 0;
+        let layout: Vec<(usize, usize, usize)> = matrices
+            .iter()
+            .map(|matrix| {
+                let (channels, at) = (matrix.planes * s.c_in, len);
+                let pitch = pitch::<T>(channels);
+                len += most * pitch + T::LANES;
+                (channels, pitch, at)
+            })
+            .collect();
+        // Of the planes: numbers from tile to tile, where they begin.
+        let mut planes = [(0, 0); LINES * LINES];
+        for (plane, place) in planes.iter_mut().zip(places(F::MATRICES)) {
+            let (_, pitch, at) = layout[place.matrix];
+            *plane = (pitch, at + place.plane * s.c_in);
+        }
+        let factors = factors::<F>();
+        let firsts: Vec<usize> = self::matrices(&weights_along::<F>()).iter().map(|matrix| matrix.first).collect();
+        let pitch_out = pitch::<T>(s.c_out);
+        let sum_len = most * pitch_out + T::LANES;
         let Scratch { inputs, products } = self.scratch;
-        inputs.resize(POINTS * point_in);
-        products.resize(POINTS * point_out);
+        inputs.resize(len);
+        products.resize(factors.len() * sum_len);
         for (pass, rows) in self.rows.chunks_mut(per_pass).enumerate() {
             let n = rows.len() * tiles.cols;
             for tile in 0..n {
                 let row = self.first + pass * per_pass + tile / tiles.cols;
-                let pixels = patch(s, xs, zeros, (row / tiles.rows, row % tiles.rows, tile % tiles.cols));
-                for c in (0..s.c_in).step_by(RUN) {
-                    let points = transform::input::<T, RUN>(
+                let at = (row / tiles.rows, row % tiles.rows, tile % tiles.cols);
+                let pixels = patch::<X, F>(s, xs, zeros, at);
+                for_runs!(c, WHOLE in s.c_in, RUN => {
+                    form.planes::<T, RUN>(
                         #[inline(always)]
-                        |y, x| load(&pixels[4 * y + x][c..]),
+                        |y, x| load::<_, _, RUN, WHOLE>(&pixels[F::READ * y + x][c..]),
+                        #[inline(always)]
+                        |plane, run| {
+                            let (pitch, at) = planes[plane];
+                            store::<_, RUN, true>(run, &mut inputs[at + tile * pitch + c..]);
+                        },
                     );
-                    for (point, run) in points.as_flattened().iter().enumerate() {
-                        store(run, &mut inputs[point * point_in + tile * pitch_in + c..]);
-                    }
-                }
+                });
             }
-            for point in 0..POINTS {
-                let inputs = &inputs[point * point_in..][..n * pitch_in];
-                let products = &mut products[point * point_out..][..n * pitch_out];
+            for ((&factor, &weight), products) in factors.iter().zip(&firsts).zip(products.chunks_exact_mut(sum_len)) {
+                let (channels, pitch_in, at) = layout[factor];
+                let inputs = &inputs[at..][..n * pitch_in];
+                let products = &mut products[..n * pitch_out];
                 for_blocks!(block, B in weights.blocks.len(), V => {
-                    for first in (0..s.c_in).step_by(STEP) {
-                        let run = STEP.min(s.c_in - first) * T::LANES;
+                    for first in (0..channels).step_by(STEP) {
+                        let run = STEP.min(channels - first) * T::LANES;
                         let weights: [&[V::Block]; B] = tile::each(|b| {
-                            V::blocks(&weights.blocks[block + b][(point * s.c_in + first) * T::LANES..][..run])
+                            V::blocks(&weights.blocks[block + b][(weight * s.c_in + first) * T::LANES..][..run])
                         });
                         let (from, to) = (&inputs[first..], &mut products[block * T::LANES..]);
                         for_rows!(row, R in n => {
@@ -241,25 +337,27 @@ impl<T: Real, X: Source<T>> Task<'_, '_, T, X> {
                 });
             }
             for (row, outputs) in rows.iter_mut().enumerate() {
-                let (upper, lower) = outputs.split_at_mut(s.w_out * s.c_out);
                 for col in 0..tiles.cols {
-                    let tile = row * tiles.cols + col;
-                    let x = 2 * col * s.c_out;
-                    let [mut upper, mut lower] =
-                        [&mut *upper, &mut *lower].map(|row| row.get_mut(x..).unwrap_or_default().chunks_mut(s.c_out));
-                    let mut pixels = [upper.next(), upper.next(), lower.next(), lower.next()];
-                    for c in (0..s.c_out).step_by(RUN) {
-                        let at = tile * pitch_out + c;
-                        let runs = transform::output::<T, RUN>(
-                            #[inline(always)]
-                            |point| load(&products[point * point_out + at..]),
-                        );
-                        for (run, pixel) in runs.as_flattened().iter().zip(&mut pixels) {
-                            if let Some(pixel) = pixel {
-                                store(run, &mut pixel[c..]);
-                            }
+                    let at = (row * tiles.cols + col) * pitch_out;
+                    let mut pixels = [const { None }; LINES * LINES];
+                    for (y, line) in outputs.chunks_mut(s.w_out * s.c_out).enumerate() {
+                        let line = &mut line[F::WRITTEN * col * s.c_out..];
+                        for (x, pixel) in line.chunks_mut(s.c_out).take(F::WRITTEN).enumerate() {
+                            pixels[F::WRITTEN * y + x] = Some(pixel);
                         }
                     }
+                    for_runs!(c, WHOLE in s.c_out, RUN => {
+                        form.written::<T, RUN>(
+                            #[inline(always)]
+                            |sum| load::<_, _, RUN, true>(&products[sum * sum_len + at + c..]),
+                            #[inline(always)]
+                            |i, run| {
+                                if let Some(pixel) = &mut pixels[i] {
+                                    store::<_, RUN, WHOLE>(run, &mut pixel[c..]);
+                                }
+                            },
+                        );
+                    });
                 }
             }
         }

@@ -1,8 +1,11 @@
 //! The weight gradient.
 
+use super::form::{Adjoint, places};
 use super::forward::patch;
-use super::transform::{self, load, store};
-use super::{POINTS, Tiles, fits, with_run};
+use super::plain::Plain;
+use super::run::{self, load, store};
+use super::strided::Strided;
+use super::{TAPS, Tiles, fits, for_runs, with_run};
 use crate::kernels::dense::turn;
 use crate::kernels::lines::Lines;
 use crate::kernels::real::{Real, VectorKernel, Vectors};
@@ -15,12 +18,12 @@ use std::ops::Range;
 const TILES: usize = 64;
 /// Runs of input channels in a panel, which is then whole register tiles, too.
 const RUNS: usize = 3;
-/// Channels of a task, on either side, at most. Their sums at the 16 points (1 MB) stay in the cache.
+/// Channels of a task, on either side, at most. The sums of all planes (1 MB with stride 1) stay in the cache.
 const CHANNELS: usize = 128;
 /// Number of tasks to aim at. A constant and not the number of threads, so that sums keep their order.
 const TASKS: usize = 8;
 
-/// `dweight[o, i, ky, kx] = Σ_{n, y, x} grads[n, y, x, o] xs[n, y + ky - p, x + kx - p, i]`; a shape that [`fits`].
+/// `dweight[o, i, ky, kx] = Σ_{n, y, x} grads[n, y, x, o] xs[n, y s + ky - p, x s + kx - p, i]`; a shape that [`fits`].
 ///
 /// `xs` is `[n, h, w, c_in]`, `grads` `[n, h_out, w_out, c_out]`, `dweight` `[c_out, c_in, 3, 3]`, which is overwritten.
 pub(crate) fn grad_weight<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], dweight: &mut [T]) {
@@ -29,12 +32,24 @@ pub(crate) fn grad_weight<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads:
     });
 }
 
+/// Whether every [`Part`] has all channels of both sides.
+pub(in crate::kernels) fn is_one_part(s: &ConvShape) -> bool {
+    s.c_in.max(s.c_out) <= CHANNELS
+}
+
 /// What a task sums up: some channels over some rows of tiles, counted over all images.
 #[derive(Debug, Clone)]
 pub(in crate::kernels) struct Part {
     pub(in crate::kernels) rows: Range<usize>,
-    pub(in crate::kernels) inputs: Range<usize>,
-    pub(in crate::kernels) outputs: Range<usize>,
+    inputs: Range<usize>,
+    outputs: Range<usize>,
+}
+
+impl Part {
+    /// The same channels over other rows.
+    pub(in crate::kernels) fn with_rows(&self, rows: Range<usize>) -> Self {
+        Self { rows, ..self.clone() }
+    }
 }
 
 /// Buffers of a task, for one after the other.
@@ -54,7 +69,12 @@ pub(in crate::kernels) fn add_part<T: Real, X: Source<T>>(
     scratch: &mut Scratch<T>,
 ) {
     let zeros = (&*vec![X::default(); s.c_in], &*vec![T::default(); s.c_out]);
-    T::run_with_vectors(Task { shape: s, tiles: Tiles::of(s), xs, grads, zeros, part, sums, scratch });
+    let tiles = Tiles::of(s);
+    if s.stride == 1 {
+        T::run_with_vectors(Task { form: Plain, shape: s, tiles, xs, grads, zeros, part, sums, scratch });
+    } else {
+        T::run_with_vectors(Task { form: Strided, shape: s, tiles, xs, grads, zeros, part, sums, scratch });
+    }
 }
 
 /// The weight gradient from the sums that `add` adds up for each part, which begins at a multiple of `multiple` rows.
@@ -68,6 +88,7 @@ pub(in crate::kernels) fn sum_up<T: Real>(
     let cut = |c: usize| c.div_ceil(c.div_ceil(CHANNELS)).next_multiple_of(T::LANES);
     let (per_in, per_out) = (cut(s.c_in), cut(s.c_out));
     let (n_in, n_out) = (s.c_in.div_ceil(per_in), s.c_out.div_ceil(per_out));
+    let n_planes = if s.stride == 1 { n_planes::<Plain>() } else { n_planes::<Strided>() };
     let tiles = Tiles::of(s);
     let n_rows = tiles.n * tiles.rows;
     let per_group = n_rows.div_ceil(TASKS.div_ceil(n_in * n_out)).max(1).next_multiple_of(multiple);
@@ -75,7 +96,7 @@ pub(in crate::kernels) fn sum_up<T: Real>(
     let range = |i: usize, per: usize, c: usize| i * per..c.min((i + 1) * per);
     let sums_of = |i: usize, o: usize, group: usize| {
         let (inputs, outputs) = (range(i, per_in, s.c_in), range(o, per_out, s.c_out));
-        let mut sums = Lines::zeros(POINTS * point_len::<T>(&inputs, &outputs));
+        let mut sums = Lines::zeros(n_planes * sum_len::<T>(&inputs, &outputs));
         add(Part { rows: range(group, per_group, n_rows), inputs, outputs }, &mut sums);
         sums
     };
@@ -85,24 +106,34 @@ pub(in crate::kernels) fn sum_up<T: Real>(
         .map(|task| sums_of(task / n_groups % n_in, task / n_groups / n_in, task % n_groups))
         .collect();
     // A register's worth of outputs at a time.
-    dweight.par_chunks_mut(T::LANES * s.c_in * 9).enumerate().for_each(|(block, dweight)| {
+    dweight.par_chunks_mut(T::LANES * s.c_in * TAPS).enumerate().for_each(|(block, dweight)| {
         let o = block * T::LANES / per_out;
         for i in 0..n_in {
             let (inputs, outputs) = (range(i, per_in, s.c_in), range(o, per_out, s.c_out));
             let sums = &sums[(o * n_in + i) * n_groups..][..n_groups];
             let first = block * T::LANES - outputs.start;
-            T::run_with_vectors(Finish { sums, inputs, outputs, first, c_in: s.c_in, dweight });
+            let c_in = s.c_in;
+            if s.stride == 1 {
+                T::run_with_vectors(Finish { form: Plain, sums, inputs, outputs, first, c_in, dweight });
+            } else {
+                T::run_with_vectors(Finish { form: Strided, sums, inputs, outputs, first, c_in, dweight });
+            }
         }
     });
 }
 
-/// Sums at one point: `[outputs / L, inputs, L]`.
-fn point_len<T: Real>(inputs: &Range<usize>, outputs: &Range<usize>) -> usize {
+fn n_planes<F: Adjoint>() -> usize {
+    places(F::MATRICES).len()
+}
+
+/// Sums of one plane: `[outputs / L, inputs, L]`.
+fn sum_len<T: Real>(inputs: &Range<usize>, outputs: &Range<usize>) -> usize {
     outputs.len().div_ceil(T::LANES) * inputs.len() * T::LANES
 }
 
 /// The sums of a part.
-struct Task<'a, T, X> {
+struct Task<'a, T, X, F> {
+    form: F,
     shape: &'a ConvShape,
     tiles: Tiles,
     xs: &'a [X],
@@ -114,14 +145,14 @@ struct Task<'a, T, X> {
     scratch: &'a mut Scratch<T>,
 }
 
-impl<T: Real, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
+impl<T: Real, X: Source<T>, F: Adjoint> VectorKernel<T> for Task<'_, T, X, F> {
     #[inline(always)]
     fn run<V: Vectors<T>>(self, vectors: V) {
         with_run!(RUN of T, V => { self.run_with::<V, RUN>(vectors) });
     }
 }
 
-impl<T: Real, X: Source<T>> Task<'_, T, X> {
+impl<T: Real, X: Source<T>, F: Adjoint> Task<'_, T, X, F> {
     /// With runs of `RUN` channels.
     #[inline(always)]
     fn run_with<V: Vectors<T>, const RUN: usize>(self, vectors: V) {
@@ -136,32 +167,35 @@ impl<T: Real, X: Source<T>> Task<'_, T, X> {
         let first = rows.start * tiles.cols;
         let n = rows.len() * tiles.cols;
         let most = TILES.min(n);
-        // For each point: panels of input channels [tiles, per_panel], blocks of output channels [tiles, L].
+        // For each plane: panels of input channels [tiles, per_panel]. For each sum: blocks of output channels [tiles, L].
         let panel = most * per_panel;
-        let point_in = inputs.len().div_ceil(per_panel) * panel + T::LANES;
+        let plane_len = inputs.len().div_ceil(per_panel) * panel + T::LANES;
         let block = most * T::LANES;
-        let point_out = outputs.len().div_ceil(T::LANES) * block + T::LANES;
+        let grads_len = outputs.len().div_ceil(T::LANES) * block + T::LANES;
+        let places = places(F::MATRICES);
         let Scratch { xs, grads } = self.scratch;
-        xs.resize(POINTS * point_in);
-        grads.resize(POINTS * point_out);
-        let point_sum = point_len::<T>(inputs, outputs);
+        xs.resize(places.len() * plane_len);
+        grads.resize(F::SUMS.len() * F::SUMS.len() * grads_len);
+        let sum_len = sum_len::<T>(inputs, outputs);
         for start in (0..n).step_by(TILES) {
             let n = TILES.min(n - start);
             for i in 0..n {
                 let tile = first + start + i;
                 let (row, col) = (tile / tiles.cols, tile % tiles.cols);
                 let (image, row) = (row / tiles.rows, row % tiles.rows);
-                let pixels = patch(s, self.xs, zero_xs, (image, row, col)).map(|pixel| &pixel[inputs.clone()]);
-                for c in (0..inputs.len()).step_by(RUN) {
-                    let points = transform::input::<T, RUN>(
-                        #[inline(always)]
-                        |y, x| load(&pixels[4 * y + x][c..]),
-                    );
-                    let at = c / per_panel * panel + i * per_panel + c % per_panel;
-                    for (point, run) in points.as_flattened().iter().enumerate() {
-                        store(run, &mut xs[point * point_in + at..]);
-                    }
+                let mut pixels = patch::<X, F>(s, self.xs, zero_xs, (image, row, col));
+                for pixel in &mut pixels[..F::READ * F::READ] {
+                    *pixel = &pixel[inputs.clone()];
                 }
+                for_runs!(c, WHOLE in inputs.len(), RUN => {
+                    let at = c / per_panel * panel + i * per_panel + c % per_panel;
+                    self.form.planes::<T, RUN>(
+                        #[inline(always)]
+                        |y, x| load::<_, _, RUN, WHOLE>(&pixels[F::READ * y + x][c..]),
+                        #[inline(always)]
+                        |plane, run| store::<_, RUN, true>(run, &mut xs[plane * plane_len + at..]),
+                    );
+                });
                 let pixels = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(y, x)| {
                     let (y, x) = (2 * row + y, 2 * col + x);
                     let pixel = if y < s.h_out && x < s.w_out {
@@ -171,19 +205,19 @@ impl<T: Real, X: Source<T>> Task<'_, T, X> {
                     };
                     &pixel[outputs.clone()]
                 });
-                for c in (0..outputs.len()).step_by(RUN) {
-                    let runs =
-                        [load(&pixels[0][c..]), load(&pixels[1][c..]), load(&pixels[2][c..]), load(&pixels[3][c..])];
-                    let points = transform::gradient::<T, RUN>(runs);
+                for_runs!(c, WHOLE in outputs.len(), RUN => {
                     let at = c / T::LANES * block + i * T::LANES + c % T::LANES;
-                    for (point, run) in points.as_flattened().iter().enumerate() {
-                        store(run, &mut grads[point * point_out + at..]);
-                    }
-                }
+                    self.form.gradients::<T, RUN>(
+                        #[inline(always)]
+                        |pixel| load::<_, _, RUN, WHOLE>(&pixels[pixel][c..]),
+                        #[inline(always)]
+                        |sum, run| store::<_, RUN, true>(run, &mut grads[sum * grads_len + at..]),
+                    );
+                });
             }
-            for point in 0..POINTS {
-                let sums = &mut self.sums[point * point_sum..][..point_sum];
-                let (xs, grads) = (&xs[point * point_in..], &grads[point * point_out..]);
+            for (plane, place) in places.iter().enumerate() {
+                let sums = &mut self.sums[plane * sum_len..][..sum_len];
+                let (xs, grads) = (&xs[plane * plane_len..], &grads[place.matrix * grads_len..]);
                 let per_block = inputs.len() * T::LANES;
                 for_blocks!(first, B in outputs.len().div_ceil(T::LANES), V => {
                     let grads: [&[V::Block]; B] =
@@ -202,8 +236,9 @@ impl<T: Real, X: Source<T>> Task<'_, T, X> {
     }
 }
 
-/// Adds up the groups and leaves the 16 points, for `L` outputs and some inputs.
-struct Finish<'a, T> {
+/// Adds up the groups and leaves the planes, for `L` outputs and some inputs.
+struct Finish<'a, T, F> {
+    form: F,
     sums: &'a [Lines<T>],
     inputs: Range<usize>,
     outputs: Range<usize>,
@@ -214,32 +249,34 @@ struct Finish<'a, T> {
     dweight: &'a mut [T],
 }
 
-impl<T: Real> VectorKernel<T> for Finish<'_, T> {
+impl<T: Real, F: Adjoint> VectorKernel<T> for Finish<'_, T, F> {
     #[inline(always)]
     fn run<V: Vectors<T>>(self, vectors: V) {
         let n = self.inputs.len();
-        let point_len = point_len::<T>(&self.inputs, &self.outputs);
+        let sum_len = sum_len::<T>(&self.inputs, &self.outputs);
         let start = self.first / T::LANES * n * T::LANES;
         // [inputs, taps, L], as the weights are ordered but for the outputs.
-        let mut taps = Lines::zeros(n * 9 * T::LANES);
+        let mut taps = Lines::zeros(n * TAPS * T::LANES);
         with_run!(RUN of T, V => {
             for i in (0..n * T::LANES).step_by(RUN) {
-                let runs = transform::weight_gradient::<T, RUN>(#[inline(always)] |point| {
-                    let mut total = [T::default(); RUN];
-                    for sums in self.sums {
-                        total = transform::add(total, load(&sums[point * point_len + start + i..]));
-                    }
-                    total
-                });
                 let (input, lane) = (i / T::LANES, i % T::LANES);
-                for (tap, run) in runs.as_flattened().iter().enumerate() {
-                    store(run, &mut taps[(input * 9 + tap) * T::LANES + lane..]);
-                }
+                self.form.weight_gradients::<T, RUN>(
+                    #[inline(always)]
+                    |plane| {
+                        let mut total = [T::default(); RUN];
+                        for sums in self.sums {
+                            total = run::add(total, load::<_, _, RUN, true>(&sums[plane * sum_len + start + i..]));
+                        }
+                        total
+                    },
+                    #[inline(always)]
+                    |tap, run| store::<_, RUN, true>(run, &mut taps[(input * TAPS + tap) * T::LANES + lane..]),
+                );
             }
         });
-        let per_output = self.c_in * 9;
+        let per_output = self.c_in * TAPS;
         let n_outputs = self.dweight.len() / per_output;
-        let first = self.inputs.start * 9;
-        turn(vectors, (n * 9, n_outputs), (&*taps, T::LANES), (&mut self.dweight[first..], per_output));
+        let first = self.inputs.start * TAPS;
+        turn(vectors, (n * TAPS, n_outputs), (&*taps, T::LANES), (&mut self.dweight[first..], per_output));
     }
 }

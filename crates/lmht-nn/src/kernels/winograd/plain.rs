@@ -1,70 +1,65 @@
-//! Between maps and the 16 points.
+//! F(2x2, 3x3): stride 1, forward and, with the flipped kernel, backward.
 //!
-//! All is written out, without closures: what the compiler does not inline keeps the baseline's instructions, and a square
-//! that it does not take apart goes through memory.
+//! All is written out: a square that the compiler does not take apart goes through memory.
 
-use crate::kernels::Source;
+use super::form::{Adjoint, Form};
+use super::run::{Run, add, half, sub};
 use crate::kernels::real::Real;
 
-/// Some channels of a pixel.
-pub(super) type Run<T, const N: usize> = [T; N];
-/// The 4x4 points of a tile, row by row.
+/// The 4x4 planes of a tile, row by row.
 type Square<T, const N: usize> = [[Run<T, N>; 4]; 4];
 
-#[inline(always)]
-pub(super) fn add<T: Real, const N: usize>(a: Run<T, N>, b: Run<T, N>) -> Run<T, N> {
-    let mut sum = a;
-    for (sum, b) in sum.iter_mut().zip(b) {
-        *sum += b;
+/// Stride 1.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plain;
+
+impl Form for Plain {
+    const READ: usize = 4;
+    const STEP: usize = 2;
+    const WRITTEN: usize = 2;
+    const MATRICES: &'static [usize] = &[1, 1, 1, 1];
+    const SUMS: &'static [usize] = &[0, 1, 2, 3];
+
+    #[inline(always)]
+    fn planes<T: Real, const N: usize>(self, d: impl Fn(usize, usize) -> Run<T, N>, to: impl FnMut(usize, &Run<T, N>)) {
+        hand(&input(d), to);
     }
-    sum
+
+    #[inline(always)]
+    fn weights<T: Real, const N: usize>(self, w: impl Fn(usize) -> Run<T, N>, to: impl FnMut(usize, &Run<T, N>)) {
+        hand(&weight(w), to);
+    }
+
+    #[inline(always)]
+    fn written<T: Real, const N: usize>(self, m: impl Fn(usize) -> Run<T, N>, to: impl FnMut(usize, &Run<T, N>)) {
+        hand(&output(m), to);
+    }
 }
 
-#[inline(always)]
-fn sub<T: Real, const N: usize>(a: Run<T, N>, b: Run<T, N>) -> Run<T, N> {
-    let mut difference = a;
-    for (difference, b) in difference.iter_mut().zip(b) {
-        *difference -= b;
+impl Adjoint for Plain {
+    #[inline(always)]
+    fn gradients<T: Real, const N: usize>(self, g: impl Fn(usize) -> Run<T, N>, to: impl FnMut(usize, &Run<T, N>)) {
+        hand(&gradient([g(0), g(1), g(2), g(3)]), to);
     }
-    difference
+
+    #[inline(always)]
+    fn weight_gradients<T: Real, const N: usize>(
+        self,
+        s: impl Fn(usize) -> Run<T, N>,
+        to: impl FnMut(usize, &Run<T, N>),
+    ) {
+        hand(&weight_gradient(s), to);
+    }
 }
 
+/// All runs of a square, numbered.
 #[inline(always)]
-fn half<T: Real, const N: usize>(a: Run<T, N>) -> Run<T, N> {
-    let half = T::from_f64(0.5);
-    let mut halves = a;
-    for x in &mut halves {
-        *x *= half;
-    }
-    halves
-}
-
-/// The first numbers of `from`, with zeros after the end.
-#[inline(always)]
-pub(super) fn load<T: Real, X: Source<T>, const N: usize>(from: &[X]) -> Run<T, N> {
-    let mut run = [T::default(); N];
-    // A length that the compiler knows becomes a few vectors.
-    if let Some(from) = from.first_chunk::<N>() {
-        for (x, from) in run.iter_mut().zip(from) {
-            *x = from.value();
-        }
-    } else {
-        for (x, from) in run.iter_mut().zip(from) {
-            *x = from.value();
-        }
-    }
-    run
-}
-
-/// Writes a run to `to`, or the part that `to` has room for.
-#[inline(always)]
-pub(super) fn store<T: Real, const N: usize>(run: &Run<T, N>, to: &mut [T]) {
-    if let Some(to) = to.first_chunk_mut::<N>() {
-        *to = *run;
-    } else {
-        for (to, &x) in to.iter_mut().zip(run) {
-            *to = x;
-        }
+fn hand<T, const N: usize, const COLUMNS: usize>(
+    square: &[[Run<T, N>; COLUMNS]],
+    mut to: impl FnMut(usize, &Run<T, N>),
+) {
+    for (i, run) in square.as_flattened().iter().enumerate() {
+        to(i, run);
     }
 }
 
@@ -89,7 +84,7 @@ fn input_line<T: Real, const N: usize>(d: [Run<T, N>; 4]) -> [Run<T, N>; 4] {
 
 /// Bᵀ d B.
 #[inline(always)]
-pub(super) fn input<T: Real, const N: usize>(d: impl Fn(usize, usize) -> Run<T, N>) -> Square<T, N> {
+fn input<T: Real, const N: usize>(d: impl Fn(usize, usize) -> Run<T, N>) -> Square<T, N> {
     let columns = [
         input_line([d(0, 0), d(1, 0), d(2, 0), d(3, 0)]),
         input_line([d(0, 1), d(1, 1), d(2, 1), d(3, 1)]),
@@ -112,7 +107,7 @@ fn output_line<T: Real, const N: usize>(m: [Run<T, N>; 4]) -> [Run<T, N>; 2] {
 
 /// Aᵀ m A: the 2x2 outputs.
 #[inline(always)]
-pub(super) fn output<T: Real, const N: usize>(m: impl Fn(usize) -> Run<T, N>) -> [[Run<T, N>; 2]; 2] {
+fn output<T: Real, const N: usize>(m: impl Fn(usize) -> Run<T, N>) -> [[Run<T, N>; 2]; 2] {
     let columns = [
         output_line([m(0), m(4), m(8), m(12)]),
         output_line([m(1), m(5), m(9), m(13)]),
@@ -130,7 +125,7 @@ fn gradient_line<T: Real, const N: usize>([a, b]: [Run<T, N>; 2]) -> [Run<T, N>;
 
 /// A g Aᵀ of the output gradients, row by row.
 #[inline(always)]
-pub(super) fn gradient<T: Real, const N: usize>([a, b, c, d]: [Run<T, N>; 4]) -> Square<T, N> {
+fn gradient<T: Real, const N: usize>([a, b, c, d]: [Run<T, N>; 4]) -> Square<T, N> {
     let columns = [gradient_line([a, c]), gradient_line([b, d])];
     [
         gradient_line(row(&columns, 0)),
@@ -149,7 +144,7 @@ fn weight_line<T: Real, const N: usize>([a, b, c]: [Run<T, N>; 3]) -> [Run<T, N>
 
 /// G w Gᵀ of the taps of a kernel, row by row.
 #[inline(always)]
-pub(super) fn weight<T: Real, const N: usize>(w: impl Fn(usize) -> Run<T, N>) -> Square<T, N> {
+fn weight<T: Real, const N: usize>(w: impl Fn(usize) -> Run<T, N>) -> Square<T, N> {
     let columns = [weight_line([w(0), w(3), w(6)]), weight_line([w(1), w(4), w(7)]), weight_line([w(2), w(5), w(8)])];
     [
         weight_line(row(&columns, 0)),
@@ -168,7 +163,7 @@ fn weight_gradient_line<T: Real, const N: usize>([a, b, c, d]: [Run<T, N>; 4]) -
 
 /// Gᵀ s G: the gradients of the taps, row by row.
 #[inline(always)]
-pub(super) fn weight_gradient<T: Real, const N: usize>(s: impl Fn(usize) -> Run<T, N>) -> [[Run<T, N>; 3]; 3] {
+fn weight_gradient<T: Real, const N: usize>(s: impl Fn(usize) -> Run<T, N>) -> [[Run<T, N>; 3]; 3] {
     let columns = [
         weight_gradient_line([s(0), s(4), s(8), s(12)]),
         weight_gradient_line([s(1), s(5), s(9), s(13)]),
