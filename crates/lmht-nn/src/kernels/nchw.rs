@@ -149,7 +149,7 @@ mod tests {
             (3, 64, 70, 16_usize, 18_usize, 1),
             (37, 67, 64, 13, 15, 1),
             (4, 64, 140, 13, 15, 1),
-            (7, 32, 40, 21, 24, 2),
+            (7, 48, 50, 21, 24, 2),
         ] {
             let (h_out, w_out) = (h.div_ceil(stride), w.div_ceil(stride));
             let s = ConvShape { n, c_in, h, w, c_out, k: 3, stride, padding: 1, h_out, w_out };

@@ -73,6 +73,7 @@ pub(crate) fn pays_grad_input(s: &ConvShape, wanted: f64) -> bool {
         32..64 if s.k > 1 => by_width(0.38, 0.28),
         ..128 if s.k == 1 => by_width(0.2, 0.08),
         _ if s.k == 1 => by_width(0.2, 0.18),
+        _ if winograd::pays(s) && s.stride > 1 => by_width(0.3, 0.12),
         _ if winograd::pays(s) => by_width(0.3, 0.17),
         _ => by_width(0.38, 0.21),
     };

@@ -107,7 +107,7 @@ pub(crate) fn fits(s: &ConvShape) -> bool {
 /// and with many channels all of it is lost in weights that are too many for the cache.
 pub(crate) fn pays(s: &ConvShape) -> bool {
     const LEAST_TILES: usize = 192;
-    const MOST_WEIGHTS: usize = 128 * 256;
+    const MOST_WEIGHTS: usize = 128 * 128;
     fits(s)
         && s.padding <= 2
         && enough_channels(s)
@@ -122,7 +122,7 @@ pub(crate) fn pays_grad_weight(s: &ConvShape) -> bool {
 }
 
 fn enough_channels(s: &ConvShape) -> bool {
-    let least = if s.stride == 1 { 64 } else { 32 };
+    let least = if s.stride == 1 { 64 } else { 48 };
     s.c_in.min(s.c_out) >= least
 }
 
