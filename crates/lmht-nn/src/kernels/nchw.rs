@@ -11,7 +11,7 @@ use super::winograd::{self, Tiles};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Tiles of the images that are turned together: enough for a pass over the weights.
+/// Tiles of the images that are turned together: about as many as share a pass over the weights.
 const TILES: usize = 64;
 
 /// As [`dense::nchw::forward`].
@@ -74,7 +74,7 @@ fn turn_all<T: Real>(maps: &[T], (n_channels, map): (usize, usize)) -> Lines<T> 
     turned
 }
 
-/// Images that make a pass over the weights.
+/// Images that are turned together.
 fn images_of_a_task(s: &ConvShape) -> usize {
     TILES.div_ceil(Tiles::of(&ConvShape { n: 1, ..*s }).len().max(1))
 }
@@ -149,7 +149,7 @@ mod tests {
             (3, 64, 70, 16_usize, 18_usize, 1),
             (37, 67, 64, 13, 15, 1),
             (4, 64, 140, 13, 15, 1),
-            (7, 48, 50, 21, 24, 2),
+            (7, 64, 70, 21, 24, 2),
         ] {
             let (h_out, w_out) = (h.div_ceil(stride), w.div_ceil(stride));
             let s = ConvShape { n, c_in, h, w, c_out, k: 3, stride, padding: 1, h_out, w_out };

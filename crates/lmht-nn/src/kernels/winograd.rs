@@ -37,6 +37,12 @@
 //! dx0 = g0 w1    dx1 = (g0 - g1) w2 + g1 (w0 + w2)    dx2 = g1 w1    dx3 = (g2 - g1) w0 + g1 (w0 + w2)
 //! ```
 //!
+//! and the weight gradient is again the adjoint,
+//!
+//! ```text
+//! dw0 = (d0 - d2) g0 + d2 (g0 + g1)    dw1 = d1 g0 + d3 g1    dw2 = (d4 - d2) g1 + d2 (g0 + g1)
+//! ```
+//!
 //! Inputs are only added and subtracted, and the weights halved: sums of spike counts and of dyadic weights stay exact, and
 //! in f32 the error is that of a direct convolution. Variants with larger tiles save more and lose this.
 //!
@@ -60,11 +66,11 @@ pub(super) use grad_weight::{Scratch as WeightScratch, add_part, is_one_part, su
 
 /// Taps of a kernel.
 const TAPS: usize = 9;
-/// Channels that come together: a block of any number type.
-const CHANNELS: usize = 16;
+/// Channels of a block, of any number type.
+const BLOCK: usize = 16;
 
 /// Runs the body with the numbers of a channel run that are transformed together, a constant, in `$n`: one register of
-/// `f32`, so that the 16 points of a tile fit the registers. The vectors are `$v`, the numbers `$t`.
+/// `f32`, so that 16 planes of a tile, or a row of 5x5, fit the registers. The vectors are `$v`, the numbers `$t`.
 macro_rules! with_run {
     ($n:ident of $t:ty, $v:ty => $body:block) => {{
         if <$v>::WIDE && <$t>::LANES == 16 {
@@ -98,8 +104,9 @@ use {for_runs, with_run};
 
 /// Whether a convolution can be computed this way.
 pub(crate) fn fits(s: &ConvShape) -> bool {
-    // With stride 2 whole blocks of channels follow each other in a matrix.
-    s.k == 3 && (s.stride == 1 || (s.stride, s.padding) == (2, 1) && s.c_in.is_multiple_of(CHANNELS))
+    // With stride 2 whole blocks of channels follow each other in a matrix, and tiles of the input gradient begin at a pixel
+    // that tap 1 reads, which with a padding of 1 is pixel 0.
+    s.k == 3 && (s.stride == 1 || (s.stride, s.padding) == (2, 1) && s.c_in.is_multiple_of(BLOCK))
 }
 
 /// Whether the forward pass and the input gradient are faster than direct ones: there must be enough tiles to share the
@@ -122,8 +129,8 @@ pub(crate) fn pays_grad_weight(s: &ConvShape) -> bool {
 }
 
 fn enough_channels(s: &ConvShape) -> bool {
-    let least = if s.stride == 1 { 64 } else { 48 };
-    s.c_in.min(s.c_out) >= least
+    const LEAST_CHANNELS: usize = 64;
+    s.c_in.min(s.c_out) >= LEAST_CHANNELS
 }
 
 /// The tiles of the output maps.

@@ -3,8 +3,8 @@
 use super::run::Run;
 use crate::kernels::real::Real;
 
-/// The most lines of numbers that there are along an axis of a tile, of any kind.
-pub(super) const LINES: usize = 5;
+/// The most pixels, planes or sums that there are along an axis of a tile.
+pub(super) const MOST: usize = 5;
 
 /// A convolution by tiles: what a tile reads becomes planes, one number a channel in each; matrix products of planes and
 /// transformed weights give sums; the sums become what the tile writes.
@@ -17,7 +17,7 @@ pub(super) trait Form: Copy + Sync {
     const STEP: usize;
     /// Pixels that a tile writes.
     const WRITTEN: usize;
-    /// The numbers of planes that lie side by side, one matrix.
+    /// For each matrix how many planes lie side by side in it.
     const MATRICES: &'static [usize];
     /// For each sum the matrix that it is a product of.
     const SUMS: &'static [usize];
@@ -32,7 +32,8 @@ pub(super) trait Form: Copy + Sync {
     fn written<T: Real, const N: usize>(self, m: impl Fn(usize) -> Run<T, N>, to: impl FnMut(usize, &Run<T, N>));
 }
 
-/// A form of the forward pass, whose adjoint in the weights is the weight gradient.
+/// A form of the forward pass, whose adjoint in the weights is the weight gradient. Its sums are products of one matrix each,
+/// in the same order.
 pub(super) trait Adjoint: Form {
     /// Hands `to`, for each sum, what the gradients of the written pixels `g` add up to.
     fn gradients<T: Real, const N: usize>(self, g: impl Fn(usize) -> Run<T, N>, to: impl FnMut(usize, &Run<T, N>));
@@ -46,7 +47,7 @@ pub(super) trait Adjoint: Form {
 }
 
 /// A matrix: its planes lie side by side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Matrix {
     /// Planes of the matrices before.
     pub(super) first: usize,
@@ -61,7 +62,7 @@ pub(super) struct Place {
 }
 
 /// All matrices, when they have these numbers of planes along an axis.
-pub(super) fn matrices(along: &[usize]) -> Vec<Matrix> {
+pub(super) fn all_matrices(along: &[usize]) -> Vec<Matrix> {
     let mut next = 0;
     let numbers = along.iter().flat_map(|y| along.iter().map(move |x| y * x));
     numbers
@@ -74,7 +75,7 @@ pub(super) fn matrices(along: &[usize]) -> Vec<Matrix> {
 }
 
 /// The places of all planes, when matrices have these numbers of them along an axis.
-pub(super) fn places(along: &[usize]) -> Vec<Place> {
+pub(super) fn all_places(along: &[usize]) -> Vec<Place> {
     let lines = || along.iter().enumerate().flat_map(|(matrix, &n)| (0..n).map(move |i| (matrix, i, n)));
     let line =
         |(y, i_y, _)| lines().map(move |(x, i_x, n)| Place { matrix: y * along.len() + x, plane: i_y * n + i_x });
@@ -104,8 +105,8 @@ mod tests {
             [place(0, 2), place(0, 3), place(1, 1)],
             [place(2, 0), place(2, 1), place(3, 0)],
         ];
-        assert_eq!(places(&[2, 1]), expected.as_flattened());
-        let matrices: Vec<_> = matrices(&[2, 1]).into_iter().map(|matrix| (matrix.first, matrix.planes)).collect();
+        assert_eq!(all_places(&[2, 1]), expected.as_flattened());
+        let matrices: Vec<_> = all_matrices(&[2, 1]).into_iter().map(|matrix| (matrix.first, matrix.planes)).collect();
         assert_eq!(matrices, [(0, 4), (4, 2), (6, 2), (8, 1)]);
     }
 

@@ -1,6 +1,6 @@
 //! The forward pass, and with the flipped kernel the input gradient.
 
-use super::form::{Form, LINES, factors, matrices, places, weights_along};
+use super::form::{Form, MOST, all_matrices, all_places, factors, weights_along};
 use super::plain::Plain;
 use super::run::{load, store};
 use super::strided::{Backward, Strided};
@@ -12,14 +12,13 @@ use crate::kernels::tile::{self, for_blocks, for_rows};
 use crate::kernels::{ConvShape, Source};
 use rayon::prelude::*;
 
-/// Tiles that share a pass over the weights, and from [`MANY`] weights of a tap on. With few channels, the planes of the
-/// tiles fit the second-level cache; with many the weights come from further away, and it matters more how
-/// often.
+/// Tiles that share a pass over the weights, and beyond [`MANY`] weights of a tap. With few channels the planes of the tiles
+/// fit the second-level cache; with many the weights come from further away, and it matters more how often.
 const TILES: usize = 48;
 const MORE_TILES: usize = 96;
 const MANY: usize = 128 * 128;
 /// Products of a tile and an output in one go: their weights (16 kB) stay in the first-level cache.
-const STEP: usize = 256;
+const PRODUCTS: usize = 256;
 /// Number of tasks to aim at; even, and more than there are threads in most machines that have no accelerator.
 const TASKS: usize = 32;
 
@@ -86,7 +85,7 @@ impl<T: Real> Weights<T> {
 /// `[9, channels, L]` to `[planes, channels, L]` for each sum.
 fn transformed<T: Real, F: Form>(form: F, taps: &[T]) -> Lines<T> {
     let along = weights_along::<F>();
-    let (matrices, places) = (matrices(&along), places(&along));
+    let (matrices, places) = (all_matrices(&along), all_places(&along));
     let n = taps.len() / TAPS;
     let at: Vec<usize> = places.iter().map(|place| (matrices[place.matrix].first + place.plane) * n).collect();
     let mut planes = Lines::zeros(places.len() * n);
@@ -94,6 +93,7 @@ fn transformed<T: Real, F: Form>(form: F, taps: &[T]) -> Lines<T> {
     planes
 }
 
+/// [`transformed`], to be compiled for the best vectors.
 struct WeightBlock<'a, T, F> {
     form: F,
     taps: &'a [T],
@@ -119,7 +119,7 @@ impl<T: Real, F: Form> VectorKernel<T> for WeightBlock<'_, T, F> {
     }
 }
 
-/// `ys[n, y, x, o] = Σ_{i, ky, kx} weight[o, i, ky, kx] xs[n, y s + ky - p, x s + kx - p, i]`; a shape that [`fits`].
+/// `ys[n, y, x, o] = Σ_{i, ky, kx} weight[o, i, ky, kx] xs[n, y stride + ky - p, x stride + kx - p, i]`; a shape that [`fits`].
 ///
 /// `xs` is `[n, h, w, c_in]`, `ys` `[n, h_out, w_out, c_out]`, which is overwritten.
 pub(crate) fn forward<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &Weights<T>, ys: &mut [T]) {
@@ -127,7 +127,7 @@ pub(crate) fn forward<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &
     correlate(s, xs, weights, ys);
 }
 
-/// `dxs[n, y s + ky - p, x s + kx - p, i] = Σ_{o, y, x, ky, kx} weight[o, i, ky, kx] grads[n, y, x, o]`, for a shape that
+/// `dxs[n, y stride + ky - p, x stride + kx - p, i] = Σ_{o, y, x, ky, kx} weight[o, i, ky, kx] grads[n, y, x, o]`, for a shape that
 /// [`fits`] with a padding of 2 at most.
 ///
 /// `grads` is `[n, h_out, w_out, c_out]`, `dxs` `[n, h, w, c_in]`, which is overwritten; `weights` are
@@ -219,9 +219,9 @@ pub(super) fn patch<'a, X, F: Form>(
     xs: &'a [X],
     zeros: &'a [X],
     (image, row, col): (usize, usize, usize),
-) -> [&'a [X]; LINES * LINES] {
+) -> [&'a [X]; MOST * MOST] {
     let map = &xs[image * s.h * s.w * s.c_in..][..s.h * s.w * s.c_in];
-    let mut pixels = [zeros; LINES * LINES];
+    let mut pixels = [zeros; MOST * MOST];
     for (i, pixel) in pixels[..F::READ * F::READ].iter_mut().enumerate() {
         let y = (F::STEP * row + i / F::READ).wrapping_sub(s.padding);
         let x = (F::STEP * col + i % F::READ).wrapping_sub(s.padding);
@@ -269,7 +269,7 @@ impl<T: Real, X: Source<T>, F: Form> Task<'_, '_, T, X, F> {
         let Self { form, shape: s, tiles, xs, zeros, weights, per_pass, .. } = self;
         let most = per_pass.min(self.rows.len()) * tiles.cols;
         // Of the matrices: channels, numbers from row to row, where they begin.
-        let matrices = matrices(F::MATRICES);
+        let matrices = all_matrices(F::MATRICES);
         let mut len = 0;
         let layout: Vec<(usize, usize, usize)> = matrices
             .iter()
@@ -281,13 +281,13 @@ impl<T: Real, X: Source<T>, F: Form> Task<'_, '_, T, X, F> {
             })
             .collect();
         // Of the planes: numbers from tile to tile, where they begin.
-        let mut planes = [(0, 0); LINES * LINES];
-        for (plane, place) in planes.iter_mut().zip(places(F::MATRICES)) {
+        let mut planes = [(0, 0); MOST * MOST];
+        for (plane, place) in planes.iter_mut().zip(all_places(F::MATRICES)) {
             let (_, pitch, at) = layout[place.matrix];
             *plane = (pitch, at + place.plane * s.c_in);
         }
         let factors = factors::<F>();
-        let firsts: Vec<usize> = self::matrices(&weights_along::<F>()).iter().map(|matrix| matrix.first).collect();
+        let firsts: Vec<usize> = all_matrices(&weights_along::<F>()).iter().map(|matrix| matrix.first).collect();
         let pitch_out = pitch::<T>(s.c_out);
         let sum_len = most * pitch_out + T::LANES;
         let Scratch { inputs, products } = self.scratch;
@@ -311,15 +311,17 @@ impl<T: Real, X: Source<T>, F: Form> Task<'_, '_, T, X, F> {
                     );
                 });
             }
-            for ((&factor, &weight), products) in factors.iter().zip(&firsts).zip(products.chunks_exact_mut(sum_len)) {
+            for ((&factor, &first_plane), products) in
+                factors.iter().zip(&firsts).zip(products.chunks_exact_mut(sum_len))
+            {
                 let (channels, pitch_in, at) = layout[factor];
                 let inputs = &inputs[at..][..n * pitch_in];
                 let products = &mut products[..n * pitch_out];
                 for_blocks!(block, B in weights.blocks.len(), V => {
-                    for first in (0..channels).step_by(STEP) {
-                        let run = STEP.min(channels - first) * T::LANES;
+                    for first in (0..channels).step_by(PRODUCTS) {
+                        let run = PRODUCTS.min(channels - first) * T::LANES;
                         let weights: [&[V::Block]; B] = tile::each(|b| {
-                            V::blocks(&weights.blocks[block + b][(weight * s.c_in + first) * T::LANES..][..run])
+                            V::blocks(&weights.blocks[block + b][(first_plane * s.c_in + first) * T::LANES..][..run])
                         });
                         let (from, to) = (&inputs[first..], &mut products[block * T::LANES..]);
                         for_rows!(row, R in n => {
@@ -339,7 +341,7 @@ impl<T: Real, X: Source<T>, F: Form> Task<'_, '_, T, X, F> {
             for (row, outputs) in rows.iter_mut().enumerate() {
                 for col in 0..tiles.cols {
                     let at = (row * tiles.cols + col) * pitch_out;
-                    let mut pixels = [const { None }; LINES * LINES];
+                    let mut pixels = [const { None }; MOST * MOST];
                     for (y, line) in outputs.chunks_mut(s.w_out * s.c_out).enumerate() {
                         let line = &mut line[F::WRITTEN * col * s.c_out..];
                         for (x, pixel) in line.chunks_mut(s.c_out).take(F::WRITTEN).enumerate() {

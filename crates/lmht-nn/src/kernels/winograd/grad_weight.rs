@@ -1,6 +1,6 @@
 //! The weight gradient.
 
-use super::form::{Adjoint, places};
+use super::form::{Adjoint, all_places};
 use super::forward::patch;
 use super::plain::Plain;
 use super::run::{self, load, store};
@@ -23,7 +23,20 @@ const CHANNELS: usize = 128;
 /// Number of tasks to aim at. A constant and not the number of threads, so that sums keep their order.
 const TASKS: usize = 8;
 
-/// `dweight[o, i, ky, kx] = Σ_{n, y, x} grads[n, y, x, o] xs[n, y s + ky - p, x s + kx - p, i]`; a shape that [`fits`].
+/// Evaluates the expression with the form for a shape in `$form`.
+macro_rules! with_form {
+    ($form:ident of $shape:expr => $body:expr) => {
+        if $shape.stride == 1 {
+            let $form = Plain;
+            $body
+        } else {
+            let $form = Strided;
+            $body
+        }
+    };
+}
+
+/// `dweight[o, i, ky, kx] = Σ_{n, y, x} grads[n, y, x, o] xs[n, y stride + ky - p, x stride + kx - p, i]`; a shape that [`fits`].
 ///
 /// `xs` is `[n, h, w, c_in]`, `grads` `[n, h_out, w_out, c_out]`, `dweight` `[c_out, c_in, 3, 3]`, which is overwritten.
 pub(crate) fn grad_weight<T: Real, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], dweight: &mut [T]) {
@@ -70,11 +83,9 @@ pub(in crate::kernels) fn add_part<T: Real, X: Source<T>>(
 ) {
     let zeros = (&*vec![X::default(); s.c_in], &*vec![T::default(); s.c_out]);
     let tiles = Tiles::of(s);
-    if s.stride == 1 {
-        T::run_with_vectors(Task { form: Plain, shape: s, tiles, xs, grads, zeros, part, sums, scratch });
-    } else {
-        T::run_with_vectors(Task { form: Strided, shape: s, tiles, xs, grads, zeros, part, sums, scratch });
-    }
+    with_form!(form of s => {
+        T::run_with_vectors(Task { form, shape: s, tiles, xs, grads, zeros, part, sums, scratch });
+    });
 }
 
 /// The weight gradient from the sums that `add` adds up for each part, which begins at a multiple of `multiple` rows.
@@ -88,7 +99,7 @@ pub(in crate::kernels) fn sum_up<T: Real>(
     let cut = |c: usize| c.div_ceil(c.div_ceil(CHANNELS)).next_multiple_of(T::LANES);
     let (per_in, per_out) = (cut(s.c_in), cut(s.c_out));
     let (n_in, n_out) = (s.c_in.div_ceil(per_in), s.c_out.div_ceil(per_out));
-    let n_planes = if s.stride == 1 { n_planes::<Plain>() } else { n_planes::<Strided>() };
+    let n_planes = with_form!(form of s => planes_of(form));
     let tiles = Tiles::of(s);
     let n_rows = tiles.n * tiles.rows;
     let per_group = n_rows.div_ceil(TASKS.div_ceil(n_in * n_out)).max(1).next_multiple_of(multiple);
@@ -113,17 +124,15 @@ pub(in crate::kernels) fn sum_up<T: Real>(
             let sums = &sums[(o * n_in + i) * n_groups..][..n_groups];
             let first = block * T::LANES - outputs.start;
             let c_in = s.c_in;
-            if s.stride == 1 {
-                T::run_with_vectors(Finish { form: Plain, sums, inputs, outputs, first, c_in, dweight });
-            } else {
-                T::run_with_vectors(Finish { form: Strided, sums, inputs, outputs, first, c_in, dweight });
-            }
+            with_form!(form of s => {
+                T::run_with_vectors(Finish { form, sums, inputs, outputs, first, c_in, dweight });
+            });
         }
     });
 }
 
-fn n_planes<F: Adjoint>() -> usize {
-    places(F::MATRICES).len()
+fn planes_of<F: Adjoint>(_: F) -> usize {
+    all_places(F::MATRICES).len()
 }
 
 /// Sums of one plane: `[outputs / L, inputs, L]`.
@@ -172,11 +181,12 @@ impl<T: Real, X: Source<T>, F: Adjoint> Task<'_, T, X, F> {
         let plane_len = inputs.len().div_ceil(per_panel) * panel + T::LANES;
         let block = most * T::LANES;
         let grads_len = outputs.len().div_ceil(T::LANES) * block + T::LANES;
-        let places = places(F::MATRICES);
+        let places = all_places(F::MATRICES);
+        debug_assert!(F::SUMS.iter().copied().eq(0..F::MATRICES.len()));
         let Scratch { xs, grads } = self.scratch;
         xs.resize(places.len() * plane_len);
         grads.resize(F::SUMS.len() * F::SUMS.len() * grads_len);
-        let sum_len = sum_len::<T>(inputs, outputs);
+        let per_plane = sum_len::<T>(inputs, outputs);
         for start in (0..n).step_by(TILES) {
             let n = TILES.min(n - start);
             for i in 0..n {
@@ -205,6 +215,7 @@ impl<T: Real, X: Source<T>, F: Adjoint> Task<'_, T, X, F> {
                     };
                     &pixel[outputs.clone()]
                 });
+                // A run that is half of a block may leave the other half as it was, in lanes of no output.
                 for_runs!(c, WHOLE in outputs.len(), RUN => {
                     let at = c / T::LANES * block + i * T::LANES + c % T::LANES;
                     self.form.gradients::<T, RUN>(
@@ -216,7 +227,7 @@ impl<T: Real, X: Source<T>, F: Adjoint> Task<'_, T, X, F> {
                 });
             }
             for (plane, place) in places.iter().enumerate() {
-                let sums = &mut self.sums[plane * sum_len..][..sum_len];
+                let sums = &mut self.sums[plane * per_plane..][..per_plane];
                 let (xs, grads) = (&xs[plane * plane_len..], &grads[place.matrix * grads_len..]);
                 let per_block = inputs.len() * T::LANES;
                 for_blocks!(first, B in outputs.len().div_ceil(T::LANES), V => {
@@ -253,7 +264,7 @@ impl<T: Real, F: Adjoint> VectorKernel<T> for Finish<'_, T, F> {
     #[inline(always)]
     fn run<V: Vectors<T>>(self, vectors: V) {
         let n = self.inputs.len();
-        let sum_len = sum_len::<T>(&self.inputs, &self.outputs);
+        let per_plane = sum_len::<T>(&self.inputs, &self.outputs);
         let start = self.first / T::LANES * n * T::LANES;
         // [inputs, taps, L], as the weights are ordered but for the outputs.
         let mut taps = Lines::zeros(n * TAPS * T::LANES);
@@ -265,7 +276,7 @@ impl<T: Real, F: Adjoint> VectorKernel<T> for Finish<'_, T, F> {
                     |plane| {
                         let mut total = [T::default(); RUN];
                         for sums in self.sums {
-                            total = run::add(total, load::<_, _, RUN, true>(&sums[plane * sum_len + start + i..]));
+                            total = run::add(total, load::<_, _, RUN, true>(&sums[plane * per_plane + start + i..]));
                         }
                         total
                     },

@@ -105,6 +105,7 @@ impl Form for Backward {
 
     #[inline(always)]
     fn weights<T: Real, const N: usize>(self, w: impl Fn(usize) -> Run<T, N>, mut to: impl FnMut(usize, &Run<T, N>)) {
+        // The taps are flipped: w(0) is w2 of the equations, along both axes.
         weights_backward(&mut to, 0, w(0), w(1), w(2));
         weights_backward(&mut to, 1, add(w(0), w(6)), add(w(1), w(7)), add(w(2), w(8)));
         weights_backward(&mut to, 2, w(6), w(7), w(8));
