@@ -47,7 +47,7 @@ const SMALL: [Case; 7] = [
 
 impl Case {
     fn params(&self) -> Conv2dParams {
-        Conv2dParams { stride: self.stride, padding: self.kernel / 2 }
+        Conv2dParams { stride: self.stride, padding: self.kernel / 2, groups: 1 }
     }
 
     fn flop(&self) -> u64 {

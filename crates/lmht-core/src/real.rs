@@ -4,7 +4,7 @@
 //! checked with, and the `f32` result, which networks train with, come from the same lines.
 
 use std::fmt::Debug;
-use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
+use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
 mod sealed {
     /// Keeps [`Real`](super::Real) and [`SpikeCount`](super::SpikeCount) to the types of this file.
@@ -37,8 +37,11 @@ pub trait Real:
     + Add<Output = Self>
     + AddAssign
     + Sub<Output = Self>
+    + SubAssign
     + Mul<Output = Self>
+    + MulAssign
     + Div<Output = Self>
+    + DivAssign
     + Neg<Output = Self>
     + 'static
 {

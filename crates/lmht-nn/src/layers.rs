@@ -14,7 +14,7 @@
 //! let config = ModelConfig::resnet18(10); // T = 2, L = 2
 //! let params = ParamStore::new(42);
 //! let vb = params.builder(DType::F32, &Device::Cpu);
-//! let conv = Conv2d::new(3, 8, 3, Conv2dParams { stride: 1, padding: 1 }, false, vb.pp("conv"))?;
+//! let conv = Conv2d::new(3, 8, 3, Conv2dParams { stride: 1, padding: 1, groups: 1 }, false, vb.pp("conv"))?;
 //! let synapse = ConvNorm::new(conv, BatchNorm::new(8, vb.pp("bn"))?);
 //! let neuron = Neuron::new(&config, Site::Maps, vb.pp("sn"))?;
 //! let readout = Linear::new(8, 10, vb.pp("fc"))?;
@@ -122,8 +122,7 @@ impl Conv2d {
     }
 
     pub(crate) fn params(&self) -> Conv2dParams {
-        self.params
-    }
+        self.params, groups: 1 }
 
     /// Replaces every tensor by a copy.
     pub(crate) fn own_tensors(&mut self) -> Result<()> {

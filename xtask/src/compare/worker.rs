@@ -361,7 +361,7 @@ fn conv_step(case: ConvCase) -> Result<Step> {
     }
     let xs = Var::from_tensor(&tensor(&[n, c_in, side, side], 1)?)?;
     let weight = Var::from_tensor(&tensor(&[c_out, c_in, kernel, kernel], 2)?)?;
-    let params = Conv2dParams { stride, padding: kernel / 2 };
+    let params = Conv2dParams { stride, padding: kernel / 2, groups: 1 };
     Ok(Box::new(move || {
         if pass == ConvPass::All {
             black_box(ops::conv2d(&xs, &weight, None, params)?.backward()?);

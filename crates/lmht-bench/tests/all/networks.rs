@@ -169,7 +169,7 @@ fn a_static_images_stem_runs_once_and_frames_run_it_at_every_timestep() {
 fn averages_are_macs_but_the_paper_counts_their_amplitude() {
     let params = ParamStore::new(1);
     let vb = params.builder(DType::F32, &Device::Cpu);
-    let conv = Conv2d::new(1, 1, 3, Conv2dParams { stride: 1, padding: 1 }, false, vb.pp("conv")).unwrap();
+    let conv = Conv2d::new(1, 1, 3, Conv2dParams { stride: 1, padding: 1, groups: 1 }, false, vb.pp("conv")).unwrap();
     let readout = Linear::new(16, 10, vb.pp("fc")).unwrap();
     // Four spikes of 0.5 in one window of a map of 8x8: the average is one spike at (1, 1) of 4x4.
     let mut map = vec![0f32; 64];

@@ -192,7 +192,7 @@ fn step(node: &Node, xs: &Tensor, metadata: &Metadata) -> Replayed<Tensor> {
                     "stride {stride:?}, padding {padding:?}, input_shape {input_shape:?} do not fit an input of {shape:?}"
                 ));
             }
-            let params = ops::Conv2dParams { stride: stride[0], padding: padding[0] };
+            let params = ops::Conv2dParams { stride: stride[0], padding: padding[0], groups: 1 };
             let (weight, bias) = (tensor(weight).map_err(failed)?, tensor(bias).map_err(failed)?);
             ops::conv2d(xs, &weight, Some(&bias), params).map_err(failed)
         }

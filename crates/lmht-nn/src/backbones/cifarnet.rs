@@ -48,7 +48,7 @@ impl Cifarnet {
         for (i, (factor, pool)) in CONVS.into_iter().enumerate() {
             let c_out = width * factor;
             let synapse = vb.pp(format!("conv{}", i + 1));
-            let params = Conv2dParams { stride: 1, padding: 1 };
+            let params = Conv2dParams { stride: 1, padding: 1, groups: 1 };
             let parts = (synapse.pp(0), synapse.pp(1));
             let synapse = ConvNorm::build(config, (c_in, c_out, 3), params, false, parts)?;
             let mut neuron = Neuron::new(config, Site::Maps, vb.pp(format!("sn{}", i + 1)))?;

@@ -212,7 +212,7 @@ fn conv_norm(
     names: (&str, &str),
     vb: &VarBuilder<'_>,
 ) -> Result<ConvNorm> {
-    let params = Conv2dParams { stride, padding: kernel / 2 };
+    let params = Conv2dParams { stride, padding: kernel / 2, groups: 1 };
     ConvNorm::build(config, (c_in, c_out, kernel), params, false, (vb.pp(names.0), vb.pp(names.1)))
 }
 

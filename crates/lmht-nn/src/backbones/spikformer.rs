@@ -98,7 +98,7 @@ impl PatchSplitting {
     fn new(config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let layer = |c_in, c_out, name: &str, number: &str| -> Result<(ConvNorm, Neuron)> {
             let part = |part| vb.pp(format!("{name}_{part}{number}"));
-            let params = Conv2dParams { stride: 1, padding: 1 };
+            let params = Conv2dParams { stride: 1, padding: 1, groups: 1 };
             let synapse = ConvNorm::build(config, (c_in, c_out, 3), params, false, (part("conv"), part("bn")))?;
             Ok((synapse, Neuron::new(config, Site::Maps, part("lif"))?))
         };

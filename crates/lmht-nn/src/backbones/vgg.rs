@@ -119,7 +119,7 @@ impl Vgg {
             let mut layers = Vec::new();
             for i in 0..n_convs {
                 let [conv, norm, neuron] = plan.layout.names(i);
-                let params = Conv2dParams { stride: 1, padding: 1 };
+                let params = Conv2dParams { stride: 1, padding: 1, groups: 1 };
                 let synapse = ConvNorm::build(config, (c_in, c_out, 3), params, true, (vb.pp(conv), vb.pp(norm)))?;
                 let mut neuron = Neuron::new(config, Site::Maps, vb.pp(neuron))?;
                 if stage == 0 && i == 0 {

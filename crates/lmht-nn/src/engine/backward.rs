@@ -12,7 +12,7 @@ use super::run::{State, bail_bug, mixing};
 use super::value::{Line, TermSource, Value};
 use super::{norm, pool, stage};
 use crate::Result;
-use crate::kernels;
+use lmht_kernels as kernels;
 use crate::layers::{BatchNorm, Neuron};
 use crate::ops::storage::with_slice;
 

@@ -48,7 +48,7 @@ use candle_core::{DType, Tensor};
 
 pub(crate) use program::{Part, Parts, Spread};
 
-use crate::kernels::Real;
+use lmht_kernels::Real;
 use crate::{Mode, Network, Pass, Result};
 use prepared::{Prepared, Slots};
 use program::Program;

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::Number;
 use super::value::{Line, Norm};
 use crate::Result;
-use crate::kernels::{Kernel, run_vectorized};
+use lmht_kernels::{Kernel, run_vectorized};
 use crate::layers::BatchNorm;
 use crate::ops::BatchStats;
 

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::prepared::Slots;
 use crate::graph::{Graph, Node, Op};
-use crate::kernels::ConvShape;
+use lmht_kernels::ConvShape;
 use crate::layers::{BatchNorm, Conv2d, Linear, Neuron};
 use crate::ops::Pool2dParams;
 use crate::{Network, Pass, Result};
@@ -150,7 +150,7 @@ impl Synapse {
             Self::Conv2d(conv) => (conv.weight().dims()[2], conv.params().stride, conv.params().padding),
             Self::Linear(_) => (h, 1, 0),
         };
-        ConvShape { n, c_in, h, w, c_out: output.c, k, stride, padding, h_out: output.h, w_out: output.w }
+        ConvShape { n, c_in, h, w, c_out: output.c, k, stride, padding, groups: 1, h_out: output.h, w_out: output.w }
     }
 }
 

@@ -11,7 +11,7 @@ use super::stage::{self, Current, Operand, Rows};
 use super::synapse::{Maps, forward_once};
 use super::value::{Line, Norm, Packed, Term, TermSource, Value};
 use super::{norm, pool};
-use crate::kernels::{ConvShape, Images};
+use lmht_kernels::{ConvShape, Images};
 use crate::layers::{Flow, Neuron, SpikingParts, averaged};
 use crate::ops::storage::with_slice;
 use crate::{Pass, Result, Signal};

@@ -13,7 +13,7 @@ use super::prepared::Firing;
 use super::program::Spread;
 use super::value::{Counts, Line, Packed, tally};
 use super::{Number, norm};
-use crate::kernels::{Kernel, run_vectorized};
+use lmht_kernels::{Kernel, run_vectorized};
 
 /// Values of a tile, all timesteps together: 32 kB of f32.
 const TILE: usize = 1 << 13;

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::Number;
 use super::value::{Value, count, share};
 use crate::Result;
-use crate::kernels::{ConvShape, Images, Path, Source, amx, choice, dense, spikes, winograd};
+use lmht_kernels::{ConvShape, Images, Path, Source, amx, choice, dense, spikes, winograd};
 use crate::ops::storage::with_slice;
 
 /// What a synapse reads.

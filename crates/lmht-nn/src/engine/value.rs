@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::Number;
 use super::program::Spread;
-use crate::kernels::{Images, Kernel, run_vectorized};
+use lmht_kernels::{Images, Kernel, run_vectorized};
 
 /// Bytes counted by one task.
 const CHUNK: usize = 1 << 16;

@@ -1,19 +1,8 @@
-//! Batch normalisation, fused: statistics, values and both backward passes read their operands once.
-//!
-//! Sums run in `f64` over differences from the channel's first element. The shift keeps the variance exact to the last
-//! bits when the mean is large against the standard deviation, which sums of squares alone do not. Only mean and
-//! 1/standard deviation of each channel are kept for the backward pass.
+//! Batch normalisation.
 
-use super::storage::{as_slice, by_dtype, with_slice, zeros};
-use super::with_gradient::Grads3;
-use super::{check_operands, composed, is_fused};
-use crate::kernels::real::{Kernel, Real, run_vectorized};
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail};
-use rayon::prelude::*;
+use candle_core::{Result, Tensor, bail};
 
-/// Number of tasks that the images are dealt to; fixed, so that sums keep their order for every number of threads.
-const TASKS: usize = 16;
+use super::check_operands;
 
 /// Statistics of a batch, `[C]` each, detached: for running averages.
 #[derive(Debug, Clone)]
@@ -55,28 +44,19 @@ pub struct BatchStats {
 /// ```
 pub fn batch_norm_train(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<(Tensor, BatchStats)> {
     let (n, c, inner) = batch_norm_shape("batch_norm_train", xs, weight, bias, eps)?;
-    if !is_fused(xs) {
-        return composed::batch_norm_train(xs, weight, bias, eps);
-    }
-    let (xs, weight, bias) = (xs.contiguous()?, weight.contiguous()?, bias.contiguous()?);
     let count = (n * inner) as f64;
-    let (mean, var): (Vec<f64>, Vec<f64>) = by_dtype!(xs.dtype(), T, L => with_slice::<T, _>(&xs, |xs| {
-        let shift: Vec<f64> = (0..c).map(|c| xs[c * inner].to_f64()).collect();
-        let (sums, squares) = channel_sums(xs, xs, c, inner, &shift, Product::Square);
-        let moments = sums.iter().zip(&squares).zip(&shift).map(|((sum, square), shift)| {
-            let mean = sum / count;
-            // Rounding may leave a constant channel a hair below zero.
-            (shift + mean, (square / count - mean * mean).max(0.))
-        });
-        Ok(moments.unzip())
-    }))?;
+    let flat = xs.reshape((n, c, inner))?;
+    let mean_of = |t: &Tensor| -> Result<Tensor> { t.sum_keepdim(2)?.sum_keepdim(0)? / count };
+    let mean = mean_of(&flat)?;
+    let centred = flat.broadcast_sub(&mean)?;
+    let var = mean_of(&centred.sqr()?)?;
+    let normalized = centred.broadcast_div(&(&var + eps)?.sqrt()?)?;
+    let ys = normalized.broadcast_mul(&weight.reshape((1, c, 1))?)?.broadcast_add(&bias.reshape((1, c, 1))?)?;
     let stats = BatchStats {
-        mean: Tensor::new(mean.as_slice(), xs.device())?.to_dtype(xs.dtype())?,
-        var_unbiased: (Tensor::new(var.as_slice(), xs.device())? * (count / (count - 1.)))?.to_dtype(xs.dtype())?,
+        mean: mean.detach().flatten_all()?,
+        var_unbiased: (var.detach().flatten_all()? * (count / (count - 1.)))?,
     };
-    let rstd = var.iter().map(|var| (var + eps).sqrt().recip()).collect();
-    let ys = xs.apply_op3(&weight, &bias, BatchNorm { mean, rstd, statistics_of_batch: true })?;
-    Ok((ys, stats))
+    Ok((ys.reshape(xs.shape())?, stats))
 }
 
 /// Normalises each channel by running statistics:
@@ -112,18 +92,16 @@ pub fn batch_norm_eval(
     running_var: &Tensor,
     eps: f64,
 ) -> Result<Tensor> {
-    eval_shape(xs, weight, bias, running_mean, running_var, eps)?;
-    if !is_fused(xs) {
-        return composed::batch_norm_eval(xs, weight, bias, running_mean, running_var, eps);
-    }
-    let to_f64 = |t: &Tensor| t.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>();
-    let rstd = to_f64(running_var)?.iter().map(|var| (var + eps).sqrt().recip()).collect();
-    let op = BatchNorm { mean: to_f64(running_mean)?, rstd, statistics_of_batch: false };
-    xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
+    let (n, c, inner) = eval_shape(xs, weight, bias, running_mean, running_var, eps)?;
+    let channel = |t: &Tensor| t.reshape((1, c, 1));
+    let std = (running_var.detach() + eps)?.sqrt()?;
+    let scale = weight.div(&std)?;
+    let centred = xs.reshape((n, c, inner))?.broadcast_sub(&channel(&running_mean.detach())?)?;
+    centred.broadcast_mul(&channel(&scale)?)?.broadcast_add(&channel(bias)?)?.reshape(xs.shape())
 }
 
 /// Checks the operands of training and returns (N, C, product of the other axes).
-pub(super) fn batch_norm_shape(
+fn batch_norm_shape(
     op: &str,
     xs: &Tensor,
     weight: &Tensor,
@@ -142,7 +120,7 @@ pub(super) fn batch_norm_shape(
 }
 
 /// Checks the operands of evaluation.
-pub(super) fn eval_shape(
+fn eval_shape(
     xs: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
@@ -172,240 +150,4 @@ fn channel_shape(op: &str, xs: &Tensor, channels: &[(&str, &Tensor)], eps: f64) 
     }
     check_operands(op, &[&[("xs", xs)], channels].concat())?;
     Ok((n, c, inner.iter().product()))
-}
-
-/// `(x - mean) * rstd * weight + bias` per channel.
-struct BatchNorm {
-    mean: Vec<f64>,
-    rstd: Vec<f64>,
-    /// Whether mean and rstd depend on the input.
-    statistics_of_batch: bool,
-}
-
-impl CustomOp3 for BatchNorm {
-    fn name(&self) -> &'static str {
-        if self.statistics_of_batch { "batch_norm_train" } else { "batch_norm_eval" }
-    }
-
-    fn cpu_fwd(
-        &self,
-        xs: &CpuStorage,
-        layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let inner = layout.dims()[2..].iter().product();
-        let ys = by_dtype!(xs.dtype(), T, L => {
-            let weight = as_slice::<T>(weight, weight_layout)?;
-            let bias = as_slice::<T>(bias, bias_layout)?;
-            // y = 0 * scale + (x - mean) * (rstd weight) + bias
-            let lines = Lines::new(&self.mean, |c| {
-                (0., self.rstd[c] * weight[c].to_f64(), bias[c].to_f64())
-            });
-            T::to_cpu_storage_owned(combine(as_slice::<T>(xs, layout)?, None, &lines, inner))
-        });
-        Ok((ys, layout.shape().clone()))
-    }
-
-    fn bwd(&self, xs: &Tensor, weight: &Tensor, bias: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Grads3> {
-        let (c, inner) = (self.mean.len(), xs.dims()[2..].iter().product());
-        let count = (xs.elem_count() / c) as f64;
-        by_dtype!(xs.dtype(), T, L => with_slice::<T, _>(grad, |grad| with_slice::<T, _>(xs, |values| {
-            // Σ g and Σ g (x - mean) of each channel.
-            let needs_sums = weight.track_op() || bias.track_op() || (xs.track_op() && self.statistics_of_batch);
-            let (sums, products) = if needs_sums {
-                channel_sums(values, grad, c, inner, &self.mean, Product::Other)
-            } else {
-                (vec![0.; c], vec![0.; c])
-            };
-            let to_tensor = |values: Vec<f64>| -> Result<Tensor> {
-                Tensor::from_vec(values, c, xs.device())?.to_dtype(xs.dtype())
-            };
-            let mut dxs = None;
-            if xs.track_op() {
-                let weights: Vec<f64> = with_slice::<T, _>(weight, |w| Ok(w.iter().map(|w| w.to_f64()).collect()))?;
-                // dx = rstd weight (g - Σ g / n - (x - mean) rstd² Σ g (x - mean) / n), the sums only with the
-                // statistics of the batch.
-                let lines = Lines::new(&self.mean, |c| {
-                    let scale = self.rstd[c] * weights[c];
-                    if self.statistics_of_batch {
-                        let slope = self.rstd[c] * self.rstd[c] * products[c] / count;
-                        (scale, -scale * slope, -scale * sums[c] / count)
-                    } else {
-                        (scale, 0., 0.)
-                    }
-                });
-                dxs = Some(Tensor::from_vec(combine(values, Some(grad), &lines, inner), xs.shape(), xs.device())?);
-            }
-            let dweight = weight.track_op().then(|| {
-                to_tensor(products.iter().zip(&self.rstd).map(|(product, rstd)| product * rstd).collect())
-            });
-            let dbias = bias.track_op().then(|| to_tensor(sums.clone()));
-            Ok((dxs, dweight.transpose()?, dbias.transpose()?))
-        })))
-    }
-}
-
-/// Per channel the numbers of `grad * scale + (x - mean) * slope + offset`.
-struct Lines<T> {
-    mean: Vec<T>,
-    scale: Vec<T>,
-    slope: Vec<T>,
-    offset: Vec<T>,
-}
-
-impl<T: Real> Lines<T> {
-    /// From `(scale, slope, offset)` of a channel.
-    fn new(mean: &[f64], line: impl Fn(usize) -> (f64, f64, f64)) -> Self {
-        let mut lines = Self { mean: vec![], scale: vec![], slope: vec![], offset: vec![] };
-        for (c, &exact) in mean.iter().enumerate() {
-            let (scale, slope, offset) = line(c);
-            let mean = T::from_f64(exact);
-            lines.mean.push(mean);
-            lines.scale.push(T::from_f64(scale));
-            lines.slope.push(T::from_f64(slope));
-            // What rounding took from the mean goes into the offset.
-            lines.offset.push(T::from_f64(offset - (exact - mean.to_f64()) * slope));
-        }
-        lines
-    }
-}
-
-/// Applies the lines of the channels to `[N, C, inner]`.
-fn combine<T: Real>(xs: &[T], grad: Option<&[T]>, lines: &Lines<T>, inner: usize) -> Vec<T> {
-    let image = lines.mean.len() * inner;
-    let per_task = (xs.len() / image).div_ceil(TASKS) * image;
-    let mut output = zeros::<T>(xs.len());
-    output.par_chunks_mut(per_task).enumerate().for_each(|(i, output)| {
-        let range = i * per_task..i * per_task + output.len();
-        let grad = grad.map(|grad| &grad[range.clone()]);
-        run_vectorized(Combine { xs: &xs[range], grad, lines, inner, output });
-    });
-    output
-}
-
-struct Combine<'a, T> {
-    xs: &'a [T],
-    grad: Option<&'a [T]>,
-    lines: &'a Lines<T>,
-    inner: usize,
-    output: &'a mut [T],
-}
-
-impl<T: Real> Kernel for Combine<'_, T> {
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let Lines { mean, scale, slope, offset } = self.lines;
-        let (c, inner) = (mean.len(), self.inner);
-        for (i, (output, xs)) in self.output.chunks_mut(inner).zip(self.xs.chunks(inner)).enumerate() {
-            let c = i % c;
-            let (mean, scale, slope, offset) = (mean[c], scale[c], slope[c], offset[c]);
-            match self.grad {
-                None => {
-                    for (y, &x) in output.iter_mut().zip(xs) {
-                        *y = (x - mean).mul_add::<FMA>(slope, offset);
-                    }
-                }
-                Some(grad) => {
-                    for ((y, &x), &g) in output.iter_mut().zip(xs).zip(&grad[i * inner..]) {
-                        *y = g.mul_add::<FMA>(scale, (x - mean).mul_add::<FMA>(slope, offset));
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// What [`channel_sums`] multiplies `x - shift` by.
-#[derive(Clone, Copy, PartialEq)]
-enum Product {
-    /// By itself; the first sum is that of `x - shift`.
-    Square,
-    /// By the other operand; the first sum is that of the other operand.
-    Other,
-}
-
-/// Two sums over each channel of `[N, C, inner]`, in `f64`, the partial sums of the tasks added in order.
-fn channel_sums<T: Real>(
-    xs: &[T],
-    other: &[T],
-    c: usize,
-    inner: usize,
-    shift: &[f64],
-    product: Product,
-) -> (Vec<f64>, Vec<f64>) {
-    let image = c * inner;
-    let per_task = (xs.len() / image).div_ceil(TASKS) * image;
-    let partials: Vec<Vec<f64>> = xs
-        .par_chunks(per_task)
-        .zip(other.par_chunks(per_task))
-        .map(|(xs, other)| {
-            let mut sums = vec![0.; 2 * c];
-            run_vectorized(ChannelSums { xs, other, inner, shift, product, sums: &mut sums });
-            sums
-        })
-        .collect();
-    let mut sums = vec![0.; 2 * c];
-    for partial in &partials {
-        for (sum, partial) in sums.iter_mut().zip(partial) {
-            *sum += partial;
-        }
-    }
-    let products = sums.split_off(c);
-    (sums, products)
-}
-
-struct ChannelSums<'a, T> {
-    xs: &'a [T],
-    other: &'a [T],
-    inner: usize,
-    shift: &'a [f64],
-    product: Product,
-    /// The first sums of all channels, then the second.
-    sums: &'a mut [f64],
-}
-
-impl<T: Real> Kernel for ChannelSums<'_, T> {
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let c = self.shift.len();
-        let (sums, products) = self.sums.split_at_mut(c);
-        for (i, (xs, other)) in self.xs.chunks(self.inner).zip(self.other.chunks(self.inner)).enumerate() {
-            let c = i % c;
-            let (sum, product) = match self.product {
-                Product::Square => shifted_sums::<T, FMA, true>(xs, other, self.shift[c]),
-                Product::Other => shifted_sums::<T, FMA, false>(xs, other, self.shift[c]),
-            };
-            sums[c] += sum;
-            products[c] += product;
-        }
-    }
-}
-
-/// `Σ d` and `Σ d (x - shift)`, where d is `x - shift` itself if `SQUARE`, else the other operand.
-///
-/// Eight independent sums, so that additions need not wait for each other.
-#[inline(always)]
-fn shifted_sums<T: Real, const FMA: bool, const SQUARE: bool>(xs: &[T], other: &[T], shift: f64) -> (f64, f64) {
-    const LANES: usize = 8;
-    let (mut sums, mut products) = ([0f64; LANES], [0f64; LANES]);
-    let (xs_chunks, other_chunks) = (xs.chunks_exact(LANES), other.chunks_exact(LANES));
-    let (mut sum, mut product) = (0., 0.);
-    for (x, &other) in xs_chunks.remainder().iter().zip(other_chunks.remainder()) {
-        let x = x.to_f64() - shift;
-        let d = if SQUARE { x } else { other.to_f64() };
-        sum += d;
-        product += d * x;
-    }
-    for (xs, other) in xs_chunks.zip(other_chunks) {
-        for lane in 0..LANES {
-            let x = xs[lane].to_f64() - shift;
-            let d = if SQUARE { x } else { other[lane].to_f64() };
-            sums[lane] += d;
-            products[lane] = Real::mul_add::<FMA>(d, x, products[lane]);
-        }
-    }
-    (sum + sums.iter().sum::<f64>(), product + products.iter().sum::<f64>())
 }

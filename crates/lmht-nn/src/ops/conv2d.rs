@@ -1,25 +1,26 @@
 //! Two-dimensional convolution as a Candle operation.
 
-use super::storage::{as_slice, by_dtype, with_slice, zeros};
-use super::{check_operands, composed, is_fused, output_size};
-use crate::kernels::real::Real;
-use crate::kernels::{ConvShape, nchw};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail};
-use rayon::prelude::*;
+use candle_core::{Result, Tensor, bail};
+use lmht_kernels::ConvShape;
 
-/// Stride and zero padding of [`conv2d`], equal for both axes, in pixels.
+use super::with_gradient::with_gradient;
+use super::{check_operands, output_size};
+
+/// Stride, zero padding and groups of [`conv2d`], equal for both axes, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv2dParams {
     /// Step of the kernel, at least 1.
     pub stride: usize,
     /// Zeros added on each of the four sides.
     pub padding: usize,
+    /// Groups of channels that do not see each other, a divisor of both channel numbers; as many as channels: depthwise.
+    pub groups: usize,
 }
 
 impl Default for Conv2dParams {
-    /// Stride 1, no padding.
+    /// Stride 1, no padding, one group.
     fn default() -> Self {
-        Self { stride: 1, padding: 0 }
+        Self { stride: 1, padding: 0, groups: 1 }
     }
 }
 
@@ -29,7 +30,7 @@ impl Default for Conv2dParams {
 ///
 /// # Shapes
 /// - `xs`: `[N, C_in, H, W]`
-/// - `weight`: `[C_out, C_in, k, k]`; groups and dilation do not exist, no network of the paper has them
+/// - `weight`: `[C_out, C_in / groups, k, k]`; there is no dilation
 /// - `bias`: `[C_out]`
 /// - output: `[N, C_out, H_out, W_out]` with `H_out = (H + 2·padding − k) / stride + 1`, rounded down
 ///
@@ -51,17 +52,56 @@ impl Default for Conv2dParams {
 /// # }
 /// ```
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, p: Conv2dParams) -> Result<Tensor> {
-    let shape = conv_shape(xs, weight, bias, p)?;
-    if !is_fused(xs) {
-        return composed::conv2d(xs, weight, bias, p);
+    let s = conv_shape(xs, weight, bias, p)?;
+    if s.groups == 1 {
+        return one_group(xs, weight, bias, s);
     }
-    let (xs, weight) = (xs.contiguous()?, weight.contiguous()?);
-    match bias {
-        None => xs.apply_op2(&weight, Conv2d { shape }),
-        Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, Conv2d { shape }),
-    }
+    let (c_in, c_out) = (s.c_in / s.groups, s.c_out / s.groups);
+    let of_group = ConvShape { c_in, c_out, groups: 1, ..s };
+    let maps = (0..s.groups).map(|group| {
+        let bias = bias.map(|bias| bias.narrow(0, group * c_out, c_out)).transpose()?;
+        let (xs, weight) = (xs.narrow(1, group * c_in, c_in)?, weight.narrow(0, group * c_out, c_out)?);
+        one_group(&xs, &weight, bias.as_ref(), of_group)
+    });
+    Tensor::cat(&maps.collect::<Result<Vec<_>>>()?, 1)
 }
 
+/// One convolution forward, a transposed one for the input gradient, a dilated one for the weight gradient.
+fn one_group(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
+    let (xs, weight) = (xs.contiguous()?, weight.contiguous()?);
+    let ys = xs.detach().conv2d(&weight.detach(), s.padding, s.stride, 1, 1)?;
+    // Without bias the weight stands in for it and gets no second gradient.
+    let (ys, third) = match bias {
+        Some(bias) => (ys.broadcast_add(&bias.detach().reshape((1, s.c_out, 1, 1))?)?, bias),
+        None => (ys, &weight),
+    };
+    let has_bias = bias.is_some();
+    with_gradient("conv2d", ys, (&xs, &weight, third), move |xs, weight, bias, grad| {
+        let mut dxs = None;
+        if xs.track_op() {
+            // Covers the rows and columns that some window has read. The transposed convolution must not be padded
+            // less than nothing, so it is made whole here and the border cut off after.
+            let whole = grad.conv_transpose2d(&weight.detach(), 0, 0, s.stride, 1)?;
+            let fit = |whole: Tensor, dim: usize, size: usize| -> Result<Tensor> {
+                let present = whole.dim(dim)?;
+                let missing = (size + s.padding).saturating_sub(present);
+                whole.pad_with_zeros(dim, 0, missing)?.narrow(dim, s.padding, size)
+            };
+            dxs = Some(fit(fit(whole, 2, s.h)?, 3, s.w)?.contiguous()?);
+        }
+        let mut dweight = None;
+        if weight.track_op() {
+            // Images become channels: dweight[o, i] = Σ_n xs[n, i] * dys[n, o], the stride dilating the gradient.
+            let images = xs.detach().transpose(0, 1)?.contiguous()?;
+            let kernel = grad.transpose(0, 1)?.contiguous()?;
+            let whole = images.conv2d(&kernel, s.padding, 1, s.stride, 1)?;
+            let whole = whole.narrow(2, 0, s.k)?.narrow(3, 0, s.k)?;
+            dweight = Some(whole.transpose(0, 1)?.contiguous()?);
+        }
+        let dbias = (has_bias && bias.track_op()).then(|| grad.sum((0, 2, 3))).transpose()?;
+        Ok((dxs, dweight, dbias))
+    })
+}
 /// Checks the operands of a convolution against each other.
 pub(super) fn conv_shape(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, p: Conv2dParams) -> Result<ConvShape> {
     let describe = || {
@@ -74,8 +114,12 @@ pub(super) fn conv_shape(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, p:
     if k != k_w {
         bail!("conv2d: expected a square kernel, got {}", describe());
     }
-    if c_in != c_weight {
-        bail!("conv2d: xs has {c_in} channels, weight wants {c_weight}, got {}", describe());
+    let groups = p.groups;
+    if groups == 0 || !c_out.is_multiple_of(groups) {
+        bail!("conv2d: expected a number of groups that divides {c_out} output channels, got {groups} and {}", describe());
+    }
+    if c_in != c_weight * groups {
+        bail!("conv2d: xs has {c_in} channels, weight wants {c_weight} in each of {groups} groups, got {}", describe());
     }
     if bias.is_some_and(|bias| bias.dims() != [c_out]) {
         bail!("conv2d: expected a bias of shape [{c_out}], one number per output channel, got {}", describe());
@@ -88,123 +132,5 @@ pub(super) fn conv_shape(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, p:
             .map_err(|e| candle_core::Error::Msg(format!("{e}; got {}", describe())))
     };
     let (h_out, w_out) = (size("height", h)?, size("width", w)?);
-    Ok(ConvShape { n, c_in, h, w, c_out, k, stride: p.stride, padding: p.padding, h_out, w_out })
-}
-
-/// The fused convolution, without bias as [`CustomOp2`], with it as [`CustomOp3`].
-struct Conv2d {
-    shape: ConvShape,
-}
-
-impl Conv2d {
-    fn forward(
-        &self,
-        (xs, xs_layout): (&CpuStorage, &Layout),
-        (weight, weight_layout): (&CpuStorage, &Layout),
-        bias: Option<(&CpuStorage, &Layout)>,
-    ) -> Result<(CpuStorage, Shape)> {
-        let s = &self.shape;
-        let dtype = candle_core::backend::BackendStorage::dtype(xs);
-        let ys = by_dtype!(dtype, T, L => {
-            let bias = bias.map(|(storage, layout)| as_slice::<T>(storage, layout)).transpose()?;
-            let mut ys = zeros::<T>(s.y_len());
-            nchw::forward(s, as_slice(xs, xs_layout)?, as_slice(weight, weight_layout)?, bias, &mut ys);
-            T::to_cpu_storage_owned(ys)
-        });
-        Ok((ys, Shape::from((s.n, s.c_out, s.h_out, s.w_out))))
-    }
-
-    /// Gradients of `xs` and `weight`, of each only if it is tracked.
-    fn backward(&self, xs: &Tensor, weight: &Tensor, grads: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let s = &self.shape;
-        by_dtype!(xs.dtype(), T, L => with_slice::<T, _>(grads, |grads| {
-            let mut dxs = None;
-            if xs.track_op() {
-                let mut values = zeros::<T>(s.x_len());
-                with_slice(weight, |weight| {
-                    nchw::grad_input(s, grads, weight, &mut values);
-                    Ok(())
-                })?;
-                dxs = Some(Tensor::from_vec(values, xs.shape(), xs.device())?);
-            }
-            let mut dweight = None;
-            if weight.track_op() {
-                let mut values = zeros::<T>(s.weight_len());
-                with_slice(xs, |xs| {
-                    nchw::grad_weight(s, xs, grads, &mut values);
-                    Ok(())
-                })?;
-                dweight = Some(Tensor::from_vec(values, weight.shape(), weight.device())?);
-            }
-            Ok((dxs, dweight))
-        }))
-    }
-}
-
-impl CustomOp2 for Conv2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward((s1, l1), (s2, l2), None)
-    }
-
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        _ys: &Tensor,
-        grads: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        self.backward(xs, weight, grads)
-    }
-}
-
-impl CustomOp3 for Conv2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.forward((s1, l1), (s2, l2), Some((s3, l3)))
-    }
-
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _ys: &Tensor,
-        grads: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (dxs, dweight) = self.backward(xs, weight, grads)?;
-        let mut dbias = None;
-        if bias.track_op() {
-            let (c, map) = (self.shape.c_out, self.shape.h_out * self.shape.w_out);
-            dbias = Some(by_dtype!(bias.dtype(), T, L => with_slice::<T, _>(grads, |grads| {
-                Tensor::from_vec(grad_bias(grads, c, map), c, bias.device())
-            }))?);
-        }
-        Ok((dxs, dweight, dbias))
-    }
-}
-
-/// `dbias[o] = Σ_{n, y, x} dys[n, o, y, x]`, for `[n, c, map]`; summed in `f64`.
-fn grad_bias<T: Real>(grads: &[T], c: usize, map: usize) -> Vec<T> {
-    (0..c)
-        .into_par_iter()
-        .map(|channel| {
-            let maps = grads.chunks_exact(c * map).map(|image| &image[channel * map..(channel + 1) * map]);
-            T::from_f64(maps.map(|map| map.iter().map(|&g| g.to_f64()).sum::<f64>()).sum())
-        })
-        .collect()
+    Ok(ConvShape { n, c_in, h, w, c_out, k, stride: p.stride, padding: p.padding, groups, h_out, w_out })
 }

@@ -13,7 +13,6 @@
 //! - a wrong argument is an error that names the operation and all shapes.
 
 mod batch_norm;
-pub mod composed;
 mod conv2d;
 mod linear;
 mod neuron;

@@ -52,7 +52,7 @@ const CASES: &[Case] = &[
 
 impl Case {
     fn params(&self) -> Conv2dParams {
-        Conv2dParams { stride: self.stride, padding: self.padding }
+        Conv2dParams { stride: self.stride, padding: self.padding, groups: 1 }
     }
 
     fn vars(&self, dtype: DType, device: &Device) -> Result<[Var; 3]> {
@@ -224,7 +224,7 @@ fn strided_operands() -> Result<()> {
     let xs = tensor(1, &[6, 3, 5, 4], DType::F64, device)?;
     let weight = tensor(2, &[4, 3, 3, 3], DType::F64, device)?;
     let (xs_view, weight_view) = (xs.narrow(0, 2, 3)?.transpose(2, 3)?, weight.transpose(2, 3)?);
-    let p = Conv2dParams { stride: 1, padding: 1 };
+    let p = Conv2dParams { stride: 1, padding: 1, groups: 1 };
     let ys = conv2d(&xs_view, &weight_view, None, p)?;
     let expected = conv2d(&xs.narrow(0, 2, 3)?.copy()?, &weight, None, p)?.transpose(2, 3)?;
     assert_close("transposed", &ys, &expected, 1e-12)
@@ -242,10 +242,10 @@ fn errors_say_what_is_wrong() -> Result<()> {
     assert_error(conv(&xs, &[2, 3, 1, 3], p), &["conv2d", "square", "weight [2, 3, 1, 3]"]);
     assert_error(conv(&xs, &[2, 4, 3, 3], p), &["conv2d", "3 channels", "weight wants 4", "xs [2, 3, 4, 5]"]);
     assert_error(conv(&xs, &[2, 3, 5, 5], p), &["conv2d", "size 5", "height 4", "padding", "xs [2, 3, 4, 5]"]);
-    let no_stride = Conv2dParams { stride: 0, padding: 0 };
+    let no_stride = Conv2dParams { stride: 0, padding: 0, groups: 1 };
     assert_error(conv(&xs, &[2, 3, 3, 3], no_stride), &["conv2d", "stride 0", "xs [2, 3, 4, 5]"]);
     assert_error(conv(&xs, &[2, 3, 0, 0], p), &["conv2d", "weight is empty", "[2, 3, 0, 0]"]);
-    let huge = Conv2dParams { stride: 1, padding: usize::MAX };
+    let huge = Conv2dParams { stride: 1, padding: usize::MAX, groups: 1 };
     assert_error(conv(&xs, &[2, 3, 3, 3], huge), &["conv2d", "padding", "too large"]);
     let weight = t(&[2, 3, 3, 3])?;
     assert_error(conv2d(&xs, &weight, Some(&t(&[3])?), p), &["conv2d", "bias of shape [2]", "bias [3]"]);

@@ -37,7 +37,7 @@ fn named(expected: &[(&str, &[usize])]) -> Vec<(String, Vec<usize>)> {
 fn synapses_have_their_parameters_and_starting_values() -> Result<()> {
     let params = store();
     let vb = params.builder(DType::F64, &CPU);
-    let geometry = Conv2dParams { stride: 2, padding: 1 };
+    let geometry = Conv2dParams { stride: 2, padding: 1, groups: 1 };
     Conv2d::new(3, 5, 3, geometry, false, vb.pp("conv"))?;
     Conv2d::new(3, 5, 1, geometry, true, vb.pp("biased"))?;
     BatchNorm::new(5, vb.pp("bn"))?;
@@ -76,7 +76,7 @@ fn synapses_have_their_parameters_and_starting_values() -> Result<()> {
 fn synapses_compute_their_operations() -> Result<()> {
     let params = store();
     let vb = params.builder(DType::F64, &CPU);
-    let geometry = Conv2dParams { stride: 2, padding: 1 };
+    let geometry = Conv2dParams { stride: 2, padding: 1, groups: 1 };
     let conv = Conv2d::new(3, 5, 3, geometry, true, vb.pp("conv"))?;
     let norm = BatchNorm::new(5, vb.pp("bn"))?;
     let fc = Linear::new(5, 2, vb.pp("fc"))?;
@@ -253,7 +253,7 @@ fn pooling_says_what_becomes_of_spikes() -> Result<()> {
 fn only_training_tracks_parameters() -> Result<()> {
     let params = store();
     let vb = params.builder(DType::F64, &CPU);
-    let conv = Conv2d::new(3, 5, 3, Conv2dParams { stride: 1, padding: 1 }, true, vb.pp("conv"))?;
+    let conv = Conv2d::new(3, 5, 3, Conv2dParams { stride: 1, padding: 1, groups: 1 }, true, vb.pp("conv"))?;
     let norm = BatchNorm::new(5, vb.pp("bn"))?;
     let neuron = Neuron::new(&config(NeuronConfig::lmht(2), 2), Site::Maps, vb.pp("sn"))?;
     let fc = Linear::new(5, 2, vb.pp("fc"))?;
@@ -276,7 +276,7 @@ fn only_training_tracks_parameters() -> Result<()> {
 fn messages_begin_with_the_layer() -> Result<()> {
     let params = store();
     let vb = params.builder(DType::F64, &CPU);
-    let conv = Conv2d::new(3, 5, 3, Conv2dParams { stride: 1, padding: 1 }, false, vb.pp("layer1.0.conv1"))?;
+    let conv = Conv2d::new(3, 5, 3, Conv2dParams { stride: 1, padding: 1, groups: 1 }, false, vb.pp("layer1.0.conv1"))?;
     let norm = BatchNorm::new(5, vb.pp("layer1.0.bn1"))?;
     let fc = Linear::new(5, 2, vb.pp("fc"))?;
     let neuron = Neuron::new(&config(NeuronConfig::lmht(2), 2), Site::Maps, vb.pp("layer2.0.sn1"))?;

@@ -199,7 +199,7 @@ fn training_moves_the_running_statistics_by_a_tenth() -> Result<()> {
     let vars: HashMap<String, Var> = params.all().into_iter().collect();
     let input = images(1, &[2, 3, 8, 8], DType::F64)?;
     // The stem by hand: mean and unbiased variance of each of the four channels over 2 x 8 x 8 values.
-    let params_of_stem = ops::Conv2dParams { stride: 1, padding: 1 };
+    let params_of_stem = ops::Conv2dParams { stride: 1, padding: 1, groups: 1 };
     let current = ops::conv2d(&input, &vars["conv1.weight"].as_detached_tensor(), None, params_of_stem)?;
     let channels = current.transpose(0, 1)?.flatten_from(1)?.to_vec2::<f64>()?;
     let trainable_before: Vec<_> = params.trainable().iter().map(|(_, var)| bits(var)).collect::<Result<_>>()?;
