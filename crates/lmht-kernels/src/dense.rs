@@ -17,8 +17,8 @@ mod pack;
 #[cfg(test)]
 mod tests;
 
-use super::phase::Phase;
 use super::number::Number;
+use super::phase::Phase;
 use super::{ConvShape, Source};
 use crate::lines::Lines;
 use correlate::{Correlation, Plan};

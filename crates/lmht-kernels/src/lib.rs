@@ -21,8 +21,8 @@ pub mod dense;
 mod lines;
 pub mod measured;
 pub mod nchw;
-mod phase;
 pub mod number;
+mod phase;
 pub mod spikes;
 mod tile;
 pub mod winograd;
@@ -34,13 +34,7 @@ use std::ops::Range;
 
 /// [`dense::grad_input`], by the fastest kernel; or of some units only, those of the packed `wanted` whose top bit is set,
 /// a share of all.
-pub fn grad_input_at<T: Number>(
-    s: &ConvShape,
-    grads: &[T],
-    weight: &[T],
-    wanted: Option<(&[u8], f64)>,
-    dxs: &mut [T],
-) {
+pub fn grad_input_at<T: Number>(s: &ConvShape, grads: &[T], weight: &[T], wanted: Option<(&[u8], f64)>, dxs: &mut [T]) {
     let path = wanted.map_or_else(|| choice::dense(s), |(_, share)| choice::grad_input(s, share));
     match (path, wanted) {
         (Path::Spikes, Some((units, _))) => spikes::grad_input(s, grads, weight, units, dxs),

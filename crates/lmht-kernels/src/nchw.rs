@@ -184,8 +184,19 @@ mod tests {
     /// Nor does the number of threads, not even where there are more of them than tasks.
     #[test]
     fn threads_do_not_change_bits() {
-        let plain =
-            ConvShape { n: 5, c_in: 64, h: 14, w: 18, c_out: 70, k: 3, stride: 1, padding: 1, h_out: 14, w_out: 18, groups: 1 };
+        let plain = ConvShape {
+            n: 5,
+            c_in: 64,
+            h: 14,
+            w: 18,
+            c_out: 70,
+            k: 3,
+            stride: 1,
+            padding: 1,
+            h_out: 14,
+            w_out: 18,
+            groups: 1,
+        };
         let strided = ConvShape { c_out: 140, h: 28, w: 36, stride: 2, ..plain };
         for s in [plain, strided] {
             assert!(winograd::pays(&s) && winograd::pays_grad_weight(&s), "{s:?}");

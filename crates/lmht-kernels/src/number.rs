@@ -344,9 +344,8 @@ mod tests {
 
     fn check<T: Number + std::fmt::Debug>(run: impl Fn(Square<'_, T>)) {
         let side = T::LANES / 2;
-        let expected: Vec<T> = (0..side * side)
-            .map(|i| T::from_f64((i % side * side + i / side) as f64 * 3. + 1.))
-            .collect();
+        let expected: Vec<T> =
+            (0..side * side).map(|i| T::from_f64((i % side * side + i / side) as f64 * 3. + 1.)).collect();
         let mut square = vec![T::default(); side * side];
         run(Square(&mut square));
         assert_eq!(square, expected);

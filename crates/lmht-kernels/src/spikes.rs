@@ -31,8 +31,8 @@ pub use grad_input::grad_input;
 use grad_input::{PackedColumns, grad_input_packed};
 pub use grad_weight::grad_weight;
 
-use super::phase::Phase;
 use super::number::{Number, has_wide_vectors};
+use super::phase::Phase;
 use super::{ConvShape, winograd};
 use std::ops::Range;
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// What can go wrong when a network is described, built, trained or loaded.
+/// What can go wrong when a network is described, built, run or loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -34,25 +34,9 @@ pub enum Error {
         what: String,
     },
 
-    /// Training met a value that is not finite and stopped.
-    #[error("{0}")]
-    NonFinite(String),
-
     /// Crash-safe writing failed.
     #[error(transparent)]
     Write(#[from] crate::atomic::Error),
-
-    /// The optimizer refused its configuration or its state.
-    #[error(transparent)]
-    Optimizer(#[from] crate::optim::Error),
-
-    /// The learning-rate schedule is not valid.
-    #[error(transparent)]
-    Schedule(#[from] crate::schedule::Error),
-
-    /// The TensorBoard file could not be written.
-    #[error(transparent)]
-    TensorBoard(#[from] crate::tensorboard::Error),
 }
 
 /// A result with this crate's [`Error`].

@@ -122,7 +122,8 @@ impl Conv2d {
     }
 
     pub(crate) fn params(&self) -> Conv2dParams {
-        self.params, groups: 1 }
+        self.params
+    }
 
     /// Replaces every tensor by a copy.
     pub(crate) fn own_tensors(&mut self) -> Result<()> {

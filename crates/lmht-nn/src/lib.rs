@@ -19,28 +19,23 @@ mod engine;
 mod error;
 pub mod graph;
 mod inference;
-mod kernels;
 pub mod layers;
-pub mod loss;
 pub mod ops;
-pub mod optim;
 mod params;
 mod pass;
 mod pretrained;
-pub mod schedule;
-pub mod tensorboard;
-pub mod train;
+mod readout;
 
 pub use backbones::Network;
 pub use config::{Backbone, FORMAT_VERSION, ModelConfig, NeuronConfig, Stem};
 pub use error::{Error, Result};
 pub use inference::Inference;
-#[doc(hidden)]
-pub use kernels::measured;
 pub use lmht_core::{GradientMode, QcfsWindow, Schedule, Tgim};
 pub use params::{ParamKind, ParamStore};
+pub use params::{read_safetensors, to_safetensors};
 pub use pass::{Mode, NeuronEvent, Observer, Pass, PassEvent, ProductEvent, Signal, SynapseEvent, SynapseKind};
 pub use pretrained::{ModelCard, from_pretrained, save_pretrained};
+pub use readout::{cumulative_readout, readout};
 
 /// The README's example, so that `cargo test` runs it.
 #[cfg(doctest)]

@@ -265,14 +265,14 @@ fn nearest<'a>(name: &str, names: &[&'a String]) -> Option<&'a str> {
 }
 
 /// Reads all tensors of a safetensors file onto the CPU.
-pub(crate) fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
+pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
     let bytes = std::fs::read(path).map_err(|error| Error::file(path, error))?;
     candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
         .map_err(|error| Error::file(path, format!("expected a safetensors file: {error}")))
 }
 
 /// Serializes named tensors. No metadata: safetensors writes it in hash order, and the same values must give the same bytes.
-pub(crate) fn to_safetensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<Vec<u8>> {
+pub fn to_safetensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<Vec<u8>> {
     let mut on_cpu = Vec::new();
     for (name, tensor) in tensors {
         on_cpu.push((name, tensor.to_device(&Device::Cpu)?.contiguous()?));

@@ -10,7 +10,7 @@
 //! ```
 //! # fn main() -> candle_core::Result<()> {
 //! use candle_core::{Device, Tensor};
-//! use lmht_nn::loss::{cross_entropy, readout, top1};
+//! use lmht_train::loss::{cross_entropy, readout, top1};
 //!
 //! // Two timesteps, one image, two classes: the readout is [1, 0].
 //! let logits = Tensor::new(&[[[2f64, 0.]], [[0., 0.]]], &Device::Cpu)?;
@@ -27,55 +27,7 @@
 //! ```
 
 use candle_core::{D, DType, Result, Tensor, bail};
-
-/// Averages the logits over the timesteps: what the network answers.
-///
-/// # Shapes
-/// - `logits` `[T, B, K]`: the last linear layer at each timestep, `T >= 1`
-/// - returns `[B, K]`
-///
-/// # Errors
-/// If `logits` is not of rank 3 or has no timestep.
-///
-/// ```
-/// # fn main() -> candle_core::Result<()> {
-/// use candle_core::{Device, Tensor};
-/// let logits = Tensor::new(&[[[1f32, 5.]], [[3., 7.]]], &Device::Cpu)?;
-/// assert_eq!(lmht_nn::loss::readout(&logits)?.to_vec2::<f32>()?, [[2., 6.]]);
-/// # Ok(())
-/// # }
-/// ```
-pub fn readout(logits: &Tensor) -> Result<Tensor> {
-    check_timestep_logits("readout", logits)?;
-    logits.mean(0)
-}
-
-/// The readout as it stood after each timestep: entry `t` is the mean over the timesteps `0..=t` (counted from zero).
-///
-/// Shows how soon the network knows its answer. The last entry is [`readout`], bit for bit.
-///
-/// # Shapes
-/// - `logits` `[T, B, K]`, `T >= 1`
-/// - returns `[T, B, K]`
-///
-/// # Errors
-/// If `logits` is not of rank 3 or has no timestep.
-///
-/// ```
-/// # fn main() -> candle_core::Result<()> {
-/// use candle_core::{Device, Tensor};
-/// let logits = Tensor::new(&[[[1f32, 5.]], [[3., 7.]]], &Device::Cpu)?;
-/// let cumulative = lmht_nn::loss::cumulative_readout(&logits)?;
-/// assert_eq!(cumulative.to_vec3::<f32>()?, [[[1., 5.]], [[2., 6.]]]);
-/// # Ok(())
-/// # }
-/// ```
-pub fn cumulative_readout(logits: &Tensor) -> Result<Tensor> {
-    let timesteps = check_timestep_logits("cumulative_readout", logits)?;
-    // Each prefix is averaged anew, in the order of `readout`, so that the last entry cannot differ from it by rounding.
-    let readouts = (1..=timesteps).map(|t| readout(&logits.narrow(0, 0, t)?)).collect::<Result<Vec<_>>>()?;
-    Tensor::stack(&readouts, 0)
-}
+pub use lmht_nn::{cumulative_readout, readout};
 
 /// Counts the correct answers of the readout after each timestep: entry `t` is [`top1`] of the mean over `0..=t`.
 ///
@@ -93,13 +45,13 @@ pub fn cumulative_readout(logits: &Tensor) -> Result<Tensor> {
 /// // Wrong after the first timestep, right once the second is in.
 /// let logits = Tensor::new(&[[[1f32, 0.]], [[0., 3.]]], &Device::Cpu)?;
 /// let labels = Tensor::new(&[1u32], &Device::Cpu)?;
-/// assert_eq!(lmht_nn::loss::cumulative_top1(&logits, &labels)?, [0, 1]);
+/// assert_eq!(lmht_train::loss::cumulative_top1(&logits, &labels)?, [0, 1]);
 /// # Ok(())
 /// # }
 /// ```
 pub fn cumulative_top1(logits: &Tensor, labels: &Tensor) -> Result<Vec<usize>> {
-    let timesteps = check_timestep_logits("cumulative_top1", logits)?;
-    (1..=timesteps).map(|t| top1(&readout(&logits.narrow(0, 0, t)?)?, labels)).collect()
+    let readouts = cumulative_readout(logits)?;
+    (0..readouts.dim(0)?).map(|t| top1(&readouts.get(t)?, labels)).collect()
 }
 
 /// Cross-entropy with the labels, mean over the batch, with optional label smoothing.
@@ -125,7 +77,7 @@ pub fn cumulative_top1(logits: &Tensor, labels: &Tensor) -> Result<Vec<usize>> {
 /// ```
 /// # fn main() -> candle_core::Result<()> {
 /// use candle_core::{Device, Tensor};
-/// use lmht_nn::loss::cross_entropy;
+/// use lmht_train::loss::cross_entropy;
 /// // Equal logits: every class has 1/4, so the loss is ln 4, smoothed or not.
 /// let logits = Tensor::zeros((2, 4), candle_core::DType::F64, &Device::Cpu)?;
 /// let labels = Tensor::new(&[3u32, 0], &Device::Cpu)?;
@@ -172,7 +124,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, label_smoothing: f64) -> 
 /// ```
 /// # fn main() -> candle_core::Result<()> {
 /// use candle_core::{Device, Tensor};
-/// use lmht_nn::loss::{cross_entropy, soft_cross_entropy};
+/// use lmht_train::loss::{cross_entropy, soft_cross_entropy};
 /// let logits = Tensor::new(&[[0.5f64, -1., 2.]], &Device::Cpu)?;
 /// let one_hot = Tensor::new(&[[0f64, 1., 0.]], &Device::Cpu)?;
 /// let label = Tensor::new(&[1u32], &Device::Cpu)?;
@@ -213,7 +165,7 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// # fn main() -> candle_core::Result<()> {
 /// use candle_core::{Device, Tensor};
 /// let targets = Tensor::new(&[[1f64, 0.]], &Device::Cpu)?;
-/// assert_eq!(lmht_nn::loss::smooth_targets(&targets, 0.5)?.to_vec2::<f64>()?, [[0.75, 0.25]]);
+/// assert_eq!(lmht_train::loss::smooth_targets(&targets, 0.5)?.to_vec2::<f64>()?, [[0.75, 0.25]]);
 /// # Ok(())
 /// # }
 /// ```
@@ -252,7 +204,7 @@ pub fn smooth_targets(targets: &Tensor, label_smoothing: f64) -> Result<Tensor> 
 /// // Row 0: the maximum is class 1. Row 1: classes 0 and 2 tie, the first of them counts.
 /// let logits = Tensor::new(&[[0f32, 2., 1.], [5., 0., 5.]], &Device::Cpu)?;
 /// let labels = Tensor::new(&[1u32, 2], &Device::Cpu)?;
-/// assert_eq!(lmht_nn::loss::top1(&logits, &labels)?, 1);
+/// assert_eq!(lmht_train::loss::top1(&logits, &labels)?, 1);
 /// # Ok(())
 /// # }
 /// ```
@@ -293,13 +245,6 @@ fn log_softmax(logits: &Tensor) -> Result<Tensor> {
     shifted.broadcast_sub(&log_sum)
 }
 
-/// Checks `[T, B, K]` and returns `T`.
-fn check_timestep_logits(what: &str, logits: &Tensor) -> Result<usize> {
-    match *logits.dims() {
-        [timesteps, _, _] if timesteps > 0 => Ok(timesteps),
-        ref dims => bail!("{what}: expected logits of shape [T, B, K] with T >= 1, got {dims:?}"),
-    }
-}
 
 /// Checks non-empty float `[B, K]` and returns the two sizes.
 fn check_logits(what: &str, logits: &Tensor) -> Result<(usize, usize)> {

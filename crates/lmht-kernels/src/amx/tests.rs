@@ -11,7 +11,19 @@ fn shapes() -> Vec<ConvShape> {
             [(1, 32, 32, 4, 3), (16, 32, 32, 5, 6), (25, 64, 32, 4, 5), (64, 32, 96, 5, 5), (96, 32, 32, 12, 9)]
         {
             let size = |size: usize| (size + 2 * padding - k) / stride + 1;
-            shapes.push(ConvShape { n, c_in, h, w, c_out, k, stride, padding, groups: 1, h_out: size(h), w_out: size(w) });
+            shapes.push(ConvShape {
+                n,
+                c_in,
+                h,
+                w,
+                c_out,
+                k,
+                stride,
+                padding,
+                groups: 1,
+                h_out: size(h),
+                w_out: size(w),
+            });
         }
     }
     // More rows than a task takes.
@@ -25,7 +37,8 @@ fn shapes() -> Vec<ConvShape> {
         stride: 1,
         padding: 1,
         h_out: 20,
-        w_out: 20, groups: 1
+        w_out: 20,
+        groups: 1,
     });
     shapes
 }
@@ -100,7 +113,19 @@ fn sums_of_spikes_are_exact() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let s = ConvShape { n: 64, c_in: 32, h: 9, w: 9, c_out: 64, k: 3, stride: 1, padding: 1, h_out: 9, w_out: 9, groups: 1 };
+    let s = ConvShape {
+        n: 64,
+        c_in: 32,
+        h: 9,
+        w: 9,
+        c_out: 64,
+        k: 3,
+        stride: 1,
+        padding: 1,
+        h_out: 9,
+        w_out: 9,
+        groups: 1,
+    };
     let unit = Unit::get().unwrap_or(Unit::emulated());
     let spikes: Vec<u8> = numbers(4, s.x_len()).iter().map(|x| (x * 128.) as i8 as u8 & 0x83).collect();
     let (weight, grads) = (numbers(2, s.weight_len()), numbers(3, s.y_len()));

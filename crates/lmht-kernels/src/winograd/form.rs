@@ -23,7 +23,11 @@ pub(super) trait Form: Copy + Sync {
     const SUMS: &'static [usize];
 
     /// Hands `to` the planes of the pixels `d(y, x)`.
-    fn planes<T: Number, const N: usize>(self, d: impl Fn(usize, usize) -> Run<T, N>, to: impl FnMut(usize, &Run<T, N>));
+    fn planes<T: Number, const N: usize>(
+        self,
+        d: impl Fn(usize, usize) -> Run<T, N>,
+        to: impl FnMut(usize, &Run<T, N>),
+    );
 
     /// Hands `to` the weights of the kernel with the taps `w`: those of a sum follow each other.
     fn weights<T: Number, const N: usize>(self, w: impl Fn(usize) -> Run<T, N>, to: impl FnMut(usize, &Run<T, N>));

@@ -153,12 +153,7 @@ pub fn backwards(s: &ConvShape) -> ConvShape {
 }
 
 /// What the weights are for, [`forward`] or what [`backwards`] describes.
-pub fn correlate<T: Number, X: Source<T>>(
-    s: &ConvShape,
-    xs: &[X],
-    weights: &Weights<T>,
-    ys: &mut [T],
-) {
+pub fn correlate<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &Weights<T>, ys: &mut [T]) {
     with_form!(form of weights.kind => share_out(form, s, xs, weights, ys));
 }
 

@@ -89,12 +89,7 @@ pub fn add_part<T: Number, X: Source<T>>(
 }
 
 /// The weight gradient from the sums that `add` adds up for each part, which begins at a multiple of `multiple` rows.
-pub fn sum_up<T: Number>(
-    s: &ConvShape,
-    multiple: usize,
-    dweight: &mut [T],
-    add: impl Fn(Part, &mut [T]) + Sync,
-) {
+pub fn sum_up<T: Number>(s: &ConvShape, multiple: usize, dweight: &mut [T], add: impl Fn(Part, &mut [T]) + Sync) {
     debug_assert!(fits(s));
     let cut = |c: usize| c.div_ceil(c.div_ceil(CHANNELS)).next_multiple_of(T::LANES);
     let (per_in, per_out) = (cut(s.c_in), cut(s.c_out));

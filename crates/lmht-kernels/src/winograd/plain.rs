@@ -21,7 +21,11 @@ impl Form for Plain {
     const SUMS: &'static [usize] = &[0, 1, 2, 3];
 
     #[inline(always)]
-    fn planes<T: Number, const N: usize>(self, d: impl Fn(usize, usize) -> Run<T, N>, to: impl FnMut(usize, &Run<T, N>)) {
+    fn planes<T: Number, const N: usize>(
+        self,
+        d: impl Fn(usize, usize) -> Run<T, N>,
+        to: impl FnMut(usize, &Run<T, N>),
+    ) {
         hand(&input(d), to);
     }
 

@@ -54,7 +54,11 @@ impl Form for Strided {
 
 impl Adjoint for Strided {
     #[inline(always)]
-    fn gradients<T: Number, const N: usize>(self, g: impl Fn(usize) -> Run<T, N>, mut to: impl FnMut(usize, &Run<T, N>)) {
+    fn gradients<T: Number, const N: usize>(
+        self,
+        g: impl Fn(usize) -> Run<T, N>,
+        mut to: impl FnMut(usize, &Run<T, N>),
+    ) {
         let (upper, lower) = (add(g(0), g(1)), add(g(2), g(3)));
         to(0, &g(0));
         to(1, &upper);

@@ -26,7 +26,7 @@ use crate::{Inference, Pass, Result, Signal, ops};
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
-/// use lmht_nn::{loss, ModelConfig, Network, ParamStore, Pass};
+/// use lmht_nn::{ModelConfig, Network, ParamStore, Pass, readout};
 ///
 /// # fn main() -> lmht_nn::Result<()> {
 /// let config = ModelConfig { width: 8, ..ModelConfig::resnet18(10) };
@@ -34,7 +34,7 @@ use crate::{Inference, Pass, Result, Signal, ops};
 /// let images = Tensor::zeros((4, 3, 32, 32), DType::F32, &Device::Cpu)?;
 /// let logits = network.forward(&images, &mut Pass::eval())?;
 /// assert_eq!(logits.dims(), [2, 4, 10]);
-/// assert_eq!(loss::readout(&logits)?.dims(), [4, 10]);
+/// assert_eq!(readout(&logits)?.dims(), [4, 10]);
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]

@@ -12,9 +12,9 @@ use super::run::{State, bail_bug, mixing};
 use super::value::{Line, TermSource, Value};
 use super::{norm, pool, stage};
 use crate::Result;
-use lmht_kernels as kernels;
 use crate::layers::{BatchNorm, Neuron};
 use crate::ops::storage::with_slice;
+use lmht_kernels as kernels;
 
 /// Gradients of the parameters, by tensor.
 pub(super) type Gradients = HashMap<TensorId, Tensor>;

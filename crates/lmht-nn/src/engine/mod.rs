@@ -48,20 +48,14 @@ use candle_core::{DType, Tensor};
 
 pub(crate) use program::{Part, Parts, Spread};
 
-use lmht_kernels::Real;
+use crate::ops::storage::Element;
 use crate::{Mode, Network, Pass, Result};
 use prepared::{Prepared, Slots};
 use program::Program;
 use room::{Room, Rooms};
 
 /// The number types that the engine computes in.
-pub(crate) trait Number: Real + lmht_core::Real + pool::Comparable {
-    /// The nearest number.
-    fn of(value: f64) -> Self;
-    /// The same number.
-    fn wide(self) -> f64;
-    /// The same number, if it is small.
-    fn of_i32(value: i32) -> Self;
+pub(crate) trait Number: Element + pool::Comparable {
     /// The place for what is prepared in this type.
     fn slot(slots: &Slots) -> &OnceLock<Prepared<Self>>;
     /// The memory for numbers of this type.
@@ -71,18 +65,6 @@ pub(crate) trait Number: Real + lmht_core::Real + pool::Comparable {
 macro_rules! number {
     ($t:ty, $slot:ident) => {
         impl Number for $t {
-            #[inline(always)]
-            fn of(value: f64) -> Self {
-                value as Self
-            }
-            #[inline(always)]
-            fn wide(self) -> f64 {
-                f64::from(self)
-            }
-            #[inline(always)]
-            fn of_i32(value: i32) -> Self {
-                value as Self
-            }
             fn slot(slots: &Slots) -> &OnceLock<Prepared<Self>> {
                 &slots.$slot
             }

@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use super::Number;
 use super::value::{Line, Norm};
 use crate::Result;
-use lmht_kernels::{Kernel, run_vectorized};
 use crate::layers::BatchNorm;
 use crate::ops::BatchStats;
+use lmht_kernels::{Kernel, run_vectorized};
 
 /// Tasks for the rows.
 const TASKS: usize = 32;

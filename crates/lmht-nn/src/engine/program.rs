@@ -6,10 +6,10 @@ use candle_core::{DType, Device, Tensor};
 
 use super::prepared::Slots;
 use crate::graph::{Graph, Node, Op};
-use lmht_kernels::ConvShape;
 use crate::layers::{BatchNorm, Conv2d, Linear, Neuron};
 use crate::ops::Pool2dParams;
 use crate::{Network, Pass, Result};
+use lmht_kernels::ConvShape;
 
 /// A layer that a pass went through.
 #[derive(Debug, Clone)]

@@ -11,10 +11,10 @@ use super::stage::{self, Current, Operand, Rows};
 use super::synapse::{Maps, forward_once};
 use super::value::{Line, Norm, Packed, Term, TermSource, Value};
 use super::{norm, pool};
-use lmht_kernels::{ConvShape, Images};
 use crate::layers::{Flow, Neuron, SpikingParts, averaged};
 use crate::ops::storage::with_slice;
 use crate::{Pass, Result, Signal};
+use lmht_kernels::{ConvShape, Images};
 
 /// Bytes of the largest value of the images that an evaluation takes at a time: 32 images of a ResNet-18 of width 64 at
 /// T = 2. It and what it is computed from stay in a last-level cache of 32 MB; with fewer images the weights, which do not,

@@ -88,7 +88,7 @@ impl<T: Number> Current<'_, T> {
 /// The count of a packed byte, by way of `i32`, which vector instructions convert.
 #[inline(always)]
 fn count<T: Number>(byte: u8) -> T {
-    T::of_i32(i32::from(byte & !IN_WINDOW))
+    T::from_count(u32::from(byte & !IN_WINDOW))
 }
 
 #[inline(always)]

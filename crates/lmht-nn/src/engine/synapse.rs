@@ -7,8 +7,8 @@ use candle_core::Tensor;
 use super::Number;
 use super::value::{Value, count, share};
 use crate::Result;
-use lmht_kernels::{ConvShape, Images, Path, Source, amx, choice, dense, spikes, winograd};
 use crate::ops::storage::with_slice;
+use lmht_kernels::{ConvShape, Images, Path, Source, amx, choice, dense, spikes, winograd};
 
 /// What a synapse reads.
 #[derive(Debug, Clone, Copy)]

@@ -101,13 +101,7 @@ pub fn batch_norm_eval(
 }
 
 /// Checks the operands of training and returns (N, C, product of the other axes).
-fn batch_norm_shape(
-    op: &str,
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    eps: f64,
-) -> Result<(usize, usize, usize)> {
+fn batch_norm_shape(op: &str, xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<(usize, usize, usize)> {
     let shape = channel_shape(op, xs, &[("weight", weight), ("bias", bias)], eps)?;
     if shape.0 * shape.2 < 2 {
         bail!(

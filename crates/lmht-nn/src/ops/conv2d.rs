@@ -116,7 +116,10 @@ pub(super) fn conv_shape(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, p:
     }
     let groups = p.groups;
     if groups == 0 || !c_out.is_multiple_of(groups) {
-        bail!("conv2d: expected a number of groups that divides {c_out} output channels, got {groups} and {}", describe());
+        bail!(
+            "conv2d: expected a number of groups that divides {c_out} output channels, got {groups} and {}",
+            describe()
+        );
     }
     if c_in != c_weight * groups {
         bail!("conv2d: xs has {c_in} channels, weight wants {c_weight} in each of {groups} groups, got {}", describe());
