@@ -2,7 +2,8 @@
 
 use candle_core::Tensor;
 
-use crate::{ModelConfig, Network, Pass, Result};
+use crate::network::Network;
+use crate::{ModelConfig, Pass, Result};
 
 /// A network whose parameters stay as they are: what an evaluation pass computes from them alone is computed once.
 ///
@@ -10,8 +11,8 @@ use crate::{ModelConfig, Network, Pass, Result};
 /// network afterwards, a training step for example, it does not see. The weights are packed for a kernel when that first
 /// runs, batch norm is a slope and an offset for each channel, Ω and λ are numbers; this memory comes on top of the copies.
 ///
-/// A network that the engine does not know (attention, a GPU, numbers other than f32 and f64) runs layer by layer, as it
-/// does in [`Network::forward`]; nothing is gained then, and the results are the same.
+/// A network that the engine does not run ([`Network::plan`] says why) runs layer by layer, as it does in
+/// [`Network::forward`]; nothing is gained then, and the results are the same.
 ///
 /// It can be used from several threads at once.
 ///
@@ -62,5 +63,13 @@ impl Inference {
     /// As [`Network::forward`].
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         self.network.forward(images, &mut Pass::eval())
+    }
+
+    /// The same, watched.
+    ///
+    /// # Errors
+    /// As [`Network::forward`], and what the observer returns.
+    pub fn forward_observed(&self, images: &Tensor, observer: &mut dyn crate::Observer) -> Result<Tensor> {
+        self.network.forward(images, &mut Pass::eval().observed_by(observer))
     }
 }

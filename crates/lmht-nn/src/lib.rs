@@ -1,12 +1,15 @@
-//! LM-HT spiking neurons, layers and backbones on Candle, and the training of them.
+//! LM-HT spiking neurons, layers and networks on Candle.
 //!
 //! - [`ModelConfig`] says what a network is; [`Network`] is built from it and a Candle `VarBuilder`.
-//! - [`ParamStore`] holds its tensors by name, in a fixed order, started from a seed.
+//! - [`Architecture`] and [`Body`] make a network of one's own, which everything takes as it takes a built-in one.
+//! - [`layers`] are the pieces, [`neurons`] the kinds of neurons, [`ops`] the differentiable operations underneath.
+//! - [`ParamStore`] holds tensors by name, in a fixed order, started from a seed.
+//! - [`trace::Trace`] lists the layers of a network and what feeds what; [`Network::plan`] says how each will run.
 //! - [`Inference`] is a network for evaluation alone, of parameters that stay as they are.
-//! - [`train::fit`] trains it, [`train::evaluate`] measures it, [`train::RunRecord`] keeps what happened.
-//! - [`graph::Graph`] lists the layers of a network and what feeds what.
-//! - [`ops`] are the differentiable operations underneath; [`layers`] the pieces between.
+//! - [`Observer`] watches a pass: spikes as they are, a byte a unit, without a copy.
 //! - [`save_pretrained`] and [`from_pretrained`] write and read model folders.
+//!
+//! `lmht-train` trains networks, `lmht-convert` converts them, `lmht-bench` counts what they cost.
 //!
 //! Tensors are time first: `[T, B, C, H, W]`. The mathematics of the neurons is in `lmht-core`, the method in Hao et al.,
 //! "LM-HT SNN: Enhancing the Performance of SNN to ANN Counterpart through Learnable Multi-hierarchical Threshold
@@ -14,28 +17,44 @@
 
 pub mod atomic;
 mod backbones;
+mod body;
 mod config;
 mod engine;
 mod error;
-pub mod graph;
 mod inference;
 pub mod layers;
+mod network;
+pub mod neurons;
+mod observer;
 pub mod ops;
+mod param_kind;
 mod params;
 mod pass;
+mod plan;
 mod pretrained;
 mod readout;
+mod signal;
+mod tensors;
+pub mod trace;
 
-pub use backbones::Network;
-pub use config::{Backbone, FORMAT_VERSION, ModelConfig, NeuronConfig, Stem};
+pub use body::Body;
+pub use config::{Architecture, Backbone, FORMAT_VERSION, InputShape, ModelConfig, Own, Stem};
 pub use error::{Error, Result};
 pub use inference::Inference;
-pub use lmht_core::{GradientMode, QcfsWindow, Schedule, Tgim};
-pub use params::{ParamKind, ParamStore};
-pub use params::{read_safetensors, to_safetensors};
-pub use pass::{Mode, NeuronEvent, Observer, Pass, PassEvent, ProductEvent, Signal, SynapseEvent, SynapseKind};
-pub use pretrained::{ModelCard, from_pretrained, save_pretrained};
+pub use lmht_core::{GradientMode, QcfsGate, Schedule, Tgim};
+pub use network::Network;
+pub use neurons::NeuronConfig;
+pub use observer::{
+    ChannelsLast, Form, NeuronEvent, Numbers, Observer, PackedSpikes, PassEvent, ProductEvent, SynapseEvent, SynapseKind,
+    Values,
+};
+pub use param_kind::ParamKind;
+pub use params::{ParamStore, read_safetensors, to_safetensors};
+pub use pass::{Mode, Pass};
+pub use plan::{How, Plan, PlanPart};
+pub use pretrained::{ModelCard, from_pretrained, from_pretrained_as, save_pretrained};
 pub use readout::{cumulative_readout, readout};
+pub use signal::{Signal, SignalKind, TimeBroadcast};
 
 /// The README's example, so that `cargo test` runs it.
 #[cfg(doctest)]

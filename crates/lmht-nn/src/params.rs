@@ -15,18 +15,9 @@ use candle_nn::var_builder::SimpleBackend;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use crate::neurons;
+use crate::param_kind::ParamKind;
 use crate::{Error, Result};
-
-/// What a named tensor is for: this decides whether an optimizer moves it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParamKind {
-    /// Weights, biases and the scales of batch norm: trained.
-    Weight,
-    /// Parameters of a neuron: T-GIM logits, leak logit, QCFS scale. Trained.
-    Neuron,
-    /// Running statistics, firing thresholds and what stands for one: saved with the network, never moved by an optimizer.
-    Buffer,
-}
 
 impl ParamKind {
     /// The kind that a name stands for; the names are those of the published networks.
@@ -38,10 +29,10 @@ impl ParamKind {
     /// assert_eq!(ParamKind::of("fc.0.weight"), ParamKind::Weight);
     /// ```
     pub fn of(name: &str) -> Self {
-        match name.rsplit('.').next().unwrap_or(name) {
-            "running_mean" | "running_var" | "v_threshold" | "shortcut_scale" => Self::Buffer,
-            "mask" | "mask_linear" | "alpha" | "thresh" => Self::Neuron,
-            _ => Self::Weight,
+        let last = name.rsplit('.').next().unwrap_or(name);
+        match last {
+            "running_mean" | "running_var" | "shortcut_scale" => Self::Buffer,
+            _ => neurons::param_kind(last).unwrap_or(Self::Weight),
         }
     }
 }

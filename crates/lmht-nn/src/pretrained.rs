@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use candle_core::{DType, Device};
+use serde::de::DeserializeOwned;
 
 use crate::atomic::FolderWriter;
-use crate::{Error, ModelConfig, Network, ParamStore, Result};
+use crate::{Architecture, Error, ModelConfig, Network, ParamStore, Result};
 
 /// What a model card tells beside the configuration. Every field may be empty.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -82,11 +83,32 @@ pub fn save_pretrained(path: &Path, config: &ModelConfig, params: &ParamStore, c
 /// If a file is missing or is not what its name says, or the tensors do not fit the configuration; the message names the
 /// file and, for tensors, lists every difference.
 pub fn from_pretrained(path: &Path, dtype: DType, device: &Device) -> Result<(Network, ParamStore)> {
+    load(path, dtype, device, ModelConfig::from_json)
+}
+
+/// As [`from_pretrained`], of a network whose body is an `A`, or a built-in one.
+///
+/// # Errors
+/// As [`from_pretrained`], and if the body has another name than `A`.
+pub fn from_pretrained_as<A: Architecture + DeserializeOwned>(
+    path: &Path,
+    dtype: DType,
+    device: &Device,
+) -> Result<(Network, ParamStore)> {
+    load(path, dtype, device, ModelConfig::from_json_as::<A>)
+}
+
+fn load(
+    path: &Path,
+    dtype: DType,
+    device: &Device,
+    parse: impl FnOnce(&str) -> Result<ModelConfig>,
+) -> Result<(Network, ParamStore)> {
     let config_path = path.join("config.json");
     let json = std::fs::read_to_string(&config_path).map_err(|error| {
         Error::file(&config_path, format!("{error}; expected a model folder with config.json and model.safetensors"))
     })?;
-    let config = ModelConfig::from_json(&json).map_err(|error| Error::file(&config_path, error))?;
+    let config = parse(&json).map_err(|error| Error::file(&config_path, error))?;
     let params = ParamStore::blank();
     let network = Network::new(&config, params.builder(dtype, device))?;
     params.load_file(&path.join("model.safetensors"))?;

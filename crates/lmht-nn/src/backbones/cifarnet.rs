@@ -11,13 +11,44 @@
 
 use candle_nn::VarBuilder;
 
-use super::Input;
 use super::classifier::{Classifier, ClassifierNames};
-use crate::config::ModelConfig;
-use crate::graph::Op;
-use crate::layers::{ConvNorm, Flow, Neuron, Site, avg_pool2d};
+use crate::layers::{ConvNorm, Neuron, Site, avg_pool2d, flatten};
 use crate::ops::{Conv2dParams, Pool2dParams};
-use crate::{Pass, Result};
+use crate::{Architecture, Backbone, Body, InputShape, ModelConfig, Pass, Result, Signal};
+
+/// The network.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cifarnet;
+
+impl Architecture for Cifarnet {
+    fn name(&self) -> &str {
+        "cifarnet"
+    }
+
+    fn title(&self) -> &str {
+        "CIFARNet"
+    }
+
+    fn input(&self) -> InputShape {
+        // The first linear layer reads a map of 8x8.
+        InputShape::Images { sides: 32..=35 }
+    }
+
+    fn check(&self, config: &ModelConfig) -> Result<()> {
+        config.refuse_stem_and_depth(false)
+    }
+
+    fn build(&self, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Body>> {
+        Ok(Box::new(Layers::new(config, vb)?))
+    }
+}
+
+impl ModelConfig {
+    /// CIFARNet, LM-HT with L = 2, T = 2.
+    pub fn cifarnet(n_classes: usize) -> Self {
+        Self::of(Backbone::Cifarnet, 128, n_classes)
+    }
+}
 
 /// Channels of each convolution in units of the width, and whether average pooling follows it.
 const CONVS: [(usize, bool); 5] = [(1, false), (2, true), (4, true), (8, false), (4, false)];
@@ -25,33 +56,24 @@ const CONVS: [(usize, bool); 5] = [(1, false), (2, true), (4, true), (8, false),
 /// Side of the map that the first linear layer reads.
 const MAP_SIDE: usize = 8;
 
-#[derive(Debug, Clone)]
-pub(super) struct Cifarnet {
+#[derive(Debug)]
+struct Layers {
     layers: Vec<(ConvNorm, Neuron, bool)>,
     classifier: Classifier,
 }
 
-impl Cifarnet {
-    /// Replaces every tensor by a copy.
-    pub(super) fn own_tensors(&mut self) -> Result<()> {
-        for (synapse, neuron, _) in &mut self.layers {
-            synapse.own_tensors()?;
-            neuron.own_tensors()?;
-        }
-        self.classifier.own_tensors()
-    }
-
-    pub(super) fn new(config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+impl Layers {
+    fn new(config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let width = config.width;
         let mut layers = Vec::new();
         let mut c_in = config.in_channels;
         for (i, (factor, pool)) in CONVS.into_iter().enumerate() {
             let c_out = width * factor;
             let synapse = vb.pp(format!("conv{}", i + 1));
-            let params = Conv2dParams { stride: 1, padding: 1, groups: 1 };
+            let params = Conv2dParams { padding: 1, ..Conv2dParams::default() };
             let parts = (synapse.pp(0), synapse.pp(1));
-            let synapse = ConvNorm::build(config, (c_in, c_out, 3), params, false, parts)?;
-            let mut neuron = Neuron::new(config, Site::Maps, vb.pp(format!("sn{}", i + 1)))?;
+            let synapse = config.conv_norm((c_in, c_out, 3), params, false, parts)?;
+            let mut neuron = config.neuron_layer(Site::Maps, vb.pp(format!("sn{}", i + 1)))?;
             if i == 0 {
                 neuron = neuron.with_input_scale(config.input_scale);
             }
@@ -62,20 +84,18 @@ impl Cifarnet {
         let f_in = c_in * MAP_SIDE * MAP_SIDE;
         Ok(Self { layers, classifier: Classifier::new(config, f_in, &[8 * width, 4 * width], &names, vb)? })
     }
+}
 
-    pub(super) fn forward(&self, input: &Input, timesteps: usize, pass: &mut Pass<'_>) -> Result<Flow> {
-        let (stem, neuron, _) = &self.layers[0];
-        let current = input.through_stem(timesteps, pass, |images, _, pass| stem.forward(images, pass))?;
-        let mut xs = neuron.forward(&current, pass)?;
-        for (synapse, neuron, pool) in &self.layers[1..] {
+impl Body for Layers {
+    fn forward(&self, xs: &Signal, pass: &mut Pass<'_>) -> Result<Signal> {
+        let mut xs = xs.clone();
+        for (synapse, neuron, pool) in &self.layers {
             let current = synapse.forward(&xs, pass)?;
             xs = neuron.forward(&current, pass)?;
             if *pool {
                 xs = avg_pool2d(&xs, Pool2dParams { kernel: 2, stride: 2, padding: 0 }, pass)?;
             }
         }
-        let features = xs.xs.flatten_from(1)?;
-        let node = pass.record("", Op::Reshape, &[xs.node], &features);
-        self.classifier.forward(&Flow { xs: features, signal: xs.signal, node }, pass)
+        self.classifier.forward(&flatten(&xs, pass)?, pass)
     }
 }

@@ -2,9 +2,8 @@
 
 use candle_nn::VarBuilder;
 
-use crate::config::ModelConfig;
-use crate::layers::{Flow, Linear, Neuron, Site};
-use crate::{Pass, Result};
+use crate::layers::{Linear, Neuron, Site};
+use crate::{ModelConfig, Pass, Result, Signal};
 
 #[derive(Debug, Clone)]
 pub(super) struct Classifier {
@@ -19,15 +18,6 @@ pub(super) struct ClassifierNames {
 }
 
 impl Classifier {
-    /// Replaces every tensor by a copy.
-    pub(super) fn own_tensors(&mut self) -> Result<()> {
-        for (linear, neuron) in &mut self.hidden {
-            linear.own_tensors()?;
-            neuron.own_tensors()?;
-        }
-        self.last.own_tensors()
-    }
-
     /// Linear layers from `f_in` features over each of `hidden` to the classes.
     pub(super) fn new(
         config: &ModelConfig,
@@ -40,15 +30,15 @@ impl Classifier {
         let mut features = f_in;
         for (i, &f_out) in hidden.iter().enumerate() {
             let linear = Linear::new(features, f_out, vb.pp((names.linear)(i)))?;
-            layers.push((linear, Neuron::new(config, Site::Features, vb.pp((names.neuron)(i)))?));
+            layers.push((linear, config.neuron_layer(Site::Features, vb.pp((names.neuron)(i)))?));
             features = f_out;
         }
-        let last = Linear::new(features, config.n_classes, vb.pp((names.linear)(hidden.len())))?;
+        let last = config.readout_layer(features, vb.pp((names.linear)(hidden.len())))?;
         Ok(Self { hidden: layers, last })
     }
 
     /// `[T·B, f_in]` to logits `[T·B, K]`.
-    pub(super) fn forward(&self, features: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
+    pub(super) fn forward(&self, features: &Signal, pass: &mut Pass<'_>) -> Result<Signal> {
         let mut xs = features.clone();
         for (linear, neuron) in &self.hidden {
             let current = linear.forward(&xs, pass)?;

@@ -21,16 +21,105 @@ use candle_nn::VarBuilder;
 use candle_nn::init::Init;
 
 use super::classifier::{Classifier, ClassifierNames};
-use super::{Input, join};
-use crate::config::{ModelConfig, Stem};
-use crate::engine::Part;
-use crate::graph::Op;
-use crate::layers::{ConvNorm, Flow, Neuron, Site, global_avg_pool, max_pool2d, own};
+use crate::layers::{ConvNorm, Neuron, Site, add, at_every_timestep, global_avg_pool, max_pool2d, scale, shortcut_scale};
 use crate::ops::{Conv2dParams, Pool2dParams};
-use crate::{Pass, Result, Signal};
+use crate::{Architecture, Backbone, Body, InputShape, ModelConfig, Pass, Result, Signal, Stem};
+
+/// The members of the family.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Resnet {
+    R18,
+    R19,
+    R20,
+    R34,
+    Ms18,
+    Ms34,
+}
+
+impl Resnet {
+    fn plan(self) -> Plan {
+        match self {
+            Self::R18 => Plan::resnet18(),
+            Self::R19 => Plan::resnet19(),
+            Self::R20 => Plan::resnet20(),
+            Self::R34 => Plan::resnet34(),
+            Self::Ms18 => Plan::ms_resnet18(),
+            Self::Ms34 => Plan::ms_resnet34(),
+        }
+    }
+}
+
+impl Architecture for Resnet {
+    fn name(&self) -> &str {
+        match self {
+            Self::R18 => "resnet18",
+            Self::R19 => "resnet19",
+            Self::R20 => "resnet20",
+            Self::R34 => "resnet34",
+            Self::Ms18 => "ms_resnet18",
+            Self::Ms34 => "ms_resnet34",
+        }
+    }
+
+    fn title(&self) -> &str {
+        match self {
+            Self::R18 => "ResNet-18",
+            Self::R19 => "ResNet-19",
+            Self::R20 => "ResNet-20",
+            Self::R34 => "ResNet-34",
+            Self::Ms18 => "MS-ResNet-18",
+            Self::Ms34 => "MS-ResNet-34",
+        }
+    }
+
+    fn input(&self) -> InputShape {
+        // Padded convolutions and poolings leave one position of any map.
+        InputShape::images()
+    }
+
+    fn check(&self, config: &ModelConfig) -> Result<()> {
+        config.refuse_stem_and_depth(!matches!(self, Self::R20))
+    }
+
+    fn build(&self, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Body>> {
+        Ok(Box::new(Layers::new(&self.plan(), config, vb)?))
+    }
+}
+
+impl ModelConfig {
+    /// ResNet-18 with the CIFAR stem, LM-HT with L = 2, T = 2.
+    pub fn resnet18(n_classes: usize) -> Self {
+        Self::of(Backbone::Resnet18, 64, n_classes)
+    }
+
+    /// ResNet-19, LM-HT with L = 2, T = 2.
+    pub fn resnet19(n_classes: usize) -> Self {
+        Self::of(Backbone::Resnet19, 64, n_classes)
+    }
+
+    /// ResNet-20, LM-HT with L = 2, T = 2.
+    pub fn resnet20(n_classes: usize) -> Self {
+        Self::of(Backbone::Resnet20, 16, n_classes)
+    }
+
+    /// ResNet-34 with the CIFAR stem, LM-HT with L = 2, T = 2. The paper's Table 1 has it with [`Stem::Imagenet`].
+    pub fn resnet34(n_classes: usize) -> Self {
+        Self::of(Backbone::Resnet34, 64, n_classes)
+    }
+
+    /// MS-ResNet-18 with the CIFAR stem, LM-HT with T = 4 as published; the paper does not say L, this is 2.
+    pub fn ms_resnet18(n_classes: usize) -> Self {
+        Self { timesteps: 4, ..Self::of(Backbone::MsResnet18, 64, n_classes) }
+    }
+
+    /// MS-ResNet-34 with the CIFAR stem, LM-HT with L = 2, T = 2. The paper's ImageNet-1k result has [`Stem::Imagenet`].
+    pub fn ms_resnet34(n_classes: usize) -> Self {
+        Self::of(Backbone::MsResnet34, 64, n_classes)
+    }
+}
 
 /// What tells one member of the family from another.
-pub(super) struct Plan {
+struct Plan {
     stages: Vec<Stage>,
     order: Order,
     names: &'static Names,
@@ -112,27 +201,27 @@ impl Plan {
         }
     }
 
-    pub(super) fn resnet18() -> Self {
+    fn resnet18() -> Self {
         Self::four_stages([2, 2, 2, 2], Order::PostActivation)
     }
 
     /// ResNet-18 with the block counts of ResNet-34; all else, names and stem included, is taken over.
-    pub(super) fn resnet34() -> Self {
+    fn resnet34() -> Self {
         Self::four_stages([3, 4, 6, 3], Order::PostActivation)
     }
 
-    pub(super) fn ms_resnet18() -> Self {
+    fn ms_resnet18() -> Self {
         Self::four_stages([2, 2, 2, 2], Order::MembraneShortcut)
     }
 
     /// MS-ResNet-18 with the block counts of ResNet-34.
-    pub(super) fn ms_resnet34() -> Self {
+    fn ms_resnet34() -> Self {
         Self::four_stages([3, 4, 6, 3], Order::MembraneShortcut)
     }
 
     /// Three stages of twice, four times and eight times the stem, and 256 features with a neuron before the classes.
     /// The 256 do not shrink with the width.
-    pub(super) fn resnet19() -> Self {
+    fn resnet19() -> Self {
         let stages = [(2, 3, 1), (4, 3, 2), (8, 2, 2)].into_iter().enumerate();
         let stages = stages.map(|(stage, (factor, n_blocks, stride))| Stage {
             // The published network numbers its stages as if the stem were the first.
@@ -153,7 +242,7 @@ impl Plan {
     }
 
     /// The CIFAR network of hybrid training: three stages of three blocks.
-    pub(super) fn resnet20() -> Self {
+    fn resnet20() -> Self {
         let stages = (0..3).map(|stage| Stage {
             name: format!("conv{}_x", stage + 2),
             factor: 1 << stage,
@@ -170,10 +259,9 @@ impl Plan {
     }
 }
 
-#[derive(Debug, Clone)]
-pub(super) struct Resnet {
+#[derive(Debug)]
+struct Layers {
     stem: ConvNorm,
-    repeats_image: bool,
     entry: Entry,
     pool: bool,
     blocks: Vec<Block>,
@@ -181,7 +269,7 @@ pub(super) struct Resnet {
 }
 
 /// How the stem's current enters the first block.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 enum Entry {
     /// Through a neuron.
     Spikes(Neuron),
@@ -189,7 +277,7 @@ enum Entry {
     Analog { input_scale: f64 },
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Block {
     order: Order,
     conv1: ConvNorm,
@@ -212,8 +300,8 @@ fn conv_norm(
     names: (&str, &str),
     vb: &VarBuilder<'_>,
 ) -> Result<ConvNorm> {
-    let params = Conv2dParams { stride, padding: kernel / 2, groups: 1 };
-    ConvNorm::build(config, (c_in, c_out, kernel), params, false, (vb.pp(names.0), vb.pp(names.1)))
+    let params = Conv2dParams { stride, padding: kernel / 2, ..Conv2dParams::default() };
+    config.conv_norm((c_in, c_out, kernel), params, false, (vb.pp(names.0), vb.pp(names.1)))
 }
 
 impl Block {
@@ -240,16 +328,16 @@ impl Block {
         Ok(Self {
             order: plan.order,
             conv1: conv_norm(config, (c_in, c_out, 3, stride), names.conv1, vb)?,
-            sn1: Neuron::new(config, Site::Maps, vb.pp(names.sn1))?,
+            sn1: config.neuron_layer(Site::Maps, vb.pp(names.sn1))?,
             conv2: conv_norm(config, (c_out, c_out, 3, 1), names.conv2, vb)?,
-            sn2: Neuron::new(config, Site::Maps, vb.pp(names.sn2))?,
+            sn2: config.neuron_layer(Site::Maps, vb.pp(names.sn2))?,
             downsample,
             shortcut_scale,
             name: vb.prefix(),
         })
     }
 
-    fn forward(&self, xs: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
+    fn forward(&self, xs: &Signal, pass: &mut Pass<'_>) -> Result<Signal> {
         let ys = match self.order {
             Order::PostActivation => {
                 let ys = self.conv1.forward(xs, pass)?;
@@ -265,15 +353,10 @@ impl Block {
         };
         let shortcut = match (&self.downsample, &self.shortcut_scale) {
             (Some(downsample), _) => downsample.forward(xs, pass)?,
-            (None, Some(scale)) => {
-                let scaled = xs.xs.broadcast_mul(&pass.param(scale))?;
-                let node = pass.record(&self.name, Op::ShortcutScale, &[xs.node], &scaled);
-                pass.keep(node, || Part::ShortcutScale(scale.clone()));
-                Flow { xs: scaled, signal: Signal::Analog, node }
-            }
+            (None, Some(factor)) => shortcut_scale(&self.name, xs, factor, pass)?,
             (None, None) => xs.clone(),
         };
-        let sum = join(&self.name, &ys, &shortcut, pass)?;
+        let sum = add(&self.name, &ys, &shortcut, pass)?;
         match self.order {
             Order::PostActivation => self.sn2.forward(&sum, pass),
             Order::MembraneShortcut => Ok(sum),
@@ -281,34 +364,18 @@ impl Block {
     }
 }
 
-impl Resnet {
-    /// Replaces every tensor by a copy.
-    pub(super) fn own_tensors(&mut self) -> Result<()> {
-        self.stem.own_tensors()?;
-        if let Entry::Spikes(neuron) = &mut self.entry {
-            neuron.own_tensors()?;
-        }
-        for block in &mut self.blocks {
-            for synapse in [&mut block.conv1, &mut block.conv2].into_iter().chain(&mut block.downsample) {
-                synapse.own_tensors()?;
-            }
-            block.sn1.own_tensors()?;
-            block.sn2.own_tensors()?;
-            block.shortcut_scale.as_mut().map_or(Ok(()), own)?;
-        }
-        self.classifier.own_tensors()
-    }
-
-    pub(super) fn new(plan: &Plan, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+impl Layers {
+    fn new(plan: &Plan, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let (kernel, stride) = match config.stem {
             Stem::Cifar => (3, 1),
             Stem::Imagenet => (7, 2),
         };
         let stem = conv_norm(config, (config.in_channels, config.width, kernel, stride), plan.names.stem, vb)?;
+        let stem = stem.counting_repeats(plan.repeats_image);
         let input_scale = config.input_scale;
         let entry = match plan.order {
             Order::PostActivation => {
-                let neuron = Neuron::new(config, Site::Maps, vb.pp(plan.names.stem_neuron))?;
+                let neuron = config.neuron_layer(Site::Maps, vb.pp(plan.names.stem_neuron))?;
                 Entry::Spikes(neuron.with_input_scale(input_scale))
             }
             Order::MembraneShortcut => Entry::Analog { input_scale },
@@ -326,7 +393,6 @@ impl Resnet {
         }
         Ok(Self {
             stem,
-            repeats_image: plan.repeats_image,
             entry,
             pool: config.stem == Stem::Imagenet,
             blocks,
@@ -334,42 +400,29 @@ impl Resnet {
         })
     }
 
-    pub(super) fn forward(&self, input: &Input, timesteps: usize, pass: &mut Pass<'_>) -> Result<Flow> {
-        let current = input.through_stem(timesteps, pass, |images, repeats, pass| {
-            let current = self.stem.forward_repeated(images, if self.repeats_image { repeats } else { 1 }, pass)?;
-            match &self.entry {
-                Entry::Spikes(_) => Ok(current),
-                // Nothing here depends on time, so it happens before the current is repeated.
-                Entry::Analog { input_scale } => {
-                    let current = scaled(current, *input_scale, pass)?;
-                    self.pooled(current, pass)
-                }
-            }
-        })?;
+    /// After the ImageNet stem's max-pooling.
+    fn pooled(&self, xs: Signal, pass: &mut Pass<'_>) -> Result<Signal> {
+        if self.pool { max_pool2d(&xs, Pool2dParams { kernel: 3, stride: 2, padding: 1 }, pass) } else { Ok(xs) }
+    }
+}
+
+impl Body for Layers {
+    fn forward(&self, xs: &Signal, pass: &mut Pass<'_>) -> Result<Signal> {
+        let current = self.stem.forward(xs, pass)?;
         let mut xs = match &self.entry {
             Entry::Spikes(neuron) => {
                 let spikes = neuron.forward(&current, pass)?;
                 self.pooled(spikes, pass)?
             }
-            Entry::Analog { .. } => current,
+            Entry::Analog { input_scale } => {
+                // Nothing here depends on time, so it happens before the current is repeated.
+                let current = scale("stem", &current, *input_scale, pass)?;
+                at_every_timestep(&self.pooled(current, pass)?, pass)?
+            }
         };
         for block in &self.blocks {
             xs = block.forward(&xs, pass)?;
         }
         self.classifier.forward(&global_avg_pool(&xs, pass)?, pass)
     }
-
-    /// After the ImageNet stem's max-pooling.
-    fn pooled(&self, xs: Flow, pass: &mut Pass<'_>) -> Result<Flow> {
-        if self.pool { max_pool2d(&xs, Pool2dParams { kernel: 3, stride: 2, padding: 1 }, pass) } else { Ok(xs) }
-    }
-}
-
-fn scaled(flow: Flow, factor: f64, pass: &mut Pass<'_>) -> Result<Flow> {
-    if factor == 1. {
-        return Ok(flow);
-    }
-    let xs = (&flow.xs * factor)?;
-    let node = pass.record("", Op::Scale(factor), &[flow.node], &xs);
-    Ok(Flow { xs, signal: Signal::Analog, node })
 }

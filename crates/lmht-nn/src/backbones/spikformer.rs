@@ -22,12 +22,86 @@
 
 use candle_nn::VarBuilder;
 
-use super::Input;
-use crate::config::ModelConfig;
-use crate::graph::Op;
-use crate::layers::{BatchNorm, ConvNorm, Flow, Linear, Neuron, Site, averaged, max_pool2d};
+use crate::layers::{
+    Attention, BatchNorm, ConvNorm, Linear, Neuron, Site, add, max_pool2d, mean_of_tokens, tokens,
+};
 use crate::ops::{Conv2dParams, Pool2dParams};
-use crate::{Pass, ProductEvent, Result, Signal, ops};
+use crate::{Architecture, Backbone, Body, Error, InputShape, ModelConfig, Pass, Result, Signal};
+
+/// Blocks of the published Transformer.
+const PUBLISHED_DEPTH: usize = 4;
+/// Attention heads of the published Transformer.
+const PUBLISHED_HEADS: usize = 12;
+
+/// The network.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spikformer;
+
+impl Spikformer {
+    /// Blocks and heads.
+    fn sizes(config: &ModelConfig) -> (usize, usize) {
+        (config.depth.unwrap_or(PUBLISHED_DEPTH), config.heads.unwrap_or(PUBLISHED_HEADS))
+    }
+}
+
+impl Architecture for Spikformer {
+    fn name(&self) -> &str {
+        "spikformer"
+    }
+
+    fn title(&self) -> &str {
+        "Spikformer"
+    }
+
+    fn input(&self) -> InputShape {
+        InputShape::images()
+    }
+
+    fn check(&self, config: &ModelConfig) -> Result<()> {
+        // The fields that it has are looked at below.
+        ModelConfig { depth: None, heads: None, ..config.clone() }.refuse_stem_and_depth(false)?;
+        let (depth, heads) = Self::sizes(config);
+        for (name, value) in [("depth", depth), ("heads", heads)] {
+            if value == 0 {
+                return Err(Error::Config(format!("{name} is 0; expected at least 1")));
+            }
+        }
+        if !config.width.is_multiple_of(8) {
+            return Err(Error::Config(format!(
+                "width is {}; expected a multiple of 8, since Spikformer starts with an eighth of it",
+                config.width
+            )));
+        }
+        if !config.width.is_multiple_of(heads) {
+            return Err(Error::Config(format!(
+                "heads is {heads}; expected a divisor of the width, {}, which the heads share",
+                config.width
+            )));
+        }
+        config.refuse_unit_spikes("its attention multiplies spikes, and no weight there stands for θ")
+    }
+
+    fn build(&self, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Body>> {
+        Ok(Box::new(Layers::new(config, vb)?))
+    }
+}
+
+impl ModelConfig {
+    /// Transformer-4-384 with 12 heads, LM-HT with T = 4 as published; the paper does not say L, this is 2.
+    ///
+    /// ```
+    /// use lmht_nn::ModelConfig;
+    ///
+    /// let small = ModelConfig { depth: Some(2), width: 64, heads: Some(8), ..ModelConfig::spikformer(10) };
+    /// assert!(small.check().is_ok());
+    /// // 384 channels cannot be shared by 7 heads.
+    /// assert!(ModelConfig { heads: Some(7), ..ModelConfig::spikformer(10) }.check().is_err());
+    /// ```
+    pub fn spikformer(n_classes: usize) -> Self {
+        let published = Self::of(Backbone::Spikformer, 384, n_classes);
+        Self { timesteps: 4, depth: Some(PUBLISHED_DEPTH), heads: Some(PUBLISHED_HEADS), ..published }
+    }
+}
 
 /// The factor on the attention products.
 const SCALE: f64 = 0.125;
@@ -35,60 +109,39 @@ const SCALE: f64 = 0.125;
 /// Features between the two layers of a perceptron, in units of the embedding size.
 const MLP_RATIO: usize = 4;
 
-#[derive(Debug, Clone)]
-pub(super) struct Spikformer {
+#[derive(Debug)]
+struct Layers {
     patches: PatchSplitting,
     blocks: Vec<Block>,
     head: Linear,
 }
 
-impl Spikformer {
-    /// Replaces every tensor by a copy.
-    pub(super) fn own_tensors(&mut self) -> Result<()> {
-        for (synapse, neuron) in self.patches.convs.iter_mut().chain([&mut self.patches.position]) {
-            synapse.own_tensors()?;
-            neuron.own_tensors()?;
-        }
-        for Block { attention, fc1, fc2, .. } in &mut self.blocks {
-            let Attention { q, k, v, proj, neuron, .. } = attention;
-            neuron.own_tensors()?;
-            for layer in [q, k, v, proj, fc1, fc2] {
-                layer.linear.own_tensors()?;
-                layer.norm.as_mut().map_or(Ok(()), BatchNorm::own_tensors)?;
-                layer.neuron.own_tensors()?;
-            }
-        }
-        self.head.own_tensors()
-    }
-
-    pub(super) fn new(config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
-        let (depth, heads) = config.transformer();
+impl Layers {
+    fn new(config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        let (depth, heads) = Spikformer::sizes(config);
         let blocks = (0..depth).map(|block| Block::new(config, heads, &vb.pp("block").pp(block)));
         Ok(Self {
             patches: PatchSplitting::new(config, &vb.pp("patch_embed"))?,
             blocks: blocks.collect::<Result<_>>()?,
-            head: Linear::new(config.width, config.n_classes, vb.pp("head"))?,
+            head: config.readout_layer(config.width, vb.pp("head"))?,
         })
     }
+}
 
-    pub(super) fn forward(&self, input: &Input, timesteps: usize, pass: &mut Pass<'_>) -> Result<Flow> {
-        let maps = self.patches.forward(input, timesteps, pass)?;
-        let (rows, channels, h, w) = maps.xs.dims4()?;
-        let tokens = maps.xs.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
-        let tokens = tokens.reshape((rows * h * w, channels))?;
-        let node = pass.record("", Op::Reshape, &[maps.node], &tokens);
-        let mut xs = Flow { xs: tokens, signal: maps.signal, node };
+impl Body for Layers {
+    fn forward(&self, xs: &Signal, pass: &mut Pass<'_>) -> Result<Signal> {
+        let maps = self.patches.forward(xs, pass)?;
+        let n_tokens = maps.values().dims()[2..].iter().product();
+        let mut xs = tokens(&maps, pass)?;
         for block in &self.blocks {
-            xs = block.forward(&xs, h * w, pass)?;
+            xs = block.forward(&xs, n_tokens, pass)?;
         }
-        let mean = xs.xs.reshape((rows, h * w, channels))?.mean(1)?;
-        let node = pass.record("", Op::Mean, &[xs.node], &mean);
-        self.head.forward(&Flow { xs: mean, signal: averaged(xs.signal), node }, pass)
+        self.head.forward(&mean_of_tokens(&xs, n_tokens, pass)?, pass)
     }
 }
 
 /// Images to maps of D channels at a quarter of the side.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct PatchSplitting {
     convs: Vec<(ConvNorm, Neuron)>,
     position: (ConvNorm, Neuron),
@@ -98,9 +151,9 @@ impl PatchSplitting {
     fn new(config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let layer = |c_in, c_out, name: &str, number: &str| -> Result<(ConvNorm, Neuron)> {
             let part = |part| vb.pp(format!("{name}_{part}{number}"));
-            let params = Conv2dParams { stride: 1, padding: 1, groups: 1 };
-            let synapse = ConvNorm::build(config, (c_in, c_out, 3), params, false, (part("conv"), part("bn")))?;
-            Ok((synapse, Neuron::new(config, Site::Maps, part("lif"))?))
+            let params = Conv2dParams { padding: 1, ..Conv2dParams::default() };
+            let synapse = config.conv_norm((c_in, c_out, 3), params, false, (part("conv"), part("bn")))?;
+            Ok((synapse, config.neuron_layer(Site::Maps, part("lif"))?))
         };
         let width = config.width;
         let mut convs = Vec::new();
@@ -116,12 +169,10 @@ impl PatchSplitting {
         Ok(Self { convs, position: layer(width, width, "rpe", "")? })
     }
 
-    fn forward(&self, input: &Input, timesteps: usize, pass: &mut Pass<'_>) -> Result<Flow> {
-        let (stem, neuron) = &self.convs[0];
-        // The published network computes the stem's current once, statistics included, and repeats it.
-        let current = input.through_stem(timesteps, pass, |images, _, pass| stem.forward(images, pass))?;
-        let mut xs = neuron.forward(&current, pass)?;
-        for (i, (synapse, neuron)) in self.convs.iter().enumerate().skip(1) {
+    /// The published network computes the stem's current once, statistics included, and repeats it.
+    fn forward(&self, xs: &Signal, pass: &mut Pass<'_>) -> Result<Signal> {
+        let mut xs = xs.clone();
+        for (i, (synapse, neuron)) in self.convs.iter().enumerate() {
             let current = synapse.forward(&xs, pass)?;
             xs = neuron.forward(&current, pass)?;
             if i >= 2 {
@@ -135,7 +186,7 @@ impl PatchSplitting {
 }
 
 /// Linear, batch norm, neuron.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Layer {
     linear: Linear,
     norm: Option<BatchNorm>,
@@ -148,11 +199,11 @@ impl Layer {
         Ok(Self {
             linear: Linear::new(f_in, f_out, part("linear"))?,
             norm: if config.batch_norm { Some(BatchNorm::new(f_out, part("bn"))?) } else { None },
-            neuron: Neuron::new(config, Site::Features, part("lif"))?,
+            neuron: config.neuron_layer(Site::Features, part("lif"))?,
         })
     }
 
-    fn forward(&self, xs: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
+    fn forward(&self, xs: &Signal, pass: &mut Pass<'_>) -> Result<Signal> {
         let current = self.linear.forward(xs, pass)?;
         let current = match &self.norm {
             Some(norm) => norm.forward(&current, pass)?,
@@ -162,10 +213,10 @@ impl Layer {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Block {
     name: String,
-    attention: Attention,
+    attention: SelfAttention,
     fc1: Layer,
     fc2: Layer,
 }
@@ -176,13 +227,13 @@ impl Block {
         let mlp = vb.pp("mlp");
         Ok(Self {
             name: vb.prefix(),
-            attention: Attention::new(config, heads, &vb.pp("attn"))?,
+            attention: SelfAttention::new(config, heads, &vb.pp("attn"))?,
             fc1: Layer::new(config, width, hidden, "fc1", &mlp)?,
             fc2: Layer::new(config, hidden, width, "fc2", &mlp)?,
         })
     }
 
-    fn forward(&self, xs: &Flow, n_tokens: usize, pass: &mut Pass<'_>) -> Result<Flow> {
+    fn forward(&self, xs: &Signal, n_tokens: usize, pass: &mut Pass<'_>) -> Result<Signal> {
         let attention = self.attention.forward(xs, n_tokens, pass)?;
         let xs = add(&self.name, xs, &attention, pass)?;
         let hidden = self.fc1.forward(&xs, pass)?;
@@ -192,86 +243,37 @@ impl Block {
 }
 
 /// Spiking self-attention.
-#[derive(Debug, Clone)]
-struct Attention {
-    name: String,
-    /// T, and the timesteps of each.
-    windows: (usize, usize),
-    heads: usize,
+#[derive(Debug)]
+struct SelfAttention {
     q: Layer,
     k: Layer,
     v: Layer,
+    products: Attention,
     neuron: Neuron,
     proj: Layer,
 }
 
-impl Attention {
+impl SelfAttention {
     fn new(config: &ModelConfig, heads: usize, vb: &VarBuilder<'_>) -> Result<Self> {
         let layer = |name| Layer::new(config, config.width, config.width, name, vb);
+        let windows = (config.n_frames(), config.neuron.window());
         Ok(Self {
-            name: vb.prefix(),
-            windows: (config.n_frames(), config.neuron.window()),
-            heads,
             q: layer("q")?,
             k: layer("k")?,
             v: layer("v")?,
-            neuron: Neuron::new(config, Site::Features, vb.pp("attn_lif"))?,
+            products: Attention::new(vb.prefix(), heads, SCALE, windows),
+            neuron: config.neuron_layer(Site::Features, vb.pp("attn_lif"))?,
             proj: layer("proj")?,
         })
     }
 
     /// Rows `[T·B·N, D]` to the same shape; N = `n_tokens`.
-    ///
-    /// Products of spikes are not linear, so in a reparameterized network they run once a window, on the window's counts.
-    fn forward(&self, xs: &Flow, n_tokens: usize, pass: &mut Pass<'_>) -> Result<Flow> {
-        let q = self.by_head(self.q.forward(xs, pass)?, n_tokens)?;
-        let k = self.by_head(self.k.forward(xs, pass)?, n_tokens)?;
-        let v = self.by_head(self.v.forward(xs, pass)?, n_tokens)?;
-        let k = Flow { xs: k.xs.transpose(2, 3)?, ..k };
-        let scores = self.product("q_k", &q, &k, pass)?;
-        let scaled = (&scores.xs * SCALE)?;
-        let node = pass.record(&self.name, Op::Scale(SCALE), &[scores.node], &scaled);
-        let mixed = self.product("qk_v", &Flow { xs: scaled, node, ..scores }, &v, pass)?;
-        let (windows, window) = self.windows;
-        let (rows, width) = xs.xs.dims2()?;
-        let rows = mixed.xs.transpose(1, 2)?.contiguous()?.reshape((rows / window, width))?;
-        let current = Flow { xs: ops::front_load(&rows, windows, window)?, ..mixed };
+    fn forward(&self, xs: &Signal, n_tokens: usize, pass: &mut Pass<'_>) -> Result<Signal> {
+        let q = self.q.forward(xs, pass)?;
+        let k = self.k.forward(xs, pass)?;
+        let v = self.v.forward(xs, pass)?;
+        let current = self.products.forward([&q, &k, &v], n_tokens, pass)?;
         let spikes = self.neuron.forward(&current, pass)?;
         self.proj.forward(&spikes, pass)
     }
-
-    /// Spikes of every timestep, `[LT·B·N, D]`, to counts of every window, `[T·B, heads, N, D / heads]`.
-    fn by_head(&self, flow: Flow, n_tokens: usize) -> Result<Flow> {
-        let (windows, window) = self.windows;
-        let counts = ops::sum_windows(&flow.xs, windows, window)?;
-        let (rows, width) = counts.dims2()?;
-        let xs = counts.reshape((rows / n_tokens, n_tokens, self.heads, width / self.heads))?;
-        Ok(Flow { xs: xs.transpose(1, 2)?.contiguous()?, ..flow })
-    }
-
-    /// Sums of products of spikes are no spikes, and neither is what they weigh.
-    fn product(&self, name: &str, left: &Flow, right: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
-        let name = format!("{}.{name}", self.name);
-        pass.show_product(&ProductEvent {
-            name: &name,
-            left: &left.xs,
-            left_signal: left.signal,
-            right: &right.xs,
-            right_signal: right.signal,
-        })?;
-        let xs = left.xs.matmul(&right.xs)?;
-        let node = pass.record(&name, Op::Product, &[left.node, right.node], &xs);
-        Ok(Flow { xs, signal: Signal::Analog, node })
-    }
-}
-
-/// The sum of two spike trains, which counts the spikes of both if they have the same amplitude.
-fn add(name: &str, a: &Flow, b: &Flow, pass: &mut Pass<'_>) -> Result<Flow> {
-    let signal = match (a.signal, b.signal) {
-        (Signal::Spikes { v_threshold }, Signal::Spikes { v_threshold: other }) if v_threshold == other => a.signal,
-        _ => Signal::Analog,
-    };
-    let xs = (&a.xs + &b.xs)?;
-    let node = pass.record(name, Op::Add, &[a.node, b.node], &xs);
-    Ok(Flow { xs, signal, node })
 }

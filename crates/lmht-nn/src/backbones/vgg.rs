@@ -19,15 +19,101 @@
 
 use candle_nn::VarBuilder;
 
-use super::Input;
 use super::classifier::{Classifier, ClassifierNames};
-use crate::config::ModelConfig;
-use crate::layers::{ConvNorm, Flow, Neuron, Site, avg_pool2d, global_avg_pool};
+use crate::layers::{ConvNorm, Neuron, avg_pool2d, global_avg_pool, Site};
 use crate::ops::{Conv2dParams, Pool2dParams};
-use crate::{Pass, Result};
+use crate::{Architecture, Backbone, Body, InputShape, ModelConfig, Pass, Result, Signal};
+
+/// The members of the family.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Vgg {
+    V11,
+    V13,
+    V13Standard,
+    V16,
+    V19,
+}
+
+impl Vgg {
+    fn plan(self) -> Plan {
+        match self {
+            Self::V11 => Plan::standard([1, 1, 2, 2, 2]),
+            Self::V13 => Plan::vgg13(),
+            Self::V13Standard => Plan::standard([2, 2, 2, 2, 2]),
+            Self::V16 => Plan::standard([2, 2, 3, 3, 3]),
+            Self::V19 => Plan::standard([2, 2, 4, 4, 4]),
+        }
+    }
+}
+
+impl Architecture for Vgg {
+    fn name(&self) -> &str {
+        match self {
+            Self::V11 => "vgg11",
+            Self::V13 => "vgg13",
+            Self::V13Standard => "vgg13_standard",
+            Self::V16 => "vgg16",
+            Self::V19 => "vgg19",
+        }
+    }
+
+    fn title(&self) -> &str {
+        match self {
+            Self::V11 => "VGG-11",
+            Self::V13 => "VGG-13",
+            Self::V13Standard => "VGG-13 (standard)",
+            Self::V16 => "VGG-16",
+            Self::V19 => "VGG-19",
+        }
+    }
+
+    fn input(&self) -> InputShape {
+        // Four or five poolings halve the side and drop a remainder.
+        let smallest = match self {
+            Self::V13 => 16,
+            Self::V11 | Self::V13Standard | Self::V16 | Self::V19 => 32,
+        };
+        InputShape::Images { sides: smallest..=usize::MAX }
+    }
+
+    fn check(&self, config: &ModelConfig) -> Result<()> {
+        config.refuse_stem_and_depth(false)
+    }
+
+    fn build(&self, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Body>> {
+        Ok(Box::new(Layers::new(&self.plan(), config, vb)?))
+    }
+}
+
+impl ModelConfig {
+    /// The standard VGG-11, LM-HT with L = 2, T = 2.
+    pub fn vgg11(n_classes: usize) -> Self {
+        Self::of(Backbone::Vgg11, 64, n_classes)
+    }
+
+    /// The paper's VGG-13, LM-HT with L = 2, T = 2.
+    pub fn vgg13(n_classes: usize) -> Self {
+        Self::of(Backbone::Vgg13, 64, n_classes)
+    }
+
+    /// The standard VGG-13, LM-HT with L = 2, T = 2.
+    pub fn vgg13_standard(n_classes: usize) -> Self {
+        Self::of(Backbone::Vgg13Standard, 64, n_classes)
+    }
+
+    /// VGG-16, LM-HT with L = 2, T = 2: what hybrid training makes of the QCFS network.
+    pub fn vgg16(n_classes: usize) -> Self {
+        Self::of(Backbone::Vgg16, 64, n_classes)
+    }
+
+    /// The standard VGG-19, LM-HT with L = 2, T = 2.
+    pub fn vgg19(n_classes: usize) -> Self {
+        Self::of(Backbone::Vgg19, 64, n_classes)
+    }
+}
 
 /// What tells one VGG from another.
-pub(super) struct Plan {
+struct Plan {
     /// Channels of each stage in units of the width, and how many convolutions it has.
     stages: [(usize, usize); 5],
     layout: Layout,
@@ -41,24 +127,8 @@ enum Layout {
 
 impl Plan {
     /// 1,1,A | 2,2,A | 4,4,A | 8,8,8,A | 8 in units of the width, A for average pooling.
-    pub(super) fn vgg13() -> Self {
+    fn vgg13() -> Self {
         Self { stages: [(1, 2), (2, 2), (4, 2), (8, 3), (8, 1)], layout: Layout::Paper }
-    }
-
-    pub(super) fn vgg11() -> Self {
-        Self::standard([1, 1, 2, 2, 2])
-    }
-
-    pub(super) fn vgg13_standard() -> Self {
-        Self::standard([2, 2, 2, 2, 2])
-    }
-
-    pub(super) fn vgg16() -> Self {
-        Self::standard([2, 2, 3, 3, 3])
-    }
-
-    pub(super) fn vgg19() -> Self {
-        Self::standard([2, 2, 4, 4, 4])
     }
 
     fn standard(n_convs: [usize; 5]) -> Self {
@@ -92,25 +162,16 @@ impl Layout {
     }
 }
 
-#[derive(Debug, Clone)]
-pub(super) struct Vgg {
+#[derive(Debug)]
+struct Layers {
     stages: Vec<Vec<(ConvNorm, Neuron)>>,
     /// Whether a pooling follows the last stage too.
     pool_last: bool,
     classifier: Classifier,
 }
 
-impl Vgg {
-    /// Replaces every tensor by a copy.
-    pub(super) fn own_tensors(&mut self) -> Result<()> {
-        for (synapse, neuron) in self.stages.iter_mut().flatten() {
-            synapse.own_tensors()?;
-            neuron.own_tensors()?;
-        }
-        self.classifier.own_tensors()
-    }
-
-    pub(super) fn new(plan: &Plan, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+impl Layers {
+    fn new(plan: &Plan, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let mut c_in = config.in_channels;
         let mut stages = Vec::new();
         for (stage, (factor, n_convs)) in plan.stages.into_iter().enumerate() {
@@ -119,10 +180,13 @@ impl Vgg {
             let mut layers = Vec::new();
             for i in 0..n_convs {
                 let [conv, norm, neuron] = plan.layout.names(i);
-                let params = Conv2dParams { stride: 1, padding: 1, groups: 1 };
-                let synapse = ConvNorm::build(config, (c_in, c_out, 3), params, true, (vb.pp(conv), vb.pp(norm)))?;
-                let mut neuron = Neuron::new(config, Site::Maps, vb.pp(neuron))?;
-                if stage == 0 && i == 0 {
+                let params = Conv2dParams { padding: 1, ..Conv2dParams::default() };
+                let synapse = config.conv_norm((c_in, c_out, 3), params, true, (vb.pp(conv), vb.pp(norm)))?;
+                let mut neuron = config.neuron_layer(Site::Maps, vb.pp(neuron))?;
+                let is_stem = stage == 0 && i == 0;
+                // The published network repeats the image, not the current: its running variance counts every timestep.
+                let synapse = synapse.counting_repeats(is_stem);
+                if is_stem {
                     neuron = neuron.with_input_scale(config.input_scale);
                 }
                 layers.push((synapse, neuron));
@@ -133,16 +197,13 @@ impl Vgg {
         let pool_last = plan.layout == Layout::Standard;
         Ok(Self { stages, pool_last, classifier: plan.layout.classifier(config, vb)? })
     }
+}
 
-    pub(super) fn forward(&self, input: &Input, timesteps: usize, pass: &mut Pass<'_>) -> Result<Flow> {
-        let (stem, neuron) = &self.stages[0][0];
-        // The published network repeats the image, not the current: its running variance counts every timestep.
-        let current = input
-            .through_stem(timesteps, pass, |images, repeats, pass| stem.forward_repeated(images, repeats, pass))?;
-        let mut xs = neuron.forward(&current, pass)?;
+impl Body for Layers {
+    fn forward(&self, xs: &Signal, pass: &mut Pass<'_>) -> Result<Signal> {
+        let mut xs = xs.clone();
         for (stage, layers) in self.stages.iter().enumerate() {
-            let rest = if stage == 0 { &layers[1..] } else { &layers[..] };
-            for (synapse, neuron) in rest {
+            for (synapse, neuron) in layers {
                 let current = synapse.forward(&xs, pass)?;
                 xs = neuron.forward(&current, pass)?;
             }

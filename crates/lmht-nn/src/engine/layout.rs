@@ -1,16 +1,16 @@
-//! Between Candle's `[rows, C, H, W]` and the engine's `[rows, H, W, C]`.
+//! From Candle's `[rows, C, H, W]` to the engine's `[rows, H, W, C]`, and back.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::Number;
 use super::program::MapShape;
+use crate::ops::storage::Element;
 
 /// Channels and positions that are turned at a time, so that both sides stay in the cache.
 const BLOCK: usize = 16;
 
 /// `[rows, a, b]` to `[rows, b, a]`.
-fn turn<T: Number>(values: &[T], a: usize, b: usize) -> Vec<T> {
+pub(super) fn turn<T: Element>(values: &[T], a: usize, b: usize) -> Vec<T> {
     let mut turned = vec![T::default(); values.len()];
     turned.par_chunks_mut(a * b).zip(values.par_chunks(a * b)).for_each(|(turned, values)| {
         for i0 in (0..a).step_by(BLOCK) {
@@ -27,19 +27,7 @@ fn turn<T: Number>(values: &[T], a: usize, b: usize) -> Vec<T> {
 }
 
 /// A tensor `[rows, C, H, W]` or `[rows, F]` of the shape of `shape`, as the engine keeps it.
-pub(super) fn from_tensor<T: Number>(tensor: &Tensor, shape: MapShape) -> Result<Vec<T>> {
+pub(super) fn from_tensor<T: Element>(tensor: &Tensor, shape: MapShape) -> Result<Vec<T>> {
     let values = tensor.flatten_all()?.to_vec1::<T>()?;
     Ok(if shape.h * shape.w == 1 || shape.c == 1 { values } else { turn(&values, shape.c, shape.h * shape.w) })
-}
-
-/// The way back: `[rows, C, H, W]`, or `[rows, F]` of a vector.
-pub(super) fn to_tensor<T: Number>(values: Vec<T>, shape: MapShape, is_vector: bool) -> Result<Tensor> {
-    let MapShape { h, w, c } = shape;
-    let rows = values.len() / shape.len();
-    let values = if h * w == 1 || c == 1 { values } else { turn(&values, h * w, c) };
-    if is_vector {
-        Tensor::from_vec(values, (rows, c * h * w), &Device::Cpu)
-    } else {
-        Tensor::from_vec(values, (rows, c, h, w), &Device::Cpu)
-    }
 }

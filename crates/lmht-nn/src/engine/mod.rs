@@ -1,10 +1,11 @@
 //! How a whole network runs on the CPU: one program instead of one tensor operation a layer.
 //!
-//! [`Network::forward`] comes here when it can; what comes out are the logits, with the same spikes and gradients as layer
-//! by layer up to rounding. What is different:
+//! It is built from a [`Trace`](crate::trace::Trace) and knows no network, no layer and no backbone. What comes out are the
+//! logits, with the same spikes and gradients as layer by layer up to rounding. What is different:
 //!
-//! - values are `[T·B, H, W, C]`: a convolution reads runs of neighbouring numbers, and nothing is turned around between layers;
-//! - spikes are bytes, with a bit that says where the surrogate's window lets a gradient pass;
+//! - values are `[T·B, H, W, C]`: a convolution reads runs of neighbouring numbers, tokens are the positions of a map, and
+//!   nothing is turned around between layers;
+//! - spikes are bytes, with a bit that says where the surrogate's gate lets a gradient pass;
 //! - batch norm, the sum with a shortcut and the neuron are one pass over what the synapse gave; the current between them is
 //!   never written down;
 //! - a synapse of few spikes adds up the weights of the active inputs, after the first timestep of those that change; the
@@ -16,75 +17,47 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `program.rs` | the steps of a network, written down by one forward pass |
+//! | `program.rs` | the steps of a trace, or why there are none |
 //! | `value.rs` | numbers, packed spikes, sums that wait for their reader |
 //! | `run.rs`, `backward.rs` | the forward and the backward pass over the steps |
-//! | `synapse.rs` | which kernel a synapse takes, and its weights in the order of that kernel |
 //! | `prepared.rs` | what an evaluation pass computes from the parameters alone |
-//! | `room.rs` | memory between passes |
-//! | `stage.rs`, `norm.rs`, `pool.rs`, `layout.rs` | what happens between convolutions, which are in `kernels/` |
-//! | `autograd.rs` | a training pass as one operation of Candle's graph |
+//! | `buffers.rs` | memory between passes |
+//! | `stage.rs`, `norm.rs`, `layout.rs` | what happens between synapses, whose kernels are those of `lmht-kernels` |
+//! | `autograd.rs` | a pass as one operation of Candle's graph |
 //!
-//! It takes over f32 and f64 on the CPU, from images that need no gradient. Attention it does not know, nor the training of
-//! neurons other than IF, LIF, M-HT and LM-HT: such networks run layer by layer, as everything does on other devices.
+//! It runs f32 and f64 on the CPU. What it refuses, it says ([`Program::compile`], [`Engine::refuses`]); the network then runs
+//! layer by layer, as everything does on other devices.
 
 mod autograd;
 mod backward;
+mod buffers;
 mod layout;
+mod lock;
 mod norm;
-mod pool;
 mod prepared;
 mod program;
-mod room;
 mod run;
 mod stage;
-mod synapse;
 mod value;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::any::Any;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Tensor};
 
-pub(crate) use program::{Part, Parts, Spread};
+pub(crate) use program::Program;
 
 use crate::ops::storage::Element;
-use crate::{Mode, Network, Pass, Result};
-use prepared::{Prepared, Slots};
-use program::Program;
-use room::{Room, Rooms};
+use crate::{Mode, Pass, Result};
+use buffers::BufferPools;
+use lock::lock;
+use prepared::{Prepared, once};
+use run::Input;
 
-/// The number types that the engine computes in.
-pub(crate) trait Number: Element + pool::Comparable {
-    /// The place for what is prepared in this type.
-    fn slot(slots: &Slots) -> &OnceLock<Prepared<Self>>;
-    /// The memory for numbers of this type.
-    fn room(rooms: &mut Rooms) -> &mut Room<Self>;
-}
-
-macro_rules! number {
-    ($t:ty, $slot:ident) => {
-        impl Number for $t {
-            fn slot(slots: &Slots) -> &OnceLock<Prepared<Self>> {
-                &slots.$slot
-            }
-            fn room(rooms: &mut Rooms) -> &mut Room<Self> {
-                &mut rooms.$slot
-            }
-        }
-    };
-}
-number!(f32, single);
-number!(f64, double);
-
-/// Height and width of the images, whether there is one for every timestep, and the number type.
-type Key = (usize, usize, bool, DType);
-
-/// The programs of a network, by the images they take.
+/// What runs the programs of a network, with the memory that they share.
 #[derive(Debug, Default)]
 pub(crate) struct Engine {
-    programs: Mutex<HashMap<Key, Option<Arc<Program>>>>,
-    rooms: Arc<Mutex<Rooms>>,
+    pools: Arc<Mutex<BufferPools>>,
     /// Whether the parameters of the network stay as they are.
     is_fixed: bool,
 }
@@ -97,125 +70,52 @@ impl Engine {
 
     /// Forgets the memory of the last pass.
     pub(crate) fn free_memory(&self) {
-        *lock(&self.rooms) = Rooms::default();
+        *lock(&self.pools) = BufferPools::default();
     }
 
-    /// The logits `[T·B, K]`, or nothing if the network has to run layer by layer. The images must have been checked.
-    pub(crate) fn forward(&self, network: &Network, images: &Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
-        if !images.device().is_cpu() || images.track_op() || pass.is_recording() || pass.is_layer_by_layer() {
-            return Ok(None);
+    /// Why it takes no such input, whatever the network, if it does not.
+    pub(crate) fn refuses(images: &Tensor) -> Option<String> {
+        match (images.device().is_cpu(), images.dtype()) {
+            (false, _) => Some(format!("it runs on {:?}, not on the CPU", images.device().location())),
+            (true, DType::F32 | DType::F64) => None,
+            (true, dtype) => Some(format!("its numbers are {dtype:?}, neither F32 nor F64")),
         }
+    }
+
+    /// The logits `[T·B, K]`. The images must have been checked.
+    pub(crate) fn forward(
+        &self,
+        program: &Arc<Program>,
+        images: &Tensor,
+        (timesteps, is_frames): (usize, bool),
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        let input = Input { images, timesteps, is_frames };
         match images.dtype() {
-            DType::F32 => self.forward_as::<f32>(network, images, pass),
-            DType::F64 => self.forward_as::<f64>(network, images, pass),
-            _ => Ok(None),
+            DType::F64 => self.forward_as::<f64>(program, input, pass),
+            _ => self.forward_as::<f32>(program, input, pass),
         }
     }
 
-    fn forward_as<T: Number>(&self, network: &Network, images: &Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
-        let Some(program) = self.program(network, images)? else { return Ok(None) };
-        let timesteps = network.config().timesteps;
-        match pass.mode() {
-            Mode::Eval => {
-                let mut room = lock(&self.rooms).take::<T>();
-                let logits = if self.is_fixed {
-                    let prepared = synapse::once(T::slot(&program.slots), || Prepared::new(&program))?;
-                    run::evaluate(&program, prepared, images, timesteps, &mut room, pass)?
-                } else {
-                    run::evaluate(&program, &Prepared::new(&program)?, images, timesteps, &mut room, pass)?
-                };
-                lock(&self.rooms).give(room);
-                Ok(Some(Tensor::from_vec(logits, ((), network.config().n_classes), images.device())?))
+    fn forward_as<T: Element>(&self, program: &Arc<Program>, input: Input<'_>, pass: &mut Pass<'_>) -> Result<Tensor> {
+        if pass.mode() == Mode::Train || input.images.track_op() {
+            return autograd::forward::<T>(program, input, Arc::clone(&self.pools), pass);
+        }
+        let mut pool = lock(&self.pools).take::<T>();
+        let logits = if self.is_fixed {
+            let prepared = once(&program.prepared, || {
+                let prepared: Box<dyn Any + Send + Sync> = Box::new(Prepared::<T>::new(program)?);
+                Ok(prepared)
+            })?;
+            match prepared.downcast_ref::<Prepared<T>>() {
+                Some(prepared) => run::evaluate(program, prepared, input, &mut pool, pass)?,
+                None => return run::bail_bug("a program was prepared for another number type"),
             }
-            Mode::Train if program.has_gradients()? => {
-                let images = if images.rank() == 5 { images.flatten(0, 1)? } else { images.clone() };
-                let shape = (timesteps, network.config().n_classes);
-                autograd::train::<T>(program, &images, shape, Arc::clone(&self.rooms), pass).map(Some)
-            }
-            Mode::Train => Ok(None),
-        }
-    }
-
-    fn program(&self, network: &Network, images: &Tensor) -> Result<Option<Arc<Program>>> {
-        let dims = images.dims();
-        let [.., c, h, w] = *dims else { return Ok(None) };
-        if dims.contains(&0) {
-            return Ok(None);
-        }
-        let is_frames = dims.len() == 5;
-        let key = (h, w, is_frames, images.dtype());
-        if let Some(program) = lock(&self.programs).get(&key) {
-            return Ok(program.clone());
-        }
-        // Not under the lock: a thread that waits in here for its tasks may take up another pass of the same network. If
-        // two write the program down at once, the first is kept.
-        let program = Program::record(network, [c, h, w], is_frames, images.dtype())?.map(Arc::new);
-        Ok(lock(&self.programs).entry(key).or_insert(program).clone())
-    }
-}
-
-/// A panic elsewhere cannot leave what is in here half changed: it is taken or replaced whole.
-fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{ModelConfig, ParamStore};
-    use candle_core::Device;
-
-    #[test]
-    fn memory_is_given_back() -> Result<()> {
-        let config = ModelConfig { width: 4, ..ModelConfig::resnet20(5) };
-        let network = Network::new(&config, ParamStore::new(1).builder(DType::F32, &Device::Cpu))?;
-        let images = Tensor::ones((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
-        let engine = Engine::default();
-        let run = || -> Result<Vec<f32>> {
-            let logits = engine.forward(&network, &images, &mut Pass::eval())?.expect("a program");
-            Ok(logits.flatten_all()?.to_vec1()?)
+        } else {
+            run::evaluate(program, &Prepared::new(program)?, input, &mut pool, pass)?
         };
-        let kept = || lock(&engine.rooms).single.bytes.len();
-        let logits = run()?;
-        assert!(kept() > 0);
-        engine.free_memory();
-        assert_eq!(kept(), 0);
-        assert_eq!(run()?, logits);
-        Ok(())
-    }
-
-    /// Otherwise the tests that compare a program with the layers would compare the layers with themselves.
-    #[test]
-    fn all_backbones_but_spikformer_are_programs() -> Result<()> {
-        for (config, side) in [
-            (ModelConfig::resnet18(5), 8),
-            (ModelConfig::resnet19(5), 8),
-            (ModelConfig::resnet20(5), 8),
-            (ModelConfig::resnet34(5), 8),
-            (ModelConfig::ms_resnet18(5), 8),
-            (ModelConfig::ms_resnet34(5), 8),
-            (ModelConfig::vgg11(5), 32),
-            (ModelConfig::vgg13(5), 16),
-            (ModelConfig::vgg13_standard(5), 32),
-            (ModelConfig::vgg16(5), 32),
-            (ModelConfig::vgg19(5), 32),
-            (ModelConfig::cifarnet(5), 32),
-            (ModelConfig { depth: Some(1), heads: Some(2), ..ModelConfig::spikformer(5) }, 16),
-        ] {
-            let config = ModelConfig { width: if config.heads.is_some() { 8 } else { 1 }, ..config };
-            for stem in [crate::Stem::Cifar, crate::Stem::Imagenet] {
-                let config = ModelConfig { stem, ..config.clone() };
-                if config.check().is_err() {
-                    continue;
-                }
-                let network = Network::new(&config, ParamStore::blank().builder(DType::F32, &Device::Cpu))?;
-                for is_frames in [false, true] {
-                    let side = if stem == crate::Stem::Imagenet { 24 } else { side };
-                    let program = Program::record(&network, [3, side, side], is_frames, DType::F32)?;
-                    assert_eq!(program.is_some(), config.heads.is_none(), "{:?}, {stem:?}", config.backbone);
-                }
-            }
-        }
-        Ok(())
+        lock(&self.pools).give(pool);
+        let classes = program.steps.last().map_or(1, |step| step.shape.len());
+        Ok(Tensor::from_vec(logits, ((), classes), input.images.device())?)
     }
 }

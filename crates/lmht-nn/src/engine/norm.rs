@@ -4,6 +4,7 @@
 //! result is exact enough for a variance and does not depend on the number of threads.
 
 use candle_core::Tensor;
+use lmht_kernels::{Kernel, run_vectorized};
 use rayon::prelude::*;
 
 use super::Number;
@@ -19,16 +20,15 @@ const TASKS: usize = 32;
 const RUN: usize = 16;
 
 /// With the running statistics. `bias` is that of the synapse before, which is not in what the synapse gives.
-pub(super) fn running<T: Number>(layer: &BatchNorm, bias: Option<&Tensor>) -> Result<Norm<T>> {
-    let (mean, var) = layer.running();
+pub(super) fn running<T: Element>(layer: &NormTensors, bias: Option<&Tensor>) -> Result<Norm<T>> {
+    let (mean, var) = (layer.running_mean.as_detached_tensor(), layer.running_var.as_detached_tensor());
     let mean = wide(&mean)?.iter().zip(bias_of(layer, bias)?).map(|(mean, bias)| mean - bias).collect();
-    finish(layer, mean, wide(&var)?, Vec::new())
+    finish(layer, mean, wide(&var)?, Vec::new(), false)
 }
 
 /// With the statistics of `ys`, towards which the running ones move. `bias` as in [`running`].
-pub(super) fn of_batch<T: Number>(
-    layer: &BatchNorm,
-    repeats: usize,
+pub(super) fn of_batch<T: Element>(
+    (layer, name): (&NormTensors, &str),
     ys: Vec<T>,
     bias: Option<&Tensor>,
 ) -> Result<Norm<T>> {
@@ -37,8 +37,7 @@ pub(super) fn of_batch<T: Number>(
     let count = ys.len() / c;
     if count < 2 {
         return Err(candle_core::Error::Msg(format!(
-            "{}: a variance needs at least two values per channel, got {count}; use a larger batch, or an evaluation pass",
-            layer.name()
+            "{name}: a variance needs at least two values per channel, got {count}; use a larger batch, or an evaluation pass"
         ))
         .into());
     }
@@ -51,43 +50,42 @@ pub(super) fn of_batch<T: Number>(
         (shift.wide() + mean, (square / n - mean * mean).max(0.))
     });
     let (mean, var): (Vec<f64>, Vec<f64>) = moments.unzip();
-    let weight = layer.affine().0;
+    let weight = &layer.weight;
     let tensor = |values: Vec<f64>| Tensor::new(values, weight.device())?.to_dtype(weight.dtype());
     let stats = BatchStats {
         mean: tensor(mean.iter().zip(&bias).map(|(mean, bias)| mean + bias).collect())?,
         var_unbiased: tensor(var.iter().map(|var| var * (n / (n - 1.))).collect())?,
     };
-    layer.follow(&stats, count, repeats)?;
-    finish(layer, mean, var, ys)
+    update_running_stats((&layer.running_mean, &layer.running_var), &stats, count, layer.repeats)?;
+    finish(layer, mean, var, ys, true)
 }
 
-fn finish<T: Number>(layer: &BatchNorm, mean: Vec<f64>, var: Vec<f64>, ys: Vec<T>) -> Result<Norm<T>> {
-    let (weight, offset) = layer.affine();
-    let (weight, offset) = (wide(weight)?, wide(offset)?);
-    let rstd: Vec<f64> = var.iter().map(|var| (var + BatchNorm::EPS).sqrt().recip()).collect();
-    let line = Line::new(&mean, |c| (rstd[c] * weight[c], offset[c]));
-    Ok(Norm { ys, mean, rstd, line, sums: None })
+fn finish<T: Element>(layer: &NormTensors, mean: Vec<f64>, var: Vec<f64>, ys: Vec<T>, is_of_batch: bool) -> Result<Norm<T>> {
+    let (weight, offset) = (wide(&layer.weight)?, wide(&layer.bias)?);
+    let rstd: Vec<f64> = var.iter().map(|var| (var + BATCH_NORM_EPS).sqrt().recip()).collect();
+    let affine = ChannelAffine::new(&mean, |c| (rstd[c] * weight[c], offset[c]));
+    Ok(Norm { ys, mean, rstd, affine, is_of_batch, sums: None })
 }
 
 fn wide(tensor: &Tensor) -> candle_core::Result<Vec<f64>> {
     tensor.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()
 }
 
-fn bias_of(layer: &BatchNorm, bias: Option<&Tensor>) -> candle_core::Result<Vec<f64>> {
-    bias.map_or_else(|| Ok(vec![0.; layer.affine().0.elem_count()]), wide)
+fn bias_of(layer: &NormTensors, bias: Option<&Tensor>) -> candle_core::Result<Vec<f64>> {
+    bias.map_or_else(|| Ok(vec![0.; layer.weight.elem_count()]), wide)
 }
 
 /// Σ (y − shift) and Σ (y − shift)² of each channel.
-pub(super) fn moments<T: Number>(ys: &[T], shift: &[T]) -> (Vec<f64>, Vec<f64>) {
+pub(super) fn moments<T: Element>(ys: &[T], shift: &[T]) -> (Vec<f64>, Vec<f64>) {
     sums(ys, ys, shift, true)
 }
 
 /// Σ g and Σ g (y − mean) of each channel.
-pub(super) fn gradient_sums<T: Number>(ys: &[T], grads: &[T], mean: &[T]) -> (Vec<f64>, Vec<f64>) {
+pub(super) fn gradient_sums<T: Element>(ys: &[T], grads: &[T], mean: &[T]) -> (Vec<f64>, Vec<f64>) {
     sums(ys, grads, mean, false)
 }
 
-fn sums<T: Number>(ys: &[T], other: &[T], shift: &[T], is_square: bool) -> (Vec<f64>, Vec<f64>) {
+fn sums<T: Element>(ys: &[T], other: &[T], shift: &[T], is_square: bool) -> (Vec<f64>, Vec<f64>) {
     let c = shift.len();
     let per_task = (ys.len() / c).div_ceil(TASKS).max(1) * c;
     let partials: Vec<Vec<f64>> = ys
@@ -112,7 +110,7 @@ fn sums<T: Number>(ys: &[T], other: &[T], shift: &[T], is_square: bool) -> (Vec<
 
 /// Adds what [`gradient_sums`] sums of some rows to `totals`; `runs` is scratch of the same length.
 #[inline]
-pub(super) fn add_gradient_sums<T: Number>(ys: &[T], grads: &[T], mean: &[T], runs: &mut [T], totals: &mut [f64]) {
+pub(super) fn add_gradient_sums<T: Element>(ys: &[T], grads: &[T], mean: &[T], runs: &mut [T], totals: &mut [f64]) {
     run_vectorized(Sums { ys, other: grads, shift: mean, is_square: false, runs, totals });
 }
 
@@ -127,7 +125,7 @@ struct Sums<'a, T> {
     totals: &'a mut [f64],
 }
 
-impl<T: Number> Kernel for Sums<'_, T> {
+impl<T: Element> Kernel for Sums<'_, T> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let c = self.shift.len();
@@ -150,7 +148,7 @@ impl<T: Number> Kernel for Sums<'_, T> {
 }
 
 #[inline(always)]
-fn add_row<T: Number, const FMA: bool, const SQUARE: bool>(
+fn add_row<T: Element, const FMA: bool, const SQUARE: bool>(
     ys: &[T],
     other: &[T],
     shift: &[T],
@@ -168,11 +166,11 @@ fn add_row<T: Number, const FMA: bool, const SQUARE: bool>(
 }
 
 /// Per channel g · scale + (y − mean) · slope + offset, in the place of g.
-pub(super) fn combine<T: Number>(ys: &[T], grads: &mut [T], scale: &[T], line: &Line<T>) {
+pub(super) fn combine<T: Element>(ys: &[T], grads: &mut [T], scale: &[T], affine: &ChannelAffine<T>) {
     let c = scale.len();
     let per_task = (ys.len() / c).div_ceil(TASKS).max(1) * c;
     grads.par_chunks_mut(per_task).zip(ys.par_chunks(per_task)).for_each(|(grads, ys)| {
-        run_vectorized(Combine { ys, grads, scale, line });
+        run_vectorized(Combine { ys, grads, scale, affine });
     });
 }
 
@@ -180,15 +178,15 @@ struct Combine<'a, T> {
     ys: &'a [T],
     grads: &'a mut [T],
     scale: &'a [T],
-    line: &'a Line<T>,
+    affine: &'a ChannelAffine<T>,
 }
 
-impl<T: Number> Kernel for Combine<'_, T> {
+impl<T: Element> Kernel for Combine<'_, T> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let c = self.scale.len();
-        let (scale, line) = (self.scale, self.line);
-        let (mean, slope, offset) = (&line.mean[..c], &line.slope[..c], &line.offset[..c]);
+        let (scale, affine) = (self.scale, self.affine);
+        let (mean, slope, offset) = (&affine.mean[..c], &affine.slope[..c], &affine.offset[..c]);
         for (grads, ys) in self.grads.chunks_exact_mut(c).zip(self.ys.chunks_exact(c)) {
             for i in 0..c {
                 grads[i] = grads[i].mul_add::<FMA>(scale[i], (ys[i] - mean[i]).mul_add::<FMA>(slope[i], offset[i]));
@@ -198,7 +196,7 @@ impl<T: Number> Kernel for Combine<'_, T> {
 }
 
 /// Σ of each channel.
-pub(super) fn channel_sums<T: Number>(values: &[T], c: usize) -> Vec<f64> {
+pub(super) fn channel_sums<T: Element>(values: &[T], c: usize) -> Vec<f64> {
     sums(values, values, &vec![T::default(); c], true).0
 }
 
@@ -206,12 +204,12 @@ pub(super) fn channel_sums<T: Number>(values: &[T], c: usize) -> Vec<f64> {
 const CHUNK: usize = 1 << 14;
 
 /// Copies `from`.
-pub(super) fn copy<T: Number>(to: &mut [T], from: &[T]) {
+pub(super) fn copy<T: Element>(to: &mut [T], from: &[T]) {
     to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| to.copy_from_slice(from));
 }
 
 /// Adds `other` to `sum`.
-pub(super) fn add<T: Number>(sum: &mut [T], other: &[T]) {
+pub(super) fn add<T: Element>(sum: &mut [T], other: &[T]) {
     sum.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK)).for_each(|(sum, other)| {
         for (sum, &other) in sum.iter_mut().zip(other) {
             *sum += other;

@@ -2,25 +2,26 @@
 
 use std::sync::OnceLock;
 
-use super::Number;
+use lmht_core::{Code, Dynamics};
+use lmht_kernels::Weights;
+
 use super::norm::running;
-use super::program::{Action, Program};
-use super::run::mixing;
-use super::synapse::Weights;
+use super::program::{Action, Program, Step};
 use super::value::Norm;
 use crate::Result;
-use crate::layers::Neuron;
+use crate::neurons::NeuronCell;
+use crate::ops::storage::Element;
 
 /// The parameters of a program's steps as an evaluation pass reads them.
 #[derive(Debug)]
-pub(crate) struct Prepared<T> {
+pub(super) struct Prepared<T> {
     steps: Vec<Ready<T>>,
 }
 
 /// The parameters of a step.
 #[derive(Debug)]
 pub(super) enum Ready<T> {
-    /// It has none, or runs as it does outside of the engine.
+    /// It has none.
     Nothing,
     Synapse(Weights<T>),
     /// Slope and offset of each channel; what it normalises is missing.
@@ -28,45 +29,52 @@ pub(super) enum Ready<T> {
     Neuron(Firing<T>),
 }
 
-/// The numbers of a spiking layer.
-#[derive(Debug, Clone)]
+/// A layer of neurons with its numbers.
+#[derive(Debug)]
 pub(super) struct Firing<T> {
-    pub(super) neuron: lmht_core::Neuron,
-    /// Ω, empty without a T-GIM.
-    pub(super) omega: Vec<T>,
-    /// λ.
-    pub(super) leak: T,
-    /// What one spike counts for in the next layer.
-    pub(super) amplitude: f64,
+    pub(super) dynamics: Box<dyn Dynamics<T>>,
+    /// θ where spikes are sent as ones.
+    pub(super) unit: Option<f64>,
+    /// Whether the gradient of what is sent is of use only where the byte of a unit says so.
+    pub(super) has_gate: bool,
+    /// Levels and amplitude of counts that fit seven bits.
+    pub(super) counts: Option<(u32, f64)>,
 }
 
-impl<T: Number> Firing<T> {
-    /// Nothing for a layer that runs as it does outside of the engine.
-    pub(super) fn of(layer: &Neuron) -> Result<Option<Self>> {
-        let Some(parts) = layer.spiking()? else { return Ok(None) };
-        let (omega, leak) = mixing(&parts)?;
-        Ok(Some(Self { neuron: parts.neuron, omega, leak, amplitude: parts.amplitude }))
+/// Levels whose counts fit beside the gate.
+const MOST: u32 = lmht_core::IN_GATE as u32 - 1;
+
+impl<T: Element> Firing<T> {
+    pub(super) fn of(cell: &NeuronCell) -> Result<Self> {
+        let (dynamics, unit) = (cell.dynamics::<T>()?, cell.unit()?);
+        let counts = match dynamics.code() {
+            Code::Counts { levels, amplitude } if levels <= MOST => {
+                Some((levels, if unit.is_some() { 1. } else { amplitude }))
+            }
+            _ => None,
+        };
+        let has_gate = dynamics.has_gradient() && dynamics.gate_is_whole();
+        Ok(Self { dynamics, unit, has_gate, counts })
     }
 }
 
-impl<T: Number> Prepared<T> {
+impl<T: Element> Prepared<T> {
     pub(super) fn new(program: &Program) -> Result<Self> {
-        let step = |action: &Action, input: Option<&Action>| -> Result<Ready<T>> {
-            Ok(match action {
-                Action::Synapse(synapse) => Ready::Synapse(Weights::new(synapse.weight())),
-                Action::BatchNorm(norm, _) => {
-                    let bias = match input {
-                        Some(Action::Synapse(synapse)) => synapse.bias(),
+        let ready = |step: &Step| -> Result<Ready<T>> {
+            Ok(match &step.action {
+                Action::Synapse(_) => Ready::Synapse(Weights::new()),
+                Action::BatchNorm(tensors) => {
+                    let bias = match &program.steps[step.inputs[0]].action {
+                        Action::Synapse(synapse) => synapse.bias.as_ref(),
                         _ => None,
                     };
-                    Ready::Norm(running(norm, bias)?)
+                    Ready::Norm(running(tensors, bias)?)
                 }
-                Action::Neuron(neuron) => Firing::of(neuron)?.map_or(Ready::Nothing, Ready::Neuron),
+                Action::Neuron(cell) => Ready::Neuron(Firing::of(cell)?),
                 _ => Ready::Nothing,
             })
         };
-        let steps = program.steps.iter().map(|s| step(&s.action, s.inputs.first().map(|&i| &program.steps[i].action)));
-        Ok(Self { steps: steps.collect::<Result<_>>()? })
+        Ok(Self { steps: program.steps.iter().map(ready).collect::<Result<_>>()? })
     }
 
     pub(super) fn step(&self, i: usize) -> &Ready<T> {
@@ -74,9 +82,14 @@ impl<T: Number> Prepared<T> {
     }
 }
 
-/// Where the [`Prepared`] of a network is kept whose parameters stay as they are; one for each number type.
-#[derive(Debug, Default)]
-pub(crate) struct Slots {
-    pub(super) single: OnceLock<Prepared<f32>>,
-    pub(super) double: OnceLock<Prepared<f64>>,
+/// What is in `cell`, made now if nothing is. It is not made while others wait for the cell: it takes tasks, and a thread
+/// that waits for tasks may take up another pass that asks for the same cell.
+pub(super) fn once<V>(cell: &OnceLock<V>, make: impl FnOnce() -> Result<V>) -> Result<&V> {
+    match cell.get() {
+        Some(value) => Ok(value),
+        None => {
+            let value = make()?;
+            Ok(cell.get_or_init(|| value))
+        }
+    }
 }

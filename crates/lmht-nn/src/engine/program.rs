@@ -1,65 +1,17 @@
-//! What a network does, step by step, with the layers that do it: the forward pass once written down.
+//! What the engine runs: the steps of a trace for one shape of input, or why there are none.
 
-use std::collections::HashMap;
+use std::any::Any;
+use std::sync::OnceLock;
 
-use candle_core::{DType, Device, Tensor};
-
-use super::prepared::Slots;
-use crate::graph::{Graph, Node, Op};
-use crate::layers::{BatchNorm, Conv2d, Linear, Neuron};
-use crate::ops::Pool2dParams;
-use crate::{Network, Pass, Result};
+use candle_core::Tensor;
 use lmht_kernels::ConvShape;
+use lmht_kernels::pool::PoolShape;
 
-/// A layer that a pass went through.
-#[derive(Debug, Clone)]
-pub(crate) enum Part {
-    Conv2d(Conv2d),
-    Linear(Linear),
-    /// And how many copies of its input the input stands for.
-    BatchNorm(BatchNorm, usize),
-    Neuron(Neuron),
-    /// θ of unit spikes on a shortcut.
-    ShortcutScale(Tensor),
-}
-
-/// How the rows of a value become the rows of all timesteps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Spread {
-    /// `[B]` for every timestep.
-    Repeated,
-    /// `[T / n, B]`, each row for n timesteps in a row.
-    Held(usize),
-}
-
-impl Spread {
-    /// The timestep of the value that timestep `t` reads.
-    #[inline(always)]
-    pub(super) fn source(spread: Option<Self>, t: usize) -> usize {
-        match spread {
-            None => t,
-            Some(Self::Repeated) => 0,
-            Some(Self::Held(n)) => t / n,
-        }
-    }
-}
-
-/// The layers of one recorded pass, by node.
-#[derive(Debug, Default)]
-pub(crate) struct Parts {
-    parts: HashMap<usize, Part>,
-    spreads: HashMap<usize, Spread>,
-}
-
-impl Parts {
-    pub(crate) fn insert(&mut self, node: usize, part: Part) {
-        self.parts.insert(node, part);
-    }
-
-    pub(crate) fn spread(&mut self, node: usize, spread: Spread) {
-        self.spreads.insert(node, spread);
-    }
-}
+use crate::neurons::NeuronCell;
+use crate::observer::Form;
+use crate::ops::{Conv2dParams, Pool2dParams};
+use crate::signal::TimeBroadcast;
+use crate::trace::{AttentionShape, Node, NormTensors, Op, Trace};
 
 /// Height, width and channels of a value; a vector is a map of one position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,17 +34,33 @@ impl MapShape {
     pub(super) fn len(self) -> usize {
         self.h * self.w * self.c
     }
+
+    pub(super) fn positions(self) -> usize {
+        self.h * self.w
+    }
+
+    pub(super) fn dims(self) -> [usize; 3] {
+        [self.h, self.w, self.c]
+    }
+
+    pub(super) fn pool(self, p: Pool2dParams, to: Self) -> PoolShape {
+        let Self { h, w, c } = self;
+        let Pool2dParams { kernel, stride, padding } = p;
+        PoolShape { h, w, c, h_out: to.h, w_out: to.w, kernel, stride, padding }
+    }
 }
 
 /// One step of a program.
 #[derive(Debug)]
 pub(super) struct Step {
+    /// The layer, or the block that it belongs to.
+    pub(super) name: String,
     pub(super) action: Action,
     pub(super) inputs: Vec<usize>,
     pub(super) shape: MapShape,
-    /// Applied to the value before anybody reads it.
-    pub(super) spread: Option<Spread>,
-    /// Whether the value is left as a sum of terms for its only reader to add up.
+    /// What its axes stand for, where an observer sees it; that of what it reads, of a synapse.
+    pub(super) form: Form,
+    /// Whether the value is left as a sum of terms for its readers to add up.
     pub(super) is_lazy: bool,
     /// The last step that reads the value, through lazy ones too.
     pub(super) last_reader: usize,
@@ -101,6 +69,8 @@ pub(super) struct Step {
     /// Whether a training pass computes once more what the synapse gave that this batch norm normalises, because that
     /// costs next to nothing.
     pub(super) is_cheap: bool,
+    /// Whether a batch norm takes the value over, with the bias of the synapse.
+    pub(super) feeds_norm: bool,
 }
 
 /// What a step does.
@@ -108,174 +78,218 @@ pub(super) struct Step {
 pub(super) enum Action {
     Input,
     Synapse(Synapse),
-    /// And how many copies of its input the input stands for.
-    BatchNorm(BatchNorm, usize),
-    Neuron(Neuron),
+    BatchNorm(NormTensors),
+    Neuron(NeuronCell),
     MaxPool(Pool2dParams),
     AvgPool(Pool2dParams),
     Mean,
     Scale(f64),
     ShortcutScale(Tensor),
     Add,
-    /// A map read as one vector: nothing moves.
-    Flatten,
+    Broadcast(TimeBroadcast),
+    Attention(AttentionShape),
 }
 
-/// A layer with weights; a fully connected one is a convolution whose kernel covers the whole map.
+/// A layer with weights. A fully connected one is a convolution whose kernel covers the whole map, or of one position where
+/// every position is a token.
 #[derive(Debug)]
-pub(super) enum Synapse {
-    Conv2d(Conv2d),
-    Linear(Linear),
+pub(super) struct Synapse {
+    pub(super) weight: Tensor,
+    pub(super) bias: Option<Tensor>,
+    pub(super) geometry: Geometry,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Geometry {
+    Conv(Conv2dParams),
+    /// A linear layer that reads the whole map.
+    Whole,
+    /// A linear layer that reads every position by itself.
+    Each,
 }
 
 impl Synapse {
-    pub(super) fn weight(&self) -> &Tensor {
-        match self {
-            Self::Conv2d(conv) => conv.weight(),
-            Self::Linear(linear) => linear.weight(),
-        }
-    }
-
-    pub(super) fn bias(&self) -> Option<&Tensor> {
-        match self {
-            Self::Conv2d(conv) => conv.bias(),
-            Self::Linear(linear) => Some(linear.bias()),
-        }
-    }
-
     /// As a convolution of `n` rows.
     pub(super) fn shape(&self, n: usize, input: MapShape, output: MapShape) -> ConvShape {
         let MapShape { h, w, c: c_in } = input;
-        let (k, stride, padding) = match self {
-            Self::Conv2d(conv) => (conv.weight().dims()[2], conv.params().stride, conv.params().padding),
-            Self::Linear(_) => (h, 1, 0),
+        let (k, p) = match self.geometry {
+            Geometry::Conv(p) => (self.weight.dims()[2], p),
+            Geometry::Whole => (h, Conv2dParams::default()),
+            Geometry::Each => (1, Conv2dParams::default()),
         };
-        ConvShape { n, c_in, h, w, c_out: output.c, k, stride, padding, groups: 1, h_out: output.h, w_out: output.w }
+        let Conv2dParams { stride, padding, groups } = p;
+        ConvShape { n, c_in, h, w, c_out: output.c, k, stride, padding, groups, h_out: output.h, w_out: output.w }
     }
 }
 
-/// The steps of a network for one size of images.
+/// The steps of a network for one shape of input.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(super) steps: Vec<Step>,
-    pub(super) slots: Slots,
+    /// What is computed from the parameters alone, of a network whose parameters stay as they are.
+    pub(super) prepared: OnceLock<Box<dyn Any + Send + Sync>>,
+}
+
+/// What a node of the trace is here: the step that has its value, and how its readers see that.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    step: usize,
+    form: Form,
 }
 
 impl Program {
-    /// Writes down what `network` does with one image of `[C, H, W]` (or with a frame for every timestep), or returns
-    /// nothing if some of that is unknown here.
-    pub(crate) fn record(network: &Network, dims: [usize; 3], is_frames: bool, dtype: DType) -> Result<Option<Self>> {
-        let [c, h, w] = dims;
-        let mut graph = Graph::default();
-        graph.nodes.push(Node { name: "input".into(), op: Op::Input, inputs: vec![], shape: vec![c, h, w] });
-        let mut parts = Parts::default();
-        let sample = if is_frames {
-            Tensor::zeros((network.config().n_frames(), 1, c, h, w), dtype, &Device::Cpu)?
-        } else {
-            Tensor::zeros((1, c, h, w), dtype, &Device::Cpu)?
-        };
-        network.forward(&sample, &mut Pass::eval().kept_in(&mut graph, &mut parts))?;
-        Ok(Self::of(graph, parts))
-    }
-
-    fn of(graph: Graph, mut parts: Parts) -> Option<Self> {
-        let mut steps: Vec<Step> = Vec::with_capacity(graph.nodes.len());
-        for (i, node) in graph.nodes.into_iter().enumerate() {
-            let shape = match node.op {
-                // A vector of another order than ours; only a layer that reads the whole map can make sense of it.
-                Op::Reshape => steps[node.inputs[0]].shape,
-                _ => MapShape::of(&node.shape)?,
+    /// The steps of `trace`, or in words what stands in the way.
+    pub(crate) fn compile(trace: &Trace, timesteps: usize) -> Result<Self, String> {
+        let mut steps: Vec<Step> = Vec::with_capacity(trace.nodes.len());
+        let mut seen: Vec<Seen> = Vec::with_capacity(trace.nodes.len());
+        for node in &trace.nodes {
+            let reshaped = match node.op {
+                Op::Flatten => Some(Form::Vector),
+                Op::Tokens => Some(Form::Tokens),
+                _ => None,
             };
-            let action = match (node.op, parts.parts.remove(&i)) {
-                (Op::Input, _) => Action::Input,
-                (Op::Conv2d { .. }, Some(Part::Conv2d(conv))) => Action::Synapse(Synapse::Conv2d(conv)),
-                (Op::Linear, Some(Part::Linear(linear))) => {
-                    let input = steps[node.inputs[0]].shape;
-                    if input.h != input.w || linear.weight().dims()[1] != input.len() {
-                        return None;
-                    }
-                    Action::Synapse(Synapse::Linear(linear))
-                }
-                (Op::BatchNorm, Some(Part::BatchNorm(norm, repeats))) => {
-                    // Statistics of a sum would need the sum; all known networks normalise what a synapse gives.
-                    if !matches!(steps[node.inputs[0]].action, Action::Synapse(_)) {
-                        return None;
-                    }
-                    Action::BatchNorm(norm, repeats)
-                }
-                (Op::Neuron { .. }, Some(Part::Neuron(neuron))) => Action::Neuron(neuron),
-                (Op::MaxPool(p), _) => Action::MaxPool(p),
-                (Op::AvgPool(p), _) => Action::AvgPool(p),
-                (Op::Mean, _) => Action::Mean,
-                (Op::Scale(factor), _) => Action::Scale(factor),
-                (Op::ShortcutScale, Some(Part::ShortcutScale(scale))) => Action::ShortcutScale(scale),
-                (Op::Add, _) => Action::Add,
-                (Op::Reshape, _) => Action::Flatten,
-                _ => return None,
-            };
-            let spread = parts.spreads.get(&i).copied();
+            if let Some(form) = reshaped {
+                // The values lie in one order whatever their axes are called.
+                seen.push(Seen { form, ..seen[node.inputs[0]] });
+                continue;
+            }
+            let inputs: Vec<Seen> = node.inputs.iter().map(|&input| seen[input]).collect();
+            let (action, shape, form) = action(node, &inputs, &steps, timesteps)?;
+            let own_form = if matches!(action, Action::Synapse(_)) { inputs[0].form } else { form };
+            seen.push(Seen { step: steps.len(), form });
             steps.push(Step {
+                name: node.name.clone(),
                 action,
-                inputs: node.inputs,
+                inputs: inputs.iter().map(|input| input.step).collect(),
                 shape,
-                spread,
+                form: own_form,
                 is_lazy: false,
-                last_reader: i,
+                last_reader: steps.len(),
                 is_saved: false,
                 is_cheap: false,
+                feeds_norm: false,
             });
         }
-        // Last step first: how long a value lives depends on what its readers do with it.
-        for i in (0..steps.len()).rev() {
-            let readers: Vec<usize> = (i + 1..steps.len()).filter(|&r| steps[r].inputs.contains(&i)).collect();
-            // Attention and the like leave branches that join by operations unknown here.
-            if readers.is_empty() && i + 1 != steps.len() {
-                return None;
-            }
-            // What takes its input over must be its only reader.
-            let is_taken = readers.iter().any(|&r| matches!(steps[r].action, Action::BatchNorm(..) | Action::Flatten));
-            if is_taken && readers.len() > 1 {
-                return None;
-            }
-            // A spread is applied by those who add terms up.
-            if steps[i].spread.is_some()
-                && readers.iter().any(|&r| !matches!(steps[r].action, Action::Neuron(_) | Action::Add))
-            {
-                return None;
-            }
-            let adds_up = |r: usize| match steps[r].action {
-                Action::Neuron(_) | Action::Add => true,
-                Action::Scale(_) | Action::ShortcutScale(_) => steps[r].is_lazy,
-                _ => false,
-            };
-            let can_wait = matches!(
-                steps[i].action,
-                Action::BatchNorm(..) | Action::Add | Action::Scale(_) | Action::ShortcutScale(_)
-            );
-            let is_lazy = can_wait && readers.len() == 1 && readers.iter().all(|&r| adds_up(r));
-            let last = readers.iter().map(|&r| if steps[r].is_lazy { steps[r].last_reader } else { r }).max();
-            let is_saved = readers.iter().any(|&r| match steps[r].action {
-                Action::Synapse(_) | Action::Neuron(_) | Action::MaxPool(_) => true,
-                _ => steps[r].is_lazy && steps[r].is_saved,
-            });
-            (steps[i].is_lazy, steps[i].is_saved) = (is_lazy, is_saved);
-            steps[i].last_reader = last.unwrap_or(i);
+        if seen.last().is_none_or(|last| last.step + 1 != steps.len()) {
+            return Err("the network ends with a layer that computes nothing".into());
         }
+        mark_lives(&mut steps)?;
         mark_cheap(&mut steps);
-        Some(Self { steps, slots: Slots::default() })
+        Ok(Self { steps, prepared: OnceLock::new() })
     }
+}
 
-    /// Whether the engine has gradients for all of it.
-    pub(super) fn has_gradients(&self) -> Result<bool> {
-        for step in &self.steps {
-            match &step.action {
-                Action::Neuron(neuron) if neuron.spiking()?.is_none() || neuron.has_unit_spikes() => return Ok(false),
-                Action::ShortcutScale(_) => return Ok(false),
-                _ => {}
-            }
+/// What a node does, the shape of what it gives, and what its axes stand for.
+fn action(
+    node: &Node,
+    inputs: &[Seen],
+    steps: &[Step],
+    timesteps: usize,
+) -> Result<(Action, MapShape, Form), String> {
+    let name = if node.name.is_empty() { "a layer".to_string() } else { node.name.clone() };
+    let from = inputs.first().map(|input| steps[input.step].shape);
+    let input = || from.ok_or_else(|| format!("{name} reads nothing"));
+    let form = inputs.first().map_or(Form::Vector, |input| input.form);
+    let given = || MapShape::of(&node.shape).ok_or_else(|| format!("{name} gives {:?} numbers a row", node.shape));
+    Ok(match &node.op {
+        Op::Input => (Action::Input, given()?, if node.shape.len() == 3 { Form::Maps } else { Form::Vector }),
+        Op::Conv2d { weight, bias, params } => {
+            let (weight, bias) = (weight.clone(), bias.clone());
+            let synapse = Synapse { weight, bias, geometry: Geometry::Conv(*params) };
+            (Action::Synapse(synapse), given()?, Form::Maps)
         }
-        Ok(true)
+        Op::Linear { weight, bias } => {
+            let (input, (f_out, f_in)) = (input()?, weight.dims2().map_err(|error| error.to_string())?);
+            let (geometry, shape, form) = if form == Form::Tokens {
+                (Geometry::Each, MapShape { c: f_out, ..input }, Form::Tokens)
+            } else {
+                (Geometry::Whole, MapShape { h: 1, w: 1, c: f_out }, Form::Vector)
+            };
+            let reads = if form == Form::Tokens { input.c } else { input.len() };
+            if reads != f_in || (form == Form::Vector && input.h != input.w) {
+                return Err(format!("{name} reads a map of {}x{}, which is not square, as a vector", input.h, input.w));
+            }
+            let bias = Some(bias.clone());
+            (Action::Synapse(Synapse { weight: weight.clone(), bias, geometry }), shape, form)
+        }
+        Op::BatchNorm(tensors) => {
+            let input = input()?;
+            if !matches!(steps[inputs[0].step].action, Action::Synapse(_)) {
+                return Err(format!("{name} normalises something else than what a synapse gives"));
+            }
+            if tensors.weight.elem_count() != input.c {
+                return Err(format!("{name} normalises the positions of a map one by one"));
+            }
+            (Action::BatchNorm(tensors.clone()), input, form)
+        }
+        Op::Neuron(cell) => {
+            if cell.timesteps() != timesteps {
+                return Err(format!("{name} has {} timesteps, the network {timesteps}", cell.timesteps()));
+            }
+            (Action::Neuron(cell.clone()), input()?, form)
+        }
+        Op::MaxPool(p) => (Action::MaxPool(*p), given()?, Form::Maps),
+        Op::AvgPool(p) => (Action::AvgPool(*p), given()?, Form::Maps),
+        Op::Mean => (Action::Mean, MapShape { h: 1, w: 1, c: input()?.c }, Form::Vector),
+        Op::Scale(factor) => (Action::Scale(*factor), input()?, form),
+        Op::ShortcutScale(factor) => (Action::ShortcutScale(factor.clone()), input()?, form),
+        Op::Add => {
+            let shapes: Vec<MapShape> = inputs.iter().map(|input| steps[input.step].shape).collect();
+            if shapes.iter().any(|shape| *shape != shapes[0]) {
+                return Err(format!("{name} adds values of different layouts, {shapes:?}"));
+            }
+            (Action::Add, shapes[0], form)
+        }
+        Op::Broadcast(broadcast) => (Action::Broadcast(*broadcast), input()?, form),
+        Op::Attention(shape) => {
+            if form != Form::Tokens {
+                return Err(format!("{name} attends to something else than tokens"));
+            }
+            (Action::Attention(*shape), input()?, form)
+        }
+        Op::Flatten | Op::Tokens => return Err(format!("{name} only changes a shape")),
+        Op::Opaque { what } => return Err(what.clone()),
+    })
+}
+
+/// Says of each value who adds it up, who reads it last, and whether the way back needs it.
+fn mark_lives(steps: &mut [Step]) -> Result<(), String> {
+    let readers: Vec<Vec<usize>> =
+        (0..steps.len()).map(|i| (i + 1..steps.len()).filter(|&r| steps[r].inputs.contains(&i)).collect()).collect();
+    // Last step first: how long a value lives depends on what its readers do with it.
+    for i in (0..steps.len()).rev() {
+        let readers_of = &readers[i];
+        if readers_of.is_empty() && i + 1 != steps.len() {
+            return Err(format!("nobody reads what {} gives, and a network has one output", steps[i].name));
+        }
+        let is_taken = readers_of.iter().any(|&r| matches!(steps[r].action, Action::BatchNorm(_)));
+        if is_taken && readers_of.len() > 1 {
+            return Err(format!("{} is read by its batch norm and by something else", steps[i].name));
+        }
+        let adds_up = |r: usize| match steps[r].action {
+            Action::Neuron(_) | Action::Add => true,
+            Action::Scale(_) | Action::ShortcutScale(_) => steps[r].is_lazy,
+            // With several readers the terms would be added up several times.
+            Action::Broadcast(_) => steps[r].is_lazy && readers[r].len() == 1,
+            _ => false,
+        };
+        let (can_wait, needs_one) = match steps[i].action {
+            Action::BatchNorm(_) | Action::Add | Action::Scale(_) | Action::ShortcutScale(_) => (true, true),
+            Action::Broadcast(_) => (true, false),
+            _ => (false, false),
+        };
+        let is_lazy =
+            can_wait && !readers_of.is_empty() && (readers_of.len() == 1 || !needs_one) && readers_of.iter().all(|&r| adds_up(r));
+        let last = readers_of.iter().map(|&r| if steps[r].is_lazy { steps[r].last_reader } else { r }).max();
+        let is_saved = readers_of.iter().any(|&r| match steps[r].action {
+            Action::Synapse(_) | Action::Neuron(_) | Action::MaxPool(_) | Action::Attention(_) => true,
+            _ => steps[r].is_lazy && steps[r].is_saved,
+        });
+        let step = &mut steps[i];
+        (step.is_lazy, step.is_saved, step.feeds_norm) = (is_lazy, is_saved, is_taken);
+        step.last_reader = last.unwrap_or(i);
     }
+    Ok(())
 }
 
 /// Marks the batch norms after the synapses that cost least for each number that they give: in a residual network the one
@@ -286,13 +300,13 @@ fn mark_cheap(steps: &mut [Step]) {
     let cost = |i: usize| match &steps[i].action {
         Action::Synapse(synapse) => {
             let s = synapse.shape(1, steps[steps[i].inputs[0]].shape, steps[i].shape);
-            Some((s.c_in * s.k * s.k, s.y_len()))
+            Some((s.c_in / s.groups * s.k * s.k, s.y_len()))
         }
         _ => None,
     };
     let total: usize = (0..steps.len()).filter_map(cost).map(|(each, n)| each * n).sum();
     let mut norms: Vec<(usize, usize, usize)> = (0..steps.len())
-        .filter(|&i| matches!(steps[i].action, Action::BatchNorm(..)))
+        .filter(|&i| matches!(steps[i].action, Action::BatchNorm(_)))
         .filter_map(|i| cost(steps[i].inputs[0]).map(|(each, n)| (each, each * n, i)))
         .collect();
     norms.sort_unstable();

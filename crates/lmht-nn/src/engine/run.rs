@@ -1,20 +1,26 @@
 //! The forward pass of a program.
 
-use candle_core::Tensor;
+use std::any::Any;
 
-use super::Number;
-use super::layout::{from_tensor, to_tensor};
+use candle_core::Tensor;
+use lmht_kernels::attention::{self, AttentionShape as Heads, Tokens};
+use lmht_kernels::{ConvShape, Images, Maps, pool};
+
+use super::buffers::BufferPool;
+use super::layout::from_tensor;
+use super::norm;
 use super::prepared::{Firing, Prepared, Ready};
-use super::program::{Action, MapShape, Program, Spread, Synapse};
-use super::room::Room;
+use super::program::{Action, Geometry, MapShape, Program, Synapse};
 use super::stage::{self, Current, Operand, Rows};
-use super::synapse::{Maps, forward_once};
-use super::value::{Line, Norm, Packed, Term, TermSource, Value};
-use super::{norm, pool};
-use crate::layers::{Flow, Neuron, SpikingParts, averaged};
-use crate::ops::storage::with_slice;
-use crate::{Pass, Result, Signal};
-use lmht_kernels::{ConvShape, Images};
+use super::value::{ChannelAffine, Norm, Packed, Term, TermSource, Value};
+use crate::neurons::NeuronCell;
+use crate::observer::{
+    ChannelsLast, Form, NeuronEvent, Numbers, PackedSpikes, ProductEvent, SynapseEvent, SynapseKind, Values,
+};
+use crate::ops::storage::{Element, with_slice};
+use crate::signal::{SignalKind, TimeBroadcast};
+use crate::trace::AttentionShape;
+use crate::{Pass, Result};
 
 /// Bytes of the largest value of the images that an evaluation takes at a time: 32 images of a ResNet-18 of width 64 at
 /// T = 2. It and what it is computed from stay in a last-level cache of 32 MB; with fewer images the weights, which do not,
@@ -22,37 +28,56 @@ use lmht_kernels::{ConvShape, Images};
 /// spikes of the images that it sees together.
 const PART: usize = 16 << 20;
 
-/// The logits `[T·B, K]` of an evaluation pass over images `[B, C, H, W]` or frames `[n, B, C, H, W]`.
-pub(super) fn evaluate<T: Number>(
+/// What a program is shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Input<'a> {
+    /// `[B, ...]`, or `[n, B, ...]` of frames.
+    pub(super) images: &'a Tensor,
+    /// T.
+    pub(super) timesteps: usize,
+    pub(super) is_frames: bool,
+}
+
+impl Input<'_> {
+    pub(super) fn n_images(&self) -> usize {
+        self.images.dims()[usize::from(self.is_frames)]
+    }
+
+    /// Time folded into the batch.
+    pub(super) fn rows(&self) -> candle_core::Result<Tensor> {
+        if self.is_frames { self.images.flatten(0, 1) } else { Ok(self.images.clone()) }
+    }
+}
+
+/// The logits `[T·B, K]` of an evaluation pass.
+pub(super) fn evaluate<T: Element>(
     program: &Program,
     prepared: &Prepared<T>,
-    images: &Tensor,
-    timesteps: usize,
-    room: &mut Room<T>,
+    input: Input<'_>,
+    pool: &mut BufferPool<T>,
     pass: &mut Pass<'_>,
 ) -> Result<Vec<T>> {
-    let axis = images.rank() - 4;
-    let n_images = images.dims()[axis];
+    let Input { images, timesteps, is_frames } = input;
+    let n_images = input.n_images();
     let largest = program.steps.iter().map(|step| step.shape.len()).max().unwrap_or(1);
     let n_parts = n_images.div_ceil((PART / (timesteps * largest * size_of::<T>())).max(1));
     let part = n_images.div_ceil(n_parts);
-    let is_observed = pass.is_observed();
-    let rows = |images: &Tensor| if axis == 1 { images.flatten(0, 1) } else { Ok(images.clone()) };
-    let mut run = |images: &Tensor, n_images: usize| {
+    let mut run = |input: Input<'_>, pass: &mut Pass<'_>| {
+        let n_images = input.n_images();
+        pass.begin(timesteps, n_images)?;
         let eval = Eval { prepared, n_images, part };
-        let mut state = State::new(program, timesteps, std::mem::take(room));
-        let logits = state.run(program, &rows(images)?, Some(eval), (false, false), pass)?;
-        *room = state.room;
+        let mut state = State::new(program, timesteps, std::mem::take(pool));
+        let logits = state.run(program, &input.rows()?, Some(eval), Keep::Nothing, pass)?;
+        *pool = state.pool;
         Ok(logits)
     };
-    if is_observed || n_parts == 1 {
-        // The observer is shown all images at once.
-        return run(images, n_images);
+    if n_parts == 1 || !pass.takes_parts() {
+        return run(input, pass);
     }
     let mut parts = Vec::with_capacity(n_parts);
     for first in (0..n_images).step_by(part) {
-        let n = part.min(n_images - first);
-        parts.push(run(&images.narrow(axis, first, n)?, n)?);
+        let images = images.narrow(usize::from(is_frames), first, part.min(n_images - first))?;
+        parts.push(run(Input { images: &images, ..input }, pass)?);
     }
     // Time is outermost, within a part as in the whole.
     let mut logits = Vec::with_capacity(parts.iter().map(Vec::len).sum());
@@ -67,12 +92,19 @@ pub(super) fn evaluate<T: Number>(
 
 /// What an evaluation pass knows beforehand.
 #[derive(Debug)]
-struct Eval<'a, T> {
+pub(super) struct Eval<'a, T> {
     prepared: &'a Prepared<T>,
     /// B.
     n_images: usize,
     /// How many images decide together which kernel a synapse takes.
     part: usize,
+}
+
+impl<'a, T> Eval<'a, T> {
+    /// All images at once.
+    pub(super) fn whole(prepared: &'a Prepared<T>, n_images: usize) -> Self {
+        Self { prepared, n_images, part: n_images }
+    }
 }
 
 impl<T> Clone for Eval<'_, T> {
@@ -82,68 +114,67 @@ impl<T> Clone for Eval<'_, T> {
 }
 impl<T> Copy for Eval<'_, T> {}
 
-/// A program at work: what its steps have computed, and after a training pass what the way back needs.
+/// What a pass keeps for the way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    Nothing,
+    /// All that the way back reads, but what costs next to nothing to compute once more.
+    Values,
+    /// Of what synapses gave nothing: it is computed once more.
+    Inputs,
+}
+
+/// A program at work: what its steps have computed, and after a pass that keeps it what the way back needs.
 #[derive(Debug)]
 pub(super) struct State<T> {
     pub(super) timesteps: usize,
     pub(super) values: Vec<Value<T>>,
     pub(super) norms: Vec<Option<Norm<T>>>,
-    signals: Vec<Signal>,
-    pub(super) room: Room<T>,
+    kinds: Vec<SignalKind>,
+    pub(super) pool: BufferPool<T>,
 }
 
-impl<T: Number> State<T> {
-    fn new(program: &Program, timesteps: usize, room: Room<T>) -> Self {
+impl<T: Element> State<T> {
+    pub(super) fn new(program: &Program, timesteps: usize, pool: BufferPool<T>) -> Self {
         let n = program.steps.len();
         Self {
             timesteps,
             values: (0..n).map(|_| Value::Empty).collect(),
             norms: (0..n).map(|_| None).collect(),
-            signals: vec![Signal::Analog; n],
-            room,
+            kinds: vec![SignalKind::Analog; n],
+            pool,
         }
     }
 
-    /// Runs `program` on images `[rows, C, H, W]` and returns the logits `[T·B, K]` of a training pass. With `keeps`,
-    /// everything that the backward pass reads is kept; with `recomputes` as well, what can be computed once more is not.
-    pub(super) fn train(
-        program: &Program,
-        images: &Tensor,
-        timesteps: usize,
-        room: Room<T>,
-        (keeps, recomputes): (bool, bool),
-        pass: &mut Pass<'_>,
-    ) -> Result<(Vec<T>, Self)> {
-        let mut state = Self::new(program, timesteps, room);
-        let logits = state.run(program, images, None, (keeps, recomputes), pass)?;
-        Ok((logits, state))
-    }
-
-    fn run(
+    /// The logits `[T·B, K]` of rows `[rows, ...]`: by prepared parameters and running statistics with `eval`, otherwise by the
+    /// statistics of the batch.
+    pub(super) fn run(
         &mut self,
         program: &Program,
-        images: &Tensor,
+        rows: &Tensor,
         eval: Option<Eval<'_, T>>,
-        (keeps, recomputes): (bool, bool),
+        keep: Keep,
         pass: &mut Pass<'_>,
     ) -> Result<Vec<T>> {
         let n = program.steps.len();
         for i in 0..n {
-            self.step(program, i, images, eval, pass)?;
+            self.step(program, i, rows, eval, pass)?;
             for (j, step) in program.steps.iter().enumerate().take(i) {
                 if step.last_reader != i {
                     continue;
                 }
-                if !keeps || !step.is_saved {
+                if keep == Keep::Nothing || !step.is_saved {
                     self.drop_value(j);
                 }
-                if !keeps || recomputes || step.is_cheap {
+                if keep != Keep::Values || step.is_cheap {
                     self.drop_normalized(j);
                 }
             }
         }
         match std::mem::replace(&mut self.values[n - 1], Value::Empty) {
             Value::Real(logits) => Ok(logits),
+            // A body may end with spikes.
+            Value::Packed(packed) => Ok(packed.to_real()),
             other => bail_bug(&format!("the last step gave {other:?}")),
         }
     }
@@ -151,16 +182,16 @@ impl<T: Number> State<T> {
     /// Nobody reads the value of step `i` any more.
     pub(super) fn drop_value(&mut self, i: usize) {
         match std::mem::replace(&mut self.values[i], Value::Empty) {
-            Value::Real(numbers) => self.room.numbers.give(numbers),
-            Value::Packed(packed) => self.room.bytes.give(packed.bytes),
-            Value::Empty | Value::Lazy(_) => {}
+            Value::Real(numbers) => self.pool.numbers.give(numbers),
+            Value::Packed(packed) => self.pool.bytes.give(packed.bytes),
+            Value::Empty | Value::Deferred(_) => {}
         }
     }
 
     /// Nobody reads what batch norm `i` normalises until it is computed again.
     pub(super) fn drop_normalized(&mut self, i: usize) {
         if let Some(norm) = &mut self.norms[i] {
-            self.room.numbers.give(std::mem::take(&mut norm.ys));
+            self.pool.numbers.give(std::mem::take(&mut norm.ys));
         }
     }
 
@@ -168,25 +199,23 @@ impl<T: Number> State<T> {
         &mut self,
         program: &Program,
         i: usize,
-        images: &Tensor,
+        rows: &Tensor,
         eval: Option<Eval<'_, T>>,
         pass: &mut Pass<'_>,
     ) -> Result<()> {
         let step = &program.steps[i];
         let input = step.inputs.first().copied().unwrap_or(0);
         let (from, to) = (program.steps[input].shape, step.shape);
-        self.signals[i] = self.signals[input];
+        self.kinds[i] = self.kinds[input];
         self.values[i] = match &step.action {
-            Action::Input => Value::Real(from_tensor(images, to)?),
+            Action::Input => Value::Real(from_tensor(rows, to)?),
             Action::Synapse(synapse) => {
                 if pass.is_observed() {
-                    self.show_synapse(program, i, synapse, images, pass)?;
+                    self.show_synapse(program, i, synapse, rows, pass)?;
                 }
-                self.signals[i] = Signal::Analog;
+                self.kinds[i] = SignalKind::Analog;
                 let mut ys = self.synapse(program, i, synapse, eval)?;
-                let has_norm =
-                    program.steps.iter().any(|s| s.inputs.contains(&i) && matches!(s.action, Action::BatchNorm(..)));
-                if let Some(bias) = synapse.bias().filter(|_| !has_norm) {
+                if let Some(bias) = synapse.bias.as_ref().filter(|_| !step.feeds_norm) {
                     with_slice::<T, _>(bias, |bias| {
                         for row in ys.chunks_exact_mut(bias.len()) {
                             row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
@@ -196,7 +225,7 @@ impl<T: Number> State<T> {
                 }
                 Value::Real(ys)
             }
-            Action::BatchNorm(norm, repeats) => {
+            Action::BatchNorm(tensors) => {
                 let Value::Real(ys) = std::mem::replace(&mut self.values[input], Value::Empty) else {
                     return bail_bug("batch norm has nothing to normalise");
                 };
@@ -204,111 +233,150 @@ impl<T: Number> State<T> {
                     Some(Ready::Norm(norm)) => Norm { ys, ..norm.clone() },
                     _ => {
                         let bias = match &program.steps[input].action {
-                            Action::Synapse(synapse) => synapse.bias(),
+                            Action::Synapse(synapse) => synapse.bias.as_ref(),
                             _ => None,
                         };
-                        norm::of_batch(norm, *repeats, ys, bias)?
+                        norm::of_batch((tensors, &step.name), ys, bias)?
                     }
                 });
-                self.waiting(program, i, vec![Term { source: TermSource::Norm(i), factor: 1., spread: None }])
+                self.waiting(program, i, vec![Term { source: TermSource::Norm(i), factor: 1., broadcast: None }])
             }
-            Action::Neuron(neuron) => return self.neuron(program, i, neuron, eval, pass),
-            Action::MaxPool(p) => match &self.values[input] {
-                Value::Real(xs) => {
-                    let mut pooled = self.room.numbers.take(xs.len() / from.len() * to.len());
-                    pool::max(xs, *p, from, to, &mut pooled);
-                    Value::Real(pooled)
+            Action::Neuron(cell) => return self.neuron(program, i, cell, eval, pass),
+            Action::MaxPool(p) => {
+                let shape = from.pool(*p, to);
+                match &self.values[input] {
+                    Value::Real(xs) => {
+                        let mut pooled = self.pool.numbers.take(xs.len() / from.len() * to.len());
+                        pool::max(&shape, xs, &mut pooled);
+                        Value::Real(pooled)
+                    }
+                    Value::Packed(packed) => {
+                        let Packed { amplitude, most, has_gate, .. } = *packed;
+                        let mut bytes = self.pool.bytes.take(packed.bytes.len() / from.len() * to.len());
+                        pool::max(&shape, &packed.bytes, &mut bytes);
+                        Value::Packed(Packed::new(bytes, self.timesteps, amplitude, most, has_gate))
+                    }
+                    _ => return bail_bug("max-pooling has nothing to pool"),
                 }
-                Value::Packed(packed) => {
-                    let Packed { amplitude, most, has_window, .. } = *packed;
-                    let mut bytes = self.room.bytes.take(packed.bytes.len() / from.len() * to.len());
-                    pool::max(&packed.bytes, *p, from, to, &mut bytes);
-                    Value::Packed(Packed::new(bytes, self.timesteps, amplitude, most, has_window))
-                }
-                _ => return bail_bug("max-pooling has nothing to pool"),
-            },
+            }
             Action::AvgPool(p) => {
-                self.signals[i] = averaged(self.signals[input]);
-                let area = p.kernel * p.kernel;
-                let average = |xs: &[T], room: &mut Room<T>| {
-                    let mut pooled = room.numbers.take(xs.len() / from.len() * to.len());
-                    pool::average(xs, *p, from, to, &mut pooled);
+                self.kinds[i] = self.kinds[input].averaged();
+                let (shape, area) = (from.pool(*p, to), p.kernel * p.kernel);
+                let average = |xs: &[T], buffers: &mut BufferPool<T>| {
+                    let mut pooled = buffers.numbers.take(xs.len() / from.len() * to.len());
+                    pool::average(&shape, xs, &mut pooled);
                     Value::Real(pooled)
                 };
                 match &self.values[input] {
                     Value::Packed(packed) if packed.most as usize * area <= 127 => {
-                        let mut bytes = self.room.bytes.take(packed.bytes.len() / from.len() * to.len());
-                        pool::sum_packed(&packed.bytes, *p, from, to, &mut bytes);
+                        let mut bytes = self.pool.bytes.take(packed.bytes.len() / from.len() * to.len());
+                        pool::sum_packed(&shape, &packed.bytes, &mut bytes);
                         let most = packed.most * area as u32;
                         let amplitude = packed.amplitude / area as f64;
-                        Value::Packed(Packed::new(bytes, self.timesteps, amplitude, most, packed.has_window))
+                        Value::Packed(Packed::new(bytes, self.timesteps, amplitude, most, packed.has_gate))
                     }
-                    Value::Packed(packed) => average(&packed.to_real(), &mut self.room),
-                    Value::Real(xs) => average(xs, &mut self.room),
+                    Value::Packed(packed) => average(&packed.to_real(), &mut self.pool),
+                    Value::Real(xs) => average(xs, &mut self.pool),
                     _ => return bail_bug("average pooling has nothing to pool"),
                 }
             }
             Action::Mean => {
-                self.signals[i] = averaged(self.signals[input]);
+                self.kinds[i] = self.kinds[input].averaged();
+                let shape = (from.positions(), from.c);
                 Value::Real(match &self.values[input] {
-                    Value::Real(xs) => pool::mean(xs, from, 1., |x: T| x.wide()),
-                    Value::Packed(packed) => pool::mean(&packed.bytes, from, packed.amplitude, |byte| {
-                        f64::from(byte & !lmht_core::IN_WINDOW)
-                    }),
+                    Value::Real(xs) => pool::mean(xs, shape),
+                    Value::Packed(packed) => pool::mean_packed(&packed.bytes, shape, packed.amplitude),
                     _ => return bail_bug("there is nothing to take the mean of"),
                 })
             }
             Action::Scale(factor) => {
-                self.signals[i] = Signal::Analog;
+                self.kinds[i] = SignalKind::Analog;
                 self.scaled(program, i, *factor)
             }
-            Action::ShortcutScale(scale) => {
-                self.signals[i] = Signal::Analog;
-                let factor = scale.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?[0];
+            Action::ShortcutScale(factor) => {
+                self.kinds[i] = SignalKind::Analog;
+                let factor = number(factor)?;
                 self.scaled(program, i, factor)
             }
-            Action::Add => {
-                self.signals[i] = Signal::Analog;
-                let terms = step.inputs.iter().flat_map(|&input| self.terms_of(program, input)).collect();
+            Action::Broadcast(broadcast) => {
+                let terms = self.terms_of(input).into_iter();
+                let terms = terms.map(|term| Term { broadcast: Some(*broadcast), ..term }).collect();
                 self.waiting(program, i, terms)
             }
-            Action::Flatten => std::mem::replace(&mut self.values[input], Value::Empty),
+            Action::Add => {
+                self.kinds[i] = match (self.kinds[step.inputs[0]], self.kinds[step.inputs[1]]) {
+                    (SignalKind::Spikes { v_threshold: a }, SignalKind::Spikes { v_threshold: b }) if a == b => {
+                        SignalKind::Spikes { v_threshold: a }
+                    }
+                    _ => SignalKind::Analog,
+                };
+                match self.packed_sum(program, i) {
+                    Some(packed) => Value::Packed(packed),
+                    None => {
+                        let terms = step.inputs.iter().flat_map(|&input| self.terms_of(input)).collect();
+                        self.waiting(program, i, terms)
+                    }
+                }
+            }
+            Action::Attention(shape) => {
+                self.kinds[i] = SignalKind::Analog;
+                if pass.is_observed() {
+                    self.show_products(program, i, shape, pass)?;
+                }
+                let (heads, qkv) = self.attention_inputs(program, i, shape)?;
+                let mut out = self.pool.numbers.take(heads.len());
+                attention::forward(&heads, qkv.each_ref().map(Tokened::tokens), shape.scale, &mut out);
+                Value::Real(front_loaded(out, shape))
+            }
         };
         Ok(())
     }
 
-    /// The terms of the value of step `i`, as its readers see it.
-    pub(super) fn terms_of(&self, program: &Program, i: usize) -> Vec<Term> {
-        let spread = program.steps[i].spread;
+    /// The sum of two spike trains of one amplitude, if it is written down and its counts fit: the synapses that read it skip
+    /// what is zero, as they do of either.
+    fn packed_sum(&mut self, program: &Program, i: usize) -> Option<Packed> {
+        let step = &program.steps[i];
+        let [a, b] = step.inputs[..] else { return None };
+        let (Value::Packed(a), Value::Packed(b)) = (&self.values[a], &self.values[b]) else { return None };
+        let most = a.most + b.most;
+        if step.is_lazy || a.amplitude != b.amplitude || a.bytes.len() != b.bytes.len() || most > 127 {
+            return None;
+        }
+        let (amplitude, mut bytes) = (a.amplitude, self.pool.bytes.take(a.bytes.len()));
+        for ((sum, &a), &b) in bytes.iter_mut().zip(&a.bytes).zip(&b.bytes) {
+            *sum = (a & !lmht_core::IN_GATE) + (b & !lmht_core::IN_GATE);
+        }
+        // The gradient of the sum is wanted where that of either is; nobody keeps account.
+        Some(Packed::new(bytes, self.timesteps, amplitude, most, false))
+    }
+
+    /// The terms of the value of step `i`.
+    pub(super) fn terms_of(&self, i: usize) -> Vec<Term> {
         match &self.values[i] {
-            Value::Lazy(terms) => terms.iter().map(|term| Term { spread: spread.or(term.spread), ..*term }).collect(),
-            _ => vec![Term { source: TermSource::Value(i), factor: 1., spread }],
+            Value::Deferred(terms) => terms.clone(),
+            _ => vec![Term { source: TermSource::Value(i), factor: 1., broadcast: None }],
         }
     }
 
     fn scaled(&mut self, program: &Program, i: usize, factor: f64) -> Value<T> {
-        let terms = self.terms_of(program, program.steps[i].inputs[0]).into_iter();
+        let terms = self.terms_of(program.steps[i].inputs[0]).into_iter();
         let terms = terms.map(|term| Term { factor: term.factor * factor, ..term }).collect();
         self.waiting(program, i, terms)
     }
 
-    /// A sum of terms, added up now unless its reader does.
+    /// A sum of terms, added up now unless its readers do.
     fn waiting(&mut self, program: &Program, i: usize, terms: Vec<Term>) -> Value<T> {
         if program.steps[i].is_lazy {
-            return Value::Lazy(terms);
+            return Value::Deferred(terms);
         }
-        // Without a spread among the terms their rows are those of the value, whatever they stand for.
-        let spreads = terms.iter().any(|term| term.spread.is_some());
-        let timesteps = if spreads { self.timesteps } else { 1 };
-        Value::Real(self.materialize(&terms, timesteps, program.steps[i].shape))
-    }
-
-    /// The sum of the terms, written down.
-    fn materialize(&mut self, terms: &[Term], timesteps: usize, shape: MapShape) -> Vec<T> {
-        let len = self.current(terms, 1., timesteps, shape).len();
-        let mut xs = self.room.numbers.take(len);
-        stage::materialize(&self.current(terms, 1., timesteps, shape), &mut xs);
-        xs
+        // Without a broadcast among the terms their rows are those of the value, whatever they stand for.
+        let broadcasts = terms.iter().any(|term| term.broadcast.is_some());
+        let timesteps = if broadcasts { self.timesteps } else { 1 };
+        let shape = program.steps[i].shape;
+        let len = self.current(&terms, 1., timesteps, shape).len();
+        let mut xs = self.pool.numbers.take(len);
+        stage::materialize(&self.current(&terms, 1., timesteps, shape), &mut xs);
+        Value::Real(xs)
     }
 
     /// The current that `terms` are the parts of, times `scale`.
@@ -319,27 +387,27 @@ impl<T: Number> State<T> {
             let (rows, len) = match term.source {
                 TermSource::Norm(i) => {
                     let norm = self.norms[i].as_ref();
-                    let (ys, line) = norm.map_or((&[][..], None), |norm| (&norm.ys[..], Some(&norm.line)));
-                    let line = line.map_or_else(
-                        || Line { mean: vec![], slope: vec![], offset: vec![] },
-                        |line| line.scaled(factor),
+                    let (ys, affine) = norm.map_or((&[][..], None), |norm| (&norm.ys[..], Some(&norm.affine)));
+                    let affine = affine.map_or_else(
+                        || ChannelAffine { mean: vec![], slope: vec![], offset: vec![] },
+                        |affine| affine.scaled(factor),
                     );
-                    (Rows::Line(ys, line), ys.len())
+                    (Rows::Affine(ys, affine), ys.len())
                 }
                 TermSource::Value(i) => match &self.values[i] {
                     Value::Real(xs) => (Rows::Real(xs, T::of(factor)), xs.len()),
                     Value::Packed(packed) => {
                         (Rows::Packed(&packed.bytes, T::of(factor * packed.amplitude)), packed.bytes.len())
                     }
-                    Value::Empty | Value::Lazy(_) => (Rows::Real(&[], T::of(factor)), 0),
+                    Value::Empty | Value::Deferred(_) => (Rows::Real(&[], T::of(factor)), 0),
                 },
             };
-            n = n.max(match term.spread {
+            n = n.max(match term.broadcast {
                 None => len / timesteps,
-                Some(Spread::Repeated) => len,
-                Some(Spread::Held(hold)) => len / (timesteps / hold),
+                Some(TimeBroadcast::Repeated(_)) => len,
+                Some(TimeBroadcast::Held { windows, .. }) => len / windows,
             });
-            Operand { rows, spread: term.spread }
+            Operand { rows, broadcast: term.broadcast }
         });
         let terms = terms.collect();
         Current { terms, timesteps, n, c: shape.c }
@@ -348,7 +416,7 @@ impl<T: Number> State<T> {
     /// What a synapse gives, without its bias.
     fn synapse(&mut self, program: &Program, i: usize, synapse: &Synapse, eval: Option<Eval<'_, T>>) -> Result<Vec<T>> {
         let len = self.read(program, i, synapse)?.0.y_len();
-        let mut ys = self.room.numbers.take(len);
+        let mut ys = self.pool.numbers.take(len);
         let (shape, maps) = self.read(program, i, synapse)?;
         let n_images = match (eval, maps) {
             (Some(eval), _) => eval.n_images,
@@ -357,8 +425,8 @@ impl<T: Number> State<T> {
         };
         let all = Images::all(shape.n / n_images, n_images);
         let Some(eval) = eval else {
-            with_slice::<T, _>(synapse.weight(), |weight| {
-                forward_once(&shape, &all, maps, weight, &mut ys);
+            with_slice::<T, _>(&synapse.weight, |weight| {
+                lmht_kernels::forward(&shape, &all, maps, weight, &mut ys);
                 Ok(())
             })?;
             return Ok(ys);
@@ -366,12 +434,15 @@ impl<T: Number> State<T> {
         let Ready::Synapse(weights) = eval.prepared.step(i) else {
             return bail_bug("a synapse has no weights");
         };
-        // Each part of the images takes the kernel that it would take alone: watching changes no bit.
-        for first in (0..n_images).step_by(eval.part) {
-            let images = Images { range: first..n_images.min(first + eval.part), ..all.clone() };
-            let maps = maps.only(&images, shape.x_len() / shape.n);
-            weights.forward(&ConvShape { n: images.rows(), ..shape }, &images, maps, &mut ys)?;
-        }
+        with_slice::<T, _>(&synapse.weight, |weight| {
+            // Each part of the images takes the kernel that it would take alone: watching changes no bit.
+            for first in (0..n_images).step_by(eval.part) {
+                let images = Images { range: first..n_images.min(first + eval.part), ..all.clone() };
+                let maps = maps.only(&images, shape.x_len() / shape.n);
+                weights.forward(&ConvShape { n: images.rows(), ..shape }, &images, maps, weight, &mut ys);
+            }
+            Ok(())
+        })?;
         Ok(ys)
     }
 
@@ -385,10 +456,8 @@ impl<T: Number> State<T> {
         let step = &program.steps[i];
         let input = step.inputs[0];
         let (from, to) = (program.steps[input].shape, step.shape);
-        let Some(maps) = Maps::of(&self.values[input]) else {
-            let s = synapse.shape(0, from, to);
-            let sizes = format!("{}x{}x{} to {}x{}x{}", s.c_in, s.h, s.w, s.c_out, s.h_out, s.w_out);
-            return bail_bug(&format!("the synapse {sizes} has nothing to read"));
+        let Some(maps) = self.values[input].maps() else {
+            return bail_bug(&format!("{} has nothing to read", step.name));
         };
         Ok((synapse.shape(maps.len() / from.len(), from, to), maps))
     }
@@ -397,47 +466,50 @@ impl<T: Number> State<T> {
         &mut self,
         program: &Program,
         i: usize,
-        neuron: &Neuron,
+        cell: &NeuronCell,
         eval: Option<Eval<'_, T>>,
         pass: &mut Pass<'_>,
     ) -> Result<()> {
-        let (input, shape) = (program.steps[i].inputs[0], program.steps[i].shape);
-        let terms = self.terms_of(program, input);
-        let t = self.timesteps;
+        let step = &program.steps[i];
+        let (terms, t, scale) = (self.terms_of(step.inputs[0]), self.timesteps, cell.input_scale());
         let of_now;
         let firing = match eval.map(|eval| eval.prepared.step(i)) {
-            Some(Ready::Neuron(firing)) => Some(firing),
-            Some(_) => None,
-            None => {
-                of_now = Firing::of(neuron)?;
-                of_now.as_ref()
+            Some(Ready::Neuron(firing)) => firing,
+            _ => {
+                of_now = Firing::of(cell)?;
+                &of_now
             }
         };
-        let Some(firing) = firing else {
-            // Any other layer runs as it does outside of the engine.
-            let current = self.materialize(&terms, t, shape);
-            let is_vector = is_vector(program, i);
-            let flow = Flow { xs: to_tensor(current, shape, is_vector)?, signal: Signal::Analog, node: 0 };
-            let sent = neuron.forward(&flow, pass)?;
-            self.signals[i] = sent.signal;
-            let values = from_tensor::<T>(&sent.xs, shape)?;
-            self.values[i] = match (sent.signal, neuron.most_spikes()) {
-                (Signal::Spikes { v_threshold }, Some(most)) => pack(values, t, v_threshold, most),
-                _ => Value::Real(values),
-            };
-            return Ok(());
+        let len = self.current(&terms, scale, t, step.shape).len();
+        self.values[i] = match firing.counts {
+            Some(counts) => {
+                let bytes = self.pool.bytes.take(len);
+                Value::Packed(stage::fire(&self.current(&terms, scale, t, step.shape), firing, counts, bytes))
+            }
+            None => {
+                let mut sent = self.pool.numbers.take(len);
+                stage::send(&self.current(&terms, scale, t, step.shape), firing, &mut sent);
+                Value::Real(sent)
+            }
         };
-        let has_window = firing.neuron.gradient() == lmht_core::GradientMode::Detached;
-        let scale = neuron.input_scale();
-        let bytes = self.room.bytes.take(self.current(&terms, scale, t, shape).len());
-        let packed = stage::fire(&self.current(&terms, scale, t, shape), firing, has_window, bytes);
-        self.signals[i] = Signal::Spikes { v_threshold: firing.amplitude };
+        self.kinds[i] = cell.signal()?;
         if pass.is_observed() {
-            let output = to_tensor(packed.to_real::<T>(), shape, is_vector(program, i))?;
-            neuron.show(&output, self.signals[i], pass)?;
+            let output = self.view(i, step.shape, step.form)?;
+            pass.show_neuron(&NeuronEvent::of(cell.name(), cell.observed(), output, self.kinds[i]))?;
         }
-        self.values[i] = Value::Packed(packed);
         Ok(())
+    }
+
+    /// The value of step `i` as an observer is shown it.
+    fn view(&self, i: usize, shape: MapShape, form: Form) -> Result<Values<'_>> {
+        let shape = shape.dims();
+        Ok(match &self.values[i] {
+            Value::Real(xs) => Values::Numbers(ChannelsLast { numbers: numbers(xs), shape, form }),
+            Value::Packed(Packed { bytes, amplitude, .. }) => {
+                Values::Packed(PackedSpikes { bytes, shape, amplitude: *amplitude, form, dtype: T::DTYPE })
+            }
+            _ => return bail_bug("there is nothing to show"),
+        })
     }
 
     fn show_synapse(
@@ -445,62 +517,153 @@ impl<T: Number> State<T> {
         program: &Program,
         i: usize,
         synapse: &Synapse,
-        images: &Tensor,
+        rows: &Tensor,
         pass: &mut Pass<'_>,
     ) -> Result<()> {
-        let input = program.steps[i].inputs[0];
-        let values = match &self.values[input] {
-            _ if matches!(program.steps[input].action, Action::Input) => None,
-            Value::Real(xs) => Some(xs.clone()),
-            Value::Packed(packed) => Some(packed.to_real()),
-            _ => return bail_bug("a synapse has nothing to show"),
+        let step = &program.steps[i];
+        let input = step.inputs[0];
+        let xs = match &program.steps[input].action {
+            Action::Input => Values::Tensor(rows),
+            _ => self.view(input, program.steps[input].shape, step.form)?,
         };
-        let is_vector = matches!(synapse, Synapse::Linear(_));
-        let xs = match values {
-            Some(values) => to_tensor(values, program.steps[input].shape, is_vector)?,
-            None => images.clone(),
+        let c_out = synapse.weight.dims()[0];
+        let kind = match synapse.geometry {
+            Geometry::Conv(p) => SynapseKind::Conv2d {
+                c_out,
+                kernel: synapse.weight.dims()[2],
+                stride: p.stride,
+                padding: p.padding,
+                groups: p.groups,
+            },
+            Geometry::Whole | Geometry::Each => SynapseKind::Linear { f_out: c_out },
         };
-        match synapse {
-            Synapse::Conv2d(conv) => conv.show(&xs, self.signals[input], pass),
-            Synapse::Linear(linear) => linear.show(&xs, self.signals[input], pass),
+        pass.show_synapse(&SynapseEvent::new(&step.name, kind, xs, &synapse.weight, self.kinds[input]))
+    }
+
+    /// Queries, keys and values of the attention of step `i`, summed over windows where there are some.
+    pub(super) fn attention_inputs(
+        &self,
+        program: &Program,
+        i: usize,
+        shape: &AttentionShape,
+    ) -> Result<(Heads, [Tokened<'_, T>; 3])> {
+        let step = &program.steps[i];
+        let [q, k, v] = step.inputs[..] else { return bail_bug("an attention without three inputs") };
+        let of = |input: usize| Tokened::of(&self.values[input], shape);
+        let (Some(q), Some(k), Some(v)) = (of(q), of(k), of(v)) else {
+            return bail_bug(&format!("{} has nothing to read", step.name));
+        };
+        let MapShape { c: channels, .. } = step.shape;
+        let rows = q.len() / step.shape.len();
+        Ok((Heads { rows, tokens: step.shape.positions(), channels, heads: shape.heads }, [q, k, v]))
+    }
+
+    fn show_products(&self, program: &Program, i: usize, shape: &AttentionShape, pass: &mut Pass<'_>) -> Result<()> {
+        let step = &program.steps[i];
+        let (heads, [q, k, v]) = self.attention_inputs(program, i, shape)?;
+        let by_head = |xs: &Tokened<'_, T>| -> Result<Tensor> {
+            let dims = (heads.rows, heads.tokens, heads.heads, heads.channels / heads.heads);
+            let xs = Tensor::from_vec(xs.numbers(), dims, &candle_core::Device::Cpu)?;
+            Ok(xs.transpose(1, 2)?.contiguous()?)
+        };
+        let kind = |input: usize| self.kinds[step.inputs[input]];
+        let (left, right) = (by_head(&q)?, by_head(&k)?.transpose(2, 3)?);
+        let name = format!("{}.q_k", step.name);
+        pass.show_product(&ProductEvent::new(&name, (&left, kind(0)), (&right, kind(1))))?;
+        let mut scores = vec![T::default(); heads.scores_len()];
+        attention::scores(&heads, q.tokens(), k.tokens(), shape.scale, &mut scores);
+        let dims = (heads.rows, heads.heads, heads.tokens, heads.tokens);
+        let scores = Tensor::from_vec(scores, dims, &candle_core::Device::Cpu)?;
+        let name = format!("{}.qk_v", step.name);
+        pass.show_product(&ProductEvent::new(&name, (&scores, SignalKind::Analog), (&by_head(&v)?, kind(2))))
+    }
+}
+
+/// What an attention reads.
+#[derive(Debug)]
+pub(super) enum Tokened<'a, T> {
+    Numbers(&'a [T]),
+    Spikes { bytes: &'a [u8], amplitude: f64 },
+    /// Counts of whole windows.
+    Summed(Vec<T>),
+}
+
+impl<'a, T: Element> Tokened<'a, T> {
+    fn of(value: &'a Value<T>, shape: &AttentionShape) -> Option<Self> {
+        let AttentionShape { window, windows, .. } = *shape;
+        let all = match value {
+            Value::Real(xs) => Self::Numbers(xs),
+            Value::Packed(packed) => Self::Spikes { bytes: &packed.bytes, amplitude: packed.amplitude },
+            Value::Empty | Value::Deferred(_) => return None,
+        };
+        if window == 1 {
+            return Some(all);
+        }
+        let xs = all.numbers();
+        let row = xs.len() / (windows * window).max(1);
+        let mut sums = Vec::with_capacity(windows * row);
+        for of_window in xs.chunks_exact(window * row) {
+            let mut sum = of_window[..row].to_vec();
+            for more in of_window[row..].chunks_exact(row) {
+                sum.iter_mut().zip(more).for_each(|(sum, &x)| *sum += x);
+            }
+            sums.extend(sum);
+        }
+        Some(Self::Summed(sums))
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Numbers(xs) => xs.len(),
+            Self::Spikes { bytes, .. } => bytes.len(),
+            Self::Summed(xs) => xs.len(),
+        }
+    }
+
+    pub(super) fn tokens(&self) -> Tokens<'_, T> {
+        match self {
+            Self::Numbers(xs) => Tokens::Numbers(xs),
+            Self::Spikes { bytes, amplitude } => Tokens::Spikes { bytes, amplitude: *amplitude },
+            Self::Summed(xs) => Tokens::Numbers(xs),
+        }
+    }
+
+    fn numbers(&self) -> Vec<T> {
+        match self {
+            Self::Numbers(xs) => xs.to_vec(),
+            Self::Spikes { bytes, amplitude } => {
+                let amplitude = T::of(*amplitude);
+                bytes.iter().map(|&byte| T::from_count(u32::from(byte & !lmht_core::IN_GATE)) * amplitude).collect()
+            }
+            Self::Summed(xs) => xs.clone(),
         }
     }
 }
 
-/// Whether a neuron stands after a fully connected layer, whose values have two axes.
-fn is_vector(program: &Program, i: usize) -> bool {
-    let mut at = program.steps[i].inputs[0];
-    while matches!(program.steps[at].action, Action::BatchNorm(..) | Action::Scale(_)) {
-        at = program.steps[at].inputs[0];
+/// The first timestep of each window gets the whole of it, the others nothing.
+fn front_loaded<T: Element>(out: Vec<T>, shape: &AttentionShape) -> Vec<T> {
+    let AttentionShape { window, windows, .. } = *shape;
+    if window == 1 {
+        return out;
     }
-    matches!(program.steps[at].action, Action::Synapse(Synapse::Linear(_)))
+    let row = out.len() / windows.max(1);
+    let mut all = vec![T::default(); out.len() * window];
+    for (all, out) in all.chunks_exact_mut(window * row).zip(out.chunks_exact(row)) {
+        all[..row].copy_from_slice(out);
+    }
+    all
 }
 
-/// Ω and λ of a layer.
-pub(super) fn mixing<T: Number>(parts: &SpikingParts<'_>) -> Result<(Vec<T>, T)> {
-    let config = parts.neuron.config();
-    let omega = match parts.tgim_logit {
-        Some(logit) => {
-            let logit = logit.flatten_all()?.to_vec1::<T>()?;
-            lmht_core::tgim_from_logits(config.tgim, config.timesteps, &logit)
-        }
-        None => vec![],
-    };
-    let leak = match (parts.leak_logit, parts.leak) {
-        (Some(logit), _) => lmht_core::leak_from_logit(logit.to_vec1::<T>()?[0]),
-        (None, leak) => T::of(leak.unwrap_or(1.)),
-    };
-    Ok((omega, leak))
+/// The only number of a tensor.
+pub(super) fn number(tensor: &Tensor) -> Result<f64> {
+    Ok(tensor.detach().to_dtype(candle_core::DType::F64)?.flatten_all()?.to_vec1::<f64>()?[0])
 }
 
-/// Spikes s·θ as counts, where they fit.
-fn pack<T: Number>(values: Vec<T>, timesteps: usize, v_threshold: f64, most: u32) -> Value<T> {
-    let count = |x: T| (x.wide() / v_threshold).round();
-    if values.iter().any(|&x| !(0. ..=f64::from(most)).contains(&count(x))) {
-        return Value::Real(values);
+fn numbers<T: Element>(xs: &Vec<T>) -> Numbers<'_> {
+    match T::singles(xs) {
+        Some(xs) => Numbers::F32(xs),
+        None => Numbers::F64((xs as &dyn Any).downcast_ref::<Vec<f64>>().map_or(&[], Vec::as_slice)),
     }
-    let bytes = values.iter().map(|&x| count(x) as u8).collect();
-    Value::Packed(Packed::new(bytes, timesteps, v_threshold, most, false))
 }
 
 pub(super) fn bail_bug<R>(what: &str) -> Result<R> {

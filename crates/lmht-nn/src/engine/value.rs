@@ -1,18 +1,16 @@
 //! What the engine keeps of a layer: numbers, or a byte a spike.
 
-use std::ops::{Add, Range};
-
-use lmht_core::IN_WINDOW;
+use lmht_core::IN_GATE;
+use lmht_kernels::{Counts, Images, Maps, count, share};
 use rayon::prelude::*;
 
-use super::Number;
-use super::program::Spread;
-use lmht_kernels::{Images, Kernel, run_vectorized};
+use crate::ops::storage::Element;
+use crate::signal::TimeBroadcast;
 
-/// Bytes counted by one task.
+/// Bytes turned into numbers by one task.
 const CHUNK: usize = 1 << 16;
 
-/// Spikes, a byte a unit: s in the low bits, and [`IN_WINDOW`] where the gradient of the unit is wanted.
+/// Spikes, a byte a unit: s in the low bits, and [`IN_GATE`] where the gradient of the unit is wanted.
 #[derive(Debug)]
 pub(super) struct Packed {
     /// `[rows, h, w, c]`.
@@ -22,7 +20,7 @@ pub(super) struct Packed {
     /// The largest possible count.
     pub(super) most: u32,
     /// Whether the top bits say all about where a gradient is wanted; otherwise it is wanted everywhere.
-    pub(super) has_window: bool,
+    pub(super) has_gate: bool,
     /// Spikes a unit.
     pub(super) spikes: f64,
     /// Share of units with the top bit.
@@ -33,108 +31,23 @@ pub(super) struct Packed {
 
 impl Packed {
     /// With bytes of so many timesteps.
-    pub(super) fn new(bytes: Vec<u8>, timesteps: usize, amplitude: f64, most: u32, has_window: bool) -> Self {
+    pub(super) fn new(bytes: Vec<u8>, timesteps: usize, amplitude: f64, most: u32, has_gate: bool) -> Self {
         let counts = count(&bytes, Images::all(timesteps, 1).stretches(bytes.len() / timesteps));
-        Self::counted(bytes, counts, amplitude, most, has_window)
+        Self::counted(bytes, counts, amplitude, most, has_gate)
     }
 
-    /// With what [`tally`] says of all bytes.
-    pub(super) fn counted(bytes: Vec<u8>, counts: Counts, amplitude: f64, most: u32, has_window: bool) -> Self {
+    /// With what [`lmht_kernels::tally`] says of all bytes.
+    pub(super) fn counted(bytes: Vec<u8>, counts: Counts, amplitude: f64, most: u32, has_gate: bool) -> Self {
         let share = |n| share(n, bytes.len());
         let (spikes, wanted, changes) = (share(counts.spikes), share(counts.wanted), share(counts.changes));
-        Self { bytes, amplitude, most, has_window, spikes, wanted, changes }
+        Self { bytes, amplitude, most, has_gate, spikes, wanted, changes }
     }
 
     /// The numbers that the bytes stand for.
-    pub(super) fn to_real<T: Number>(&self) -> Vec<T> {
-        let table: Vec<T> = (0..=IN_WINDOW - 1).map(|s| T::of(f64::from(s)) * T::of(self.amplitude)).collect();
-        self.bytes.par_iter().with_min_len(CHUNK).map(|byte| table[usize::from(byte & !IN_WINDOW)]).collect()
+    pub(super) fn to_real<T: Element>(&self) -> Vec<T> {
+        let table: Vec<T> = (0..=IN_GATE - 1).map(|s| T::of(f64::from(s)) * T::of(self.amplitude)).collect();
+        self.bytes.par_iter().with_min_len(CHUNK).map(|byte| table[usize::from(byte & !IN_GATE)]).collect()
     }
-}
-
-/// What the choice of a kernel goes by.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
-    /// All counts added up.
-    spikes: usize,
-    /// Units with the top bit.
-    wanted: usize,
-    /// Units whose count is not that of the timestep before.
-    pub(super) changes: usize,
-}
-
-impl Add for Counts {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            spikes: self.spikes + other.spikes,
-            wanted: self.wanted + other.wanted,
-            changes: self.changes + other.changes,
-        }
-    }
-}
-
-/// The counts of the units in these stretches of bytes, which are one timestep after the other.
-pub(super) fn count(bytes: &[u8], timesteps: impl Iterator<Item = Range<usize>>) -> Counts {
-    let mut counts = Counts::default();
-    let mut before: Option<&[u8]> = None;
-    for range in timesteps {
-        let units = &bytes[range];
-        let chunks = units
-            .par_chunks(CHUNK)
-            .enumerate()
-            .map(|(i, units)| tally(units, before.map(|before| &before[i * CHUNK..][..units.len()])));
-        counts = counts + chunks.reduce(Counts::default, Add::add);
-        before = Some(units);
-    }
-    counts
-}
-
-/// The counts of some units, of which the timestep before is known or which are those of the first.
-pub(super) fn tally(bytes: &[u8], before: Option<&[u8]>) -> Counts {
-    let mut counts = Counts::default();
-    run_vectorized(Tally { bytes, before, counts: &mut counts });
-    counts
-}
-
-struct Tally<'a> {
-    bytes: &'a [u8],
-    before: Option<&'a [u8]>,
-    counts: &'a mut Counts,
-}
-
-impl Kernel for Tally<'_> {
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let Self { bytes, before, counts } = self;
-        for (i, bytes) in bytes.chunks(RUN).enumerate() {
-            let run = match before {
-                None => add_up(bytes.iter().map(|&byte| (byte, 0))),
-                Some(before) => add_up(bytes.iter().copied().zip(before[i * RUN..].iter().copied())),
-            };
-            *counts = *counts + run;
-        }
-    }
-}
-
-/// So many counts fit 32 bits, which vectors add up.
-const RUN: usize = 1 << 16;
-
-/// Of units with what they were before.
-#[inline(always)]
-fn add_up(units: impl Iterator<Item = (u8, u8)>) -> Counts {
-    let (mut spikes, mut wanted, mut changes) = (0_u32, 0_u32, 0_u32);
-    for (byte, before) in units {
-        spikes += u32::from(byte & !IN_WINDOW);
-        wanted += u32::from(byte >> 7);
-        changes += u32::from((byte ^ before) & !IN_WINDOW != 0);
-    }
-    Counts { spikes: spikes as usize, wanted: wanted as usize, changes: changes as usize }
-}
-
-pub(super) fn share(n: usize, of: usize) -> f64 {
-    n as f64 / of.max(1) as f64
 }
 
 /// The value of a step.
@@ -146,7 +59,20 @@ pub(super) enum Value<T> {
     Real(Vec<T>),
     Packed(Packed),
     /// To be added up by its reader.
-    Lazy(Vec<Term>),
+    Deferred(Vec<Term>),
+}
+
+impl<T> Value<T> {
+    /// The maps that a synapse reads, if they are written down.
+    pub(super) fn maps(&self) -> Option<Maps<'_, T>> {
+        match self {
+            Self::Real(xs) => Some(Maps::Numbers(xs)),
+            Self::Packed(packed) => {
+                Some(Maps::Spikes { bytes: &packed.bytes, amplitude: packed.amplitude, changes: packed.changes })
+            }
+            Self::Empty | Self::Deferred(_) => None,
+        }
+    }
 }
 
 /// A part of a current.
@@ -154,7 +80,7 @@ pub(super) enum Value<T> {
 pub(super) struct Term {
     pub(super) source: TermSource,
     pub(super) factor: f64,
-    pub(super) spread: Option<Spread>,
+    pub(super) broadcast: Option<TimeBroadcast>,
 }
 
 /// Where the numbers of a term are.
@@ -173,20 +99,22 @@ pub(super) struct Norm<T> {
     pub(super) ys: Vec<T>,
     pub(super) mean: Vec<f64>,
     pub(super) rstd: Vec<f64>,
-    pub(super) line: Line<T>,
+    pub(super) affine: ChannelAffine<T>,
+    /// Whether mean and variance are those of the values, so that gradients pass through them.
+    pub(super) is_of_batch: bool,
     /// Σ g and Σ g (y − mean), once the neuron after it has been gone back through.
     pub(super) sums: Option<(Vec<f64>, Vec<f64>)>,
 }
 
 /// Per channel the numbers of (y − mean) · slope + offset.
 #[derive(Debug, Clone)]
-pub(super) struct Line<T> {
+pub(super) struct ChannelAffine<T> {
     pub(super) mean: Vec<T>,
     pub(super) slope: Vec<T>,
     pub(super) offset: Vec<T>,
 }
 
-impl<T: Number> Line<T> {
+impl<T: Element> ChannelAffine<T> {
     /// From mean, slope and offset of a channel.
     pub(super) fn new(mean: &[f64], line: impl Fn(usize) -> (f64, f64)) -> Self {
         let mut lines = Self { mean: vec![], slope: vec![], offset: vec![] };
@@ -205,29 +133,5 @@ impl<T: Number> Line<T> {
     pub(super) fn scaled(&self, factor: f64) -> Self {
         let scale = |values: &[T]| values.iter().map(|&x| T::of(x.wide() * factor)).collect();
         Self { mean: self.mean.clone(), slope: scale(&self.slope), offset: scale(&self.offset) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Across the borders of tasks and of the runs of a task.
-    #[test]
-    fn counts_are_those_of_a_loop() {
-        let (timesteps, all, map) = (3, 4, 20_000);
-        let bytes: Vec<u8> = (0..timesteps * all * map).map(|i| ((i * i) >> 7) as u8 & 0x83).collect();
-        for range in [0..4, 1..3, 2..2] {
-            let images = Images { range: range.clone(), ..Images::all(timesteps, all) };
-            let mut expected = (0, 0, 0);
-            for (i, byte) in bytes.iter().enumerate().filter(|(i, _)| range.contains(&(i / map % all))) {
-                let before = i.checked_sub(all * map).map_or(0, |i| bytes[i]);
-                expected.0 += usize::from(byte & 0x7f);
-                expected.1 += usize::from(byte >> 7);
-                expected.2 += usize::from(byte & 0x7f != before & 0x7f);
-            }
-            let counts = count(&bytes, images.stretches(map));
-            assert_eq!((counts.spikes, counts.wanted, counts.changes), expected, "{range:?}");
-        }
     }
 }

@@ -1,8 +1,14 @@
 //! Batch normalisation.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor, Var, bail};
 
 use super::check_operands;
+
+/// ε, added to the variance.
+pub const BATCH_NORM_EPS: f64 = 1e-5;
+
+/// How far running statistics move towards those of a batch.
+const MOMENTUM: f64 = 0.1;
 
 /// Statistics of a batch, `[C]` each, detached: for running averages.
 #[derive(Debug, Clone)]
@@ -98,6 +104,47 @@ pub fn batch_norm_eval(
     let scale = weight.div(&std)?;
     let centred = xs.reshape((n, c, inner))?.broadcast_sub(&channel(&running_mean.detach())?)?;
     centred.broadcast_mul(&channel(&scale)?)?.broadcast_add(&channel(bias)?)?.reshape(xs.shape())
+}
+
+/// Moves running mean and variance towards those of a batch of `n` values a channel that stand for `repeats` times as many,
+/// a tenth of the way.
+///
+/// # Errors
+/// If the shapes differ.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor, Var};
+/// use lmht_nn::ops::{batch_norm_train, update_running_stats};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let xs = Tensor::new(&[[1f64], [3.]], &Device::Cpu)?; // mean 2, unbiased variance 2
+/// let (one, zero) = (Tensor::new(&[1f64], &Device::Cpu)?, Tensor::new(&[0f64], &Device::Cpu)?);
+/// let (mean, var) = (Var::from_tensor(&zero)?, Var::from_tensor(&one)?);
+/// let (_, stats) = batch_norm_train(&xs, &one, &zero, 0.)?;
+/// update_running_stats((&mean, &var), &stats, 2, 1)?;
+/// assert_eq!((mean.to_vec1::<f64>()?, var.to_vec1::<f64>()?), (vec![0.2], vec![1.1]));
+/// # Ok(()) }
+/// ```
+pub fn update_running_stats(
+    (running_mean, running_var): (&Var, &Var),
+    stats: &BatchStats,
+    n: usize,
+    repeats: usize,
+) -> Result<()> {
+    let n = n as f64;
+    let repeated = n * repeats as f64;
+    let unbiased = if repeats == 1 { 1. } else { (n - 1.) / n * repeated / (repeated - 1.) };
+    for (running, batch, factor) in [(running_mean, &stats.mean, 1.), (running_var, &stats.var_unbiased, unbiased)] {
+        let kept = (running.as_detached_tensor() * (1. - MOMENTUM))?;
+        running.set(&(kept + (batch * (MOMENTUM * factor))?)?)?;
+    }
+    Ok(())
+}
+
+/// The shape of what batch norm gives, after checking the channels.
+pub(crate) fn batch_norm_dims(xs: &Tensor, weight: &Tensor) -> Result<Vec<usize>> {
+    channel_shape("batch_norm", xs, &[("weight", weight)], 0.)?;
+    Ok(xs.dims().to_vec())
 }
 
 /// Checks the operands of training and returns (N, C, product of the other axes).

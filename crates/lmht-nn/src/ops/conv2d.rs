@@ -102,8 +102,14 @@ fn one_group(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) 
         Ok((dxs, dweight, dbias))
     })
 }
+/// The shape of what [`conv2d`] gives, after checking the operands.
+pub(crate) fn conv2d_dims(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, p: Conv2dParams) -> Result<Vec<usize>> {
+    let s = conv_shape(xs, weight, bias, p)?;
+    Ok(vec![s.n, s.c_out, s.h_out, s.w_out])
+}
+
 /// Checks the operands of a convolution against each other.
-pub(super) fn conv_shape(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, p: Conv2dParams) -> Result<ConvShape> {
+fn conv_shape(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, p: Conv2dParams) -> Result<ConvShape> {
     let describe = || {
         let bias = bias.map_or(String::new(), |bias| format!(", bias {:?}", bias.dims()));
         format!("xs {:?}, weight {:?}{bias}", xs.dims(), weight.dims())

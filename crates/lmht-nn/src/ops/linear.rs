@@ -32,6 +32,26 @@ use candle_core::{Result, Tensor, bail};
 /// # }
 /// ```
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let output_shape = linear_dims(xs, weight, bias)?;
+    let (xs, weight) = (xs.reshape(((), weight.dims()[1]))?, weight.contiguous()?);
+    let ys = xs.detach().matmul(&weight.detach().t()?)?;
+    // Without bias the weight stands in for it and gets no second gradient.
+    let (ys, third) = match bias {
+        Some(bias) => (ys.broadcast_add(&bias.detach())?, bias),
+        None => (ys, &weight),
+    };
+    let has_bias = bias.is_some();
+    let ys = with_gradient("linear", ys, (&xs, &weight, third), move |xs, weight, bias, grad| {
+        let dxs = xs.track_op().then(|| grad.matmul(&weight.detach())).transpose()?;
+        let dweight = weight.track_op().then(|| grad.t()?.matmul(&xs.detach())).transpose()?;
+        let dbias = (has_bias && bias.track_op()).then(|| grad.sum(0)).transpose()?;
+        Ok((dxs, dweight, dbias))
+    })?;
+    ys.reshape(output_shape)
+}
+
+/// The shape of what [`linear`] gives, after checking the operands.
+pub(crate) fn linear_dims(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Vec<usize>> {
     let describe = || {
         let bias = bias.map_or(String::new(), |bias| format!(", bias {:?}", bias.dims()));
         format!("xs {:?}, weight {:?}{bias}", xs.dims(), weight.dims())
@@ -48,21 +68,5 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     let mut operands = vec![("xs", xs), ("weight", weight)];
     operands.extend(bias.map(|bias| ("bias", bias)));
     check_operands("linear", &operands)?;
-
-    let output_shape = [leading, &[f_out]].concat();
-    let (xs, weight) = (xs.reshape(((), f_in))?, weight.contiguous()?);
-    let ys = xs.detach().matmul(&weight.detach().t()?)?;
-    // Without bias the weight stands in for it and gets no second gradient.
-    let (ys, third) = match bias {
-        Some(bias) => (ys.broadcast_add(&bias.detach())?, bias),
-        None => (ys, &weight),
-    };
-    let has_bias = bias.is_some();
-    let ys = with_gradient("linear", ys, (&xs, &weight, third), move |xs, weight, bias, grad| {
-        let dxs = xs.track_op().then(|| grad.matmul(&weight.detach())).transpose()?;
-        let dweight = weight.track_op().then(|| grad.t()?.matmul(&xs.detach())).transpose()?;
-        let dbias = (has_bias && bias.track_op()).then(|| grad.sum(0)).transpose()?;
-        Ok((dxs, dweight, dbias))
-    })?;
-    ys.reshape(output_shape)
+    Ok([leading, &[f_out]].concat())
 }

@@ -1,14 +1,16 @@
-//! Differentiable operations of the training path: convolution, batch normalisation, pooling, linear, time.
+//! Differentiable operations of the training path: convolution, batch normalisation, pooling, linear, neurons, time.
 //!
-//! Candle's own operations are slow on the CPU, and some of their gradients are wrong: that of max pooling on every
-//! device, that of a convolution's weight on Metal. These operations have the right gradients everywhere. On the CPU,
-//! for `f32` and `f64`, each is one fused pass; on other devices and for other number types the same function runs as a
-//! chain of Candle's operations, which [`composed`] also offers by name.
+//! Each is composed of Candle's own operations: readable, on any device, in any floating-point type, and what every fast form
+//! is tested against. A network runs these layer by layer where the engine cannot take it; [`neuron`] and [`qcfs`] are fused
+//! on the CPU for people who call them from networks of plain Candle.
+//!
+//! Some of Candle's gradients are wrong: that of max pooling on every device (scaled by the number of maxima over the window's
+//! area), that of a convolution's weight on Metal (a kernel that is not contiguous is misread), that of its input where height
+//! and width leave different remainders of the stride. These operations have the right gradients everywhere.
 //!
 //! What all of them keep:
 //!
 //! - a gradient is computed only for arguments that are tracked (a [`Var`](candle_core::Var) or made from one);
-//! - fused results are the same bits on every run and for every number of threads;
 //! - inputs may be strided; outputs are contiguous;
 //! - a wrong argument is an error that names the operation and all shapes.
 
@@ -18,19 +20,21 @@ mod linear;
 mod neuron;
 mod pool;
 mod qcfs;
-mod relative;
 mod repeat_time;
 pub(crate) mod storage;
 mod windows;
 mod with_gradient;
 
-pub use batch_norm::{BatchStats, batch_norm_eval, batch_norm_train};
+pub(crate) use batch_norm::batch_norm_dims;
+pub use batch_norm::{BATCH_NORM_EPS, BatchStats, batch_norm_eval, batch_norm_train, update_running_stats};
+pub(crate) use conv2d::conv2d_dims;
 pub use conv2d::{Conv2dParams, conv2d};
 pub use linear::linear;
+pub(crate) use linear::linear_dims;
 pub use neuron::{Learned, neuron, neuron_composed, tgim};
+pub(crate) use pool::pool_dims;
 pub use pool::{Pool2dParams, avg_pool2d, global_avg_pool, max_pool2d};
 pub use qcfs::{qcfs, qcfs_composed};
-pub use relative::{Relative, relative};
 pub use repeat_time::repeat_time;
 pub use windows::{front_load, mix_windows, sum_windows};
 

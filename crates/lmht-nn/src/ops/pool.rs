@@ -109,6 +109,12 @@ pub fn global_avg_pool(xs: &Tensor) -> Result<Tensor> {
     xs.flatten_from(2)?.mean(D::Minus1)
 }
 
+/// The shape of what a pooling gives, after checking it.
+pub(crate) fn pool_dims(xs: &Tensor, p: Pool2dParams) -> Result<Vec<usize>> {
+    let (h_out, w_out) = pool_shape("pooling", xs, p)?;
+    Ok(vec![xs.dims()[0], xs.dims()[1], h_out, w_out])
+}
+
 /// Checks a pooling and returns (H_out, W_out).
 fn pool_shape(op: &str, xs: &Tensor, p: Pool2dParams) -> Result<(usize, usize)> {
     let &[_, _, h, w] = xs.dims() else {

@@ -5,22 +5,25 @@
 //! memory back holds more than is in use at any time. The passes of a network are alike, so each works in the memory of
 //! the one before.
 
-use super::Number;
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+
+use crate::ops::storage::Element;
 
 /// Numbers and bytes that nobody reads any more.
 #[derive(Debug)]
-pub(crate) struct Room<T> {
-    pub(super) numbers: Shelf<T>,
-    pub(super) bytes: Shelf<u8>,
+pub(crate) struct BufferPool<T> {
+    pub(super) numbers: Buffers<T>,
+    pub(super) bytes: Buffers<u8>,
 }
 
-impl<T> Default for Room<T> {
+impl<T> Default for BufferPool<T> {
     fn default() -> Self {
-        Self { numbers: Shelf::default(), bytes: Shelf::default() }
+        Self { numbers: Buffers::default(), bytes: Buffers::default() }
     }
 }
 
-impl<T> Room<T> {
+impl<T> BufferPool<T> {
     /// At the end of a pass: what it did not need goes back to the allocator.
     pub(super) fn tidy(&mut self) {
         self.numbers.tidy();
@@ -30,45 +33,43 @@ impl<T> Room<T> {
 
 /// Where the memory of each number type is between passes. A pass takes it away: two at once do not share.
 #[derive(Debug, Default)]
-pub(crate) struct Rooms {
-    pub(super) single: Room<f32>,
-    pub(super) double: Room<f64>,
-}
+pub(crate) struct BufferPools(HashMap<TypeId, Box<dyn Any + Send>>);
 
-impl Rooms {
-    pub(super) fn take<T: Number>(&mut self) -> Room<T> {
-        std::mem::take(T::room(self))
+impl BufferPools {
+    pub(super) fn take<T: Element>(&mut self) -> BufferPool<T> {
+        let pool = self.0.remove(&TypeId::of::<T>()).and_then(|pool| pool.downcast().ok());
+        pool.map_or_else(BufferPool::default, |pool| *pool)
     }
 
-    /// The room of the last pass to end is kept.
-    pub(super) fn give<T: Number>(&mut self, mut room: Room<T>) {
-        room.tidy();
-        *T::room(self) = room;
+    /// The pool of the last pass to end is kept.
+    pub(super) fn give<T: Element>(&mut self, mut pool: BufferPool<T>) {
+        pool.tidy();
+        self.0.insert(TypeId::of::<T>(), Box::new(pool));
     }
 }
 
 /// Vectors of one type.
 #[derive(Debug)]
-pub(super) struct Shelf<V> {
+pub(super) struct Buffers<V> {
     /// And whether this pass had them in use.
     vectors: Vec<(Vec<V>, bool)>,
 }
 
 #[cfg(test)]
-impl<V> Shelf<V> {
+impl<V> Buffers<V> {
     /// Vectors on it.
     pub(super) fn len(&self) -> usize {
         self.vectors.len()
     }
 }
 
-impl<V> Default for Shelf<V> {
+impl<V> Default for Buffers<V> {
     fn default() -> Self {
         Self { vectors: Vec::new() }
     }
 }
 
-impl<V: Copy + Default> Shelf<V> {
+impl<V: Copy + Default> Buffers<V> {
     /// A vector of `len` values, with anything in it.
     pub(super) fn take(&mut self, len: usize) -> Vec<V> {
         if len == 0 {
@@ -108,7 +109,7 @@ impl<V: Copy + Default> Shelf<V> {
     }
 }
 
-impl<V> Shelf<V> {
+impl<V> Buffers<V> {
     fn tidy(&mut self) {
         self.vectors.retain(|(_, is_used)| *is_used);
         self.vectors.iter_mut().for_each(|(_, is_used)| *is_used = false);
@@ -119,63 +120,63 @@ impl<V> Shelf<V> {
 mod tests {
     use super::*;
 
-    /// Where the vectors of a shelf are, shortest first.
-    fn places(shelf: &Shelf<f32>) -> Vec<*const f32> {
-        let mut vectors: Vec<_> = shelf.vectors.iter().map(|(vector, _)| vector).collect();
+    /// Where the vectors of a buffers are, shortest first.
+    fn places(buffers: &Buffers<f32>) -> Vec<*const f32> {
+        let mut vectors: Vec<_> = buffers.vectors.iter().map(|(vector, _)| vector).collect();
         vectors.sort_by_key(|vector| vector.capacity());
         vectors.into_iter().map(|vector| vector.as_ptr()).collect()
     }
 
     #[test]
     fn the_smallest_vector_that_fits_is_taken() {
-        let mut shelf = Shelf::default();
+        let mut buffers = Buffers::default();
         for len in [300, 100, 200] {
-            shelf.give(vec![1.; len]);
+            buffers.give(vec![1.; len]);
         }
-        let before = places(&shelf);
-        let taken = shelf.take(150);
+        let before = places(&buffers);
+        let taken = buffers.take(150);
         assert_eq!((taken.as_ptr(), taken.len()), (before[1], 150));
-        assert_eq!(places(&shelf), [before[0], before[2]]);
+        assert_eq!(places(&buffers), [before[0], before[2]]);
         // As long as its memory once more, whatever it was last.
-        shelf.give(taken);
-        let again = shelf.take(200);
+        buffers.give(taken);
+        let again = buffers.take(200);
         assert_eq!((again.as_ptr(), again.len()), (before[1], 200));
     }
 
     #[test]
     fn a_longer_vector_takes_the_place_of_shorter_ones() {
-        let mut shelf = Shelf::default();
+        let mut buffers = Buffers::default();
         for len in [100, 300, 200] {
-            shelf.give(vec![1.; len]);
+            buffers.give(vec![1.; len]);
         }
-        let before = places(&shelf);
-        assert_eq!(shelf.take(301).len(), 301);
-        assert_eq!(places(&shelf), before[..1], "the two longest have more than that together");
-        assert_eq!(shelf.take(301).len(), 301);
-        assert!(shelf.vectors.is_empty());
+        let before = places(&buffers);
+        assert_eq!(buffers.take(301).len(), 301);
+        assert_eq!(places(&buffers), before[..1], "the two longest have more than that together");
+        assert_eq!(buffers.take(301).len(), 301);
+        assert!(buffers.vectors.is_empty());
     }
 
     #[test]
     fn what_a_pass_does_not_need_is_given_up() {
-        let mut room = Room::<f32>::default();
-        room.numbers.give(vec![1.; 100]);
-        room.numbers.give(vec![1.; 200]);
-        room.tidy();
-        assert_eq!(room.numbers.vectors.len(), 2, "both were in use");
-        let taken = room.numbers.take(200);
-        room.numbers.give(taken);
-        room.tidy();
-        assert_eq!(room.numbers.vectors.len(), 1, "the short one was not");
-        room.tidy();
-        assert!(room.numbers.vectors.is_empty());
+        let mut pool = BufferPool::<f32>::default();
+        pool.numbers.give(vec![1.; 100]);
+        pool.numbers.give(vec![1.; 200]);
+        pool.tidy();
+        assert_eq!(pool.numbers.vectors.len(), 2, "both were in use");
+        let taken = pool.numbers.take(200);
+        pool.numbers.give(taken);
+        pool.tidy();
+        assert_eq!(pool.numbers.vectors.len(), 1, "the short one was not");
+        pool.tidy();
+        assert!(pool.numbers.vectors.is_empty());
     }
 
     #[test]
     fn nothing_takes_no_memory() {
-        let mut shelf = Shelf::default();
-        shelf.give(vec![1.; 10]);
-        assert_eq!(shelf.take(0).capacity(), 0);
-        shelf.give(Vec::new());
-        assert_eq!(shelf.vectors.len(), 1);
+        let mut buffers = Buffers::default();
+        buffers.give(vec![1.; 10]);
+        assert_eq!(buffers.take(0).capacity(), 0);
+        buffers.give(Vec::new());
+        assert_eq!(buffers.vectors.len(), 1);
     }
 }

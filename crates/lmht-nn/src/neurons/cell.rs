@@ -1,0 +1,146 @@
+//! A layer of neurons as a value: its kind, its tensors, and what the network adds to both.
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use lmht_core::{Code, Dynamics};
+
+use super::kind::{LayerTensors, Leak, NeuronTraits, Site};
+use super::list::{NeuronConfig, param_kind};
+use crate::observer;
+use crate::ops::storage::Element;
+use crate::param_kind::ParamKind;
+use crate::signal::SignalKind;
+use crate::{Error, Result};
+
+/// A layer of neurons, or of activations in an ANN, without knowledge of passes: what a [`Trace`](crate::trace::Trace) holds
+/// of it.
+#[derive(Debug, Clone)]
+pub struct NeuronCell {
+    layer: LayerTensors,
+    config: NeuronConfig,
+    input_scale: f64,
+    unit_spikes: bool,
+}
+
+impl NeuronCell {
+    pub(crate) fn new(config: &NeuronConfig, timesteps: usize, site: Site, vb: &VarBuilder<'_>) -> Result<Self> {
+        let named = |error: Error| match error {
+            Error::Config(what) if !vb.prefix().is_empty() => Error::Config(format!("{}: {what}", vb.prefix())),
+            error => error,
+        };
+        config.check(timesteps).map_err(named)?;
+        let tensors = config.tensors(timesteps, site, vb)?;
+        let layer = LayerTensors { name: vb.prefix(), timesteps, tensors };
+        Ok(Self { layer, config: config.clone(), input_scale: 1., unit_spikes: false })
+    }
+
+    pub(crate) fn set_input_scale(&mut self, input_scale: f64) {
+        self.input_scale = input_scale;
+    }
+
+    pub(crate) fn set_unit_spikes(&mut self, unit_spikes: bool) {
+        self.unit_spikes = unit_spikes;
+    }
+
+    /// The path of its parameters.
+    pub fn name(&self) -> &str {
+        &self.layer.name
+    }
+
+    /// T.
+    pub fn timesteps(&self) -> usize {
+        self.layer.timesteps
+    }
+
+    /// The factor on its current.
+    pub fn input_scale(&self) -> f64 {
+        self.input_scale
+    }
+
+    /// Its kind.
+    pub fn config(&self) -> &NeuronConfig {
+        &self.config
+    }
+
+    /// What is worth knowing of it without knowing its kind.
+    pub fn traits(&self) -> NeuronTraits {
+        self.config.traits()
+    }
+
+    /// Its trained tensors.
+    pub(crate) fn learned(&self) -> Vec<&Tensor> {
+        let is_trained = |name: &str| param_kind(name) == Some(ParamKind::Neuron);
+        self.layer.tensors.iter().filter(|(name, _)| is_trained(name)).map(|(_, tensor)| tensor).collect()
+    }
+
+    /// Currents `[T·B, ...]` to what the layer sends, as tensor operations.
+    pub(crate) fn forward(&self, xs: &Tensor, param: &dyn Fn(&Tensor) -> Tensor) -> Result<Tensor> {
+        let named = |error: candle_core::Error| Error::Candle(error.context(self.layer.name.clone()));
+        let scaled;
+        let xs = if self.input_scale == 1. {
+            xs
+        } else {
+            scaled = (xs * self.input_scale).map_err(named)?;
+            &scaled
+        };
+        let ys = self.config.output(&self.layer, xs, param).map_err(|error| match error {
+            Error::Candle(error) => named(error),
+            error => error,
+        })?;
+        if self.unit_spikes { Ok(counts(&ys, self.layer.v_threshold()?)?) } else { Ok(ys) }
+    }
+
+    /// What leaves the layer.
+    pub(crate) fn signal(&self) -> Result<SignalKind> {
+        Ok(match self.traits().is_spiking() {
+            true => SignalKind::Spikes { v_threshold: self.amplitude()? },
+            false => SignalKind::Analog,
+        })
+    }
+
+    /// What one spike counts for in the next layer.
+    fn amplitude(&self) -> Result<f64> {
+        if self.unit_spikes {
+            return Ok(1.);
+        }
+        match self.dynamics::<f64>()?.code() {
+            Code::Counts { amplitude, .. } | Code::Signed { amplitude, .. } => Ok(amplitude),
+            Code::Real => Ok(1.),
+        }
+    }
+
+    /// The layer for code that walks over units, with its tensors as they are now.
+    pub(crate) fn dynamics<T: Element>(&self) -> Result<Box<dyn Dynamics<T>>> {
+        self.config.dynamics(&self.layer)
+    }
+
+    /// What one spike counts for where spikes are sent as ones: θ of the dynamics over 1, else 1. A gradient of what is sent
+    /// times this is one of s·θ.
+    pub(crate) fn unit(&self) -> Result<Option<f64>> {
+        if self.unit_spikes { Ok(Some(self.layer.v_threshold()?)) } else { Ok(None) }
+    }
+
+    /// The gradients of the layer's tensors from those of what [`Dynamics::backward`] shares among units.
+    pub(crate) fn gradients<T: Element>(&self, shared: &[f64]) -> Result<Vec<(Tensor, Vec<T>)>> {
+        self.config.gradients(&self.layer, shared)
+    }
+
+    /// What an observer is told beside the spikes.
+    pub(crate) fn observed(&self) -> observer::NeuronTraits {
+        let traits = self.traits();
+        observer::NeuronTraits {
+            timesteps: self.layer.timesteps,
+            levels: traits.levels,
+            tgim: traits.tgim,
+            window: traits.window,
+            has_leak: traits.leak != Leak::Fixed(1.),
+        }
+    }
+}
+
+/// s from s·θ. The quotient may miss the whole number by a rounding; the gradient is that of the quotient.
+fn counts(ys: &Tensor, theta: f64) -> candle_core::Result<Tensor> {
+    let quotient = (ys / theta)?;
+    let rounding = (quotient.round()? - &quotient)?;
+    &quotient + rounding.detach()
+}
