@@ -6,9 +6,9 @@
 //! here can fail.
 //!
 //! ```
-//! use lmht_core::{NeuronConfig, Tgim, leak_from_logit, tgim_from_logits};
+//! use lmht_core::{LmhtConfig, Tgim, leak_from_logit, tgim_from_logits};
 //!
-//! let neuron = NeuronConfig::lmht(2, 2).check()?; // L = 2 levels, T = 2 timesteps, θ = 1
+//! let neuron = LmhtConfig::lmht(2, 2).check()?; // L = 2 levels, T = 2 timesteps, θ = 1
 //! let omega = tgim_from_logits(Tgim::Full, 2, &[0.0_f32; 4]); // Ω = 1/T
 //! let leak = leak_from_logit(0.0); // λ = 1
 //! let xs = [0.5, 2.0, -1.0, /* second timestep: */ 1.5, 3.0, 1.0]; // [T, n], n = 3 units
@@ -36,35 +36,37 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`NeuronConfig`], [`Neuron`], [`Tgim`], [`GradientMode`], [`ConfigError`] | what a neuron is, and its check |
-//! | [`Neuron::forward`], [`Neuron::backward`], [`Neuron::spikes`] | a layer, fast |
-//! | [`Neuron::output`], [`Neuron::gradients`] | the same, into vectors of their own |
-//! | [`Neuron::packed`] | spikes and where a gradient passes, a byte for each unit |
+//! | [`LmhtConfig`], [`LmhtNeuron`], [`Tgim`], [`GradientMode`], [`ConfigError`] | what a neuron is, and its check |
+//! | [`LmhtNeuron::forward`], [`LmhtNeuron::backward`], [`LmhtNeuron::spikes`] | a layer, fast |
+//! | [`LmhtNeuron::output`], [`LmhtNeuron::gradients`] | the same, into vectors of their own |
+//! | [`LmhtNeuron::packed`] | spikes and where a gradient passes, a byte for each unit |
 //! | [`mod@reference`] | the same, readable; equal to the bit |
-//! | [`fire()`], [`in_surrogate_window`] | one act of firing, and where its gradient passes |
+//! | [`fire()`], [`in_gate`] | one act of firing, and where its gradient passes |
 //! | [`tgim_from_logits`], [`leak_from_logit`] and their gradients | the learnable numbers behind Ω and λ |
 //! | [`Schedule`] | when a window of the single-threshold twin receives its current |
 //! | [`qcfs`] | the activation of the quantized ANN |
-//! | [`relatives`] | the neurons of conversion methods to compare with |
+//! | [`baselines`] | the neurons of conversion methods to compare with |
 //! | [`sum`] | the order of every sum over units |
 //! | [`Real`], [`SpikeCount`] | the number types |
 //!
 //! Slices of a wrong length are a programming error and panic with what was expected; see each function.
 
+pub mod baselines;
 mod config;
-mod fire;
-mod kernel;
+mod dynamics;
+mod lmht;
 pub mod qcfs;
 mod real;
-pub mod reference;
-pub mod relatives;
-mod schedule;
+mod reparameterized;
 pub mod sum;
-mod tgim;
+mod tile;
 
-pub use config::{ConfigError, GradientMode, MAX_LEVELS, MAX_TIMESTEPS, Neuron, NeuronConfig, Tgim};
-pub use fire::{IN_WINDOW, fire, in_surrogate_window};
-pub use qcfs::QcfsWindow;
+pub use config::{ConfigError, GradientMode, MAX_LEVELS, MAX_TIMESTEPS};
+pub use dynamics::{Code, Dynamics, IN_GATE, Potentials};
+pub use lmht::config::{LmhtConfig, LmhtNeuron, Tgim};
+pub use lmht::fire::{fire, in_gate};
+pub use lmht::tgim::{leak_from_logit, leak_logit_gradient, tgim_from_logits, tgim_logit_gradient};
+pub use lmht::{Lmht, reference};
+pub use qcfs::QcfsGate;
 pub use real::{Real, SpikeCount};
-pub use schedule::Schedule;
-pub use tgim::{leak_from_logit, leak_logit_gradient, tgim_from_logits, tgim_logit_gradient};
+pub use reparameterized::Schedule;

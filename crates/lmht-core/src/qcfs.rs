@@ -10,24 +10,24 @@
 use std::ops::Range;
 
 use crate::config::MAX_LEVELS;
-use crate::kernel::{run, simd, split};
 use crate::sum::{BLOCK, add_block, add_blocks};
+use crate::tile::{run, simd, split};
 use crate::{ConfigError, Real};
 
 /// Where the gradient dLoss/dx of QCFS passes: the published implementations differ in what they clip.
 ///
 /// ```
-/// use lmht_core::qcfs::{QcfsWindow, backward_in};
+/// use lmht_core::qcfs::{QcfsGate, backward_in};
 /// // ϑ = 1, Q = 4. -1/16 rounds up to 0, which a clip after the floor leaves alone.
 /// let mut grad_xs = [0.0; 1];
-/// backward_in(QcfsWindow::AfterFloor, &[-0.0625], 1.0, 4, &[1.0], &mut grad_xs);
+/// backward_in(QcfsGate::AfterFloor, &[-0.0625], 1.0, 4, &[1.0], &mut grad_xs);
 /// assert_eq!(grad_xs, [1.0]);
-/// backward_in(QcfsWindow::BeforeFloor, &[-0.0625], 1.0, 4, &[1.0], &mut grad_xs);
+/// backward_in(QcfsGate::BeforeFloor, &[-0.0625], 1.0, 4, &[1.0], &mut grad_xs);
 /// assert_eq!(grad_xs, [0.0]);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
-pub enum QcfsWindow {
+pub enum QcfsGate {
     /// The floored value is clipped, as Eq. 4 is written and as the authors of LM-HT compute it: -ϑ/2Q <= x < ϑ + ϑ/2Q.
     #[default]
     AfterFloor,
@@ -81,7 +81,7 @@ pub fn forward<R: Real>(xs: &[R], scale: R, quant_levels: u32, out: &mut [R]) {
     run(tasks.collect(), |task: Forward<'_, R>| simd(task));
 }
 
-/// [`backward_in`] the default window, [`QcfsWindow::AfterFloor`].
+/// [`backward_in`] the default gate, [`QcfsGate::AfterFloor`].
 ///
 /// ```
 /// use lmht_core::qcfs;
@@ -92,10 +92,10 @@ pub fn forward<R: Real>(xs: &[R], scale: R, quant_levels: u32, out: &mut [R]) {
 /// assert_eq!(grad_scale, 0.0 + (0.5 - 0.375) + 1.0); // q - x/ϑ on the slope
 /// ```
 pub fn backward<R: Real>(xs: &[R], scale: R, quant_levels: u32, grad_out: &[R], grad_xs: &mut [R]) -> R {
-    backward_in(QcfsWindow::default(), xs, scale, quant_levels, grad_out, grad_xs)
+    backward_in(QcfsGate::default(), xs, scale, quant_levels, grad_out, grad_xs)
 }
 
-/// The gradients of Eq. 4 with a straight-through floor. With q = a/ϑ and w = 1 in the window, else 0:
+/// The gradients of Eq. 4 with a straight-through floor. With q = a/ϑ and w = 1 in the gate, else 0:
 ///
 /// ```text
 /// dLoss/dx = grad_out · w
@@ -111,13 +111,13 @@ pub fn backward<R: Real>(xs: &[R], scale: R, quant_levels: u32, grad_out: &[R], 
 /// If the slices differ in length.
 ///
 /// ```
-/// use lmht_core::qcfs::{QcfsWindow, backward_in};
+/// use lmht_core::qcfs::{QcfsGate, backward_in};
 /// let mut grad_xs = [0.0; 2];
-/// let grad_scale = backward_in(QcfsWindow::BeforeFloor, &[1.0, 3.0], 2.0, 2, &[1.0, 5.0], &mut grad_xs);
+/// let grad_scale = backward_in(QcfsGate::BeforeFloor, &[1.0, 3.0], 2.0, 2, &[1.0, 5.0], &mut grad_xs);
 /// assert_eq!((grad_xs, grad_scale), ([1.0, 0.0], 5.0));
 /// ```
 pub fn backward_in<R: Real>(
-    window: QcfsWindow,
+    gate: QcfsGate,
     xs: &[R],
     scale: R,
     quant_levels: u32,
@@ -133,7 +133,7 @@ pub fn backward_in<R: Real>(
         let (sums, tail) = std::mem::take(&mut rest).split_at_mut(units.len().div_ceil(BLOCK));
         rest = tail;
         let (xs, grad_out) = (&xs[units.clone()], &grad_out[units]);
-        Backward { window, xs, grad_out, grad_xs: grad_xs.swap_remove(0), scale, levels, sums }
+        Backward { gate, xs, grad_out, grad_xs: grad_xs.swap_remove(0), scale, levels, sums }
     });
     run(tasks.collect(), |task: Backward<'_, R>| simd(task));
     add_blocks(&sums, 1, 0)
@@ -182,7 +182,7 @@ impl<R: Real> pulp::NullaryFnOnce for Forward<'_, R> {
 
 /// The backward pass over a run of whole blocks of values, to be compiled for an instruction set.
 struct Backward<'a, R> {
-    window: QcfsWindow,
+    gate: QcfsGate,
     xs: &'a [R],
     grad_out: &'a [R],
     grad_xs: &'a mut [R],
@@ -223,9 +223,9 @@ impl<R: Real> pulp::NullaryFnOnce for Backward<'_, R> {
 
     #[inline(always)]
     fn call(self) {
-        match self.window {
-            QcfsWindow::AfterFloor => self.pass(true),
-            QcfsWindow::BeforeFloor => self.pass(false),
+        match self.gate {
+            QcfsGate::AfterFloor => self.pass(true),
+            QcfsGate::BeforeFloor => self.pass(false),
         }
     }
 }

@@ -1,15 +1,15 @@
 //! The tests of `lmht-core`, in one binary.
 
+mod baselines;
 mod config;
 mod gradients;
 mod kernel;
 mod qcfs;
-mod relatives;
 mod tgim;
 mod theorems;
 mod traces;
 
-use lmht_core::{Neuron, Real, reference};
+use lmht_core::{LmhtNeuron, Real, reference};
 
 /// A small deterministic generator (SplitMix64), so that a failure can be repeated from its seed.
 struct Rng(u64);
@@ -33,7 +33,7 @@ impl Rng {
 }
 
 /// The forward pass of an engine, as a new vector.
-fn forward<R: Real>(neuron: &Neuron, omega: &[R], leak: R, xs: &[R]) -> Vec<R> {
+fn forward<R: Real>(neuron: &LmhtNeuron, omega: &[R], leak: R, xs: &[R]) -> Vec<R> {
     let mut out = vec![R::from_f64(f64::NAN); xs.len()];
     neuron.forward(omega, leak, xs, &mut out);
     out
@@ -48,7 +48,14 @@ struct Gradients<R> {
 }
 
 /// The backward pass of the readable (`readable`) or the fast engine. The results start as NaN: all must be written.
-fn backward<R: Real>(readable: bool, neuron: &Neuron, omega: &[R], leak: R, xs: &[R], grad_out: &[R]) -> Gradients<R> {
+fn backward<R: Real>(
+    readable: bool,
+    neuron: &LmhtNeuron,
+    omega: &[R],
+    leak: R,
+    xs: &[R],
+    grad_out: &[R],
+) -> Gradients<R> {
     let nan = R::from_f64(f64::NAN);
     let (mut grad_xs, mut grad_omega) = (vec![nan; xs.len()], vec![nan; omega.len()]);
     let leak = if readable {

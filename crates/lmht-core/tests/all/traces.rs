@@ -1,6 +1,6 @@
 //! The hand-worked traces of `testdata/neuron.toml`, on both engines and both number types.
 
-use lmht_core::{GradientMode, NeuronConfig, Real, Tgim, fire, in_surrogate_window, reference};
+use lmht_core::{GradientMode, LmhtConfig, Real, Tgim, fire, in_gate, reference};
 use serde::Deserialize;
 
 use crate::{backward, forward};
@@ -50,8 +50,8 @@ fn cases() -> Vec<Case> {
 }
 
 impl Case {
-    fn config(&self) -> NeuronConfig {
-        NeuronConfig {
+    fn config(&self) -> LmhtConfig {
+        LmhtConfig {
             timesteps: self.timesteps,
             levels: self.levels,
             v_threshold: self.v_threshold,
@@ -123,7 +123,7 @@ fn many_equal_units() {
     check::<f64>(300);
 }
 
-/// m, s and the window of every line of working in the file, through `fire` alone.
+/// m, s and the gate of every line of working in the file, through `fire` alone.
 #[test]
 fn fire_follows_the_working() {
     for case in cases() {
@@ -137,7 +137,7 @@ fn fire_follows_the_working() {
                 case.name
             );
             let inside = m / case.v_threshold >= 0.5 && m / case.v_threshold <= f64::from(case.levels) + 0.5;
-            assert_eq!(in_surrogate_window(m, case.v_threshold, case.levels), inside, "{}, t = {t}", case.name);
+            assert_eq!(in_gate(m, case.v_threshold, case.levels), inside, "{}, t = {t}", case.name);
         }
     }
 }

@@ -27,10 +27,10 @@ const COS_MARGIN: f64 = 1e-3;
 /// ```
 /// let mut out = [0.0; 4];
 /// // m = 2.5, 1.5, -2, -1: two spikes sent, both taken back.
-/// lmht_core::relatives::snm(4, 1.0, 0.0, &[2.5, 0.0, -2.5, 0.0], &mut out);
+/// lmht_core::baselines::snm(4, 1.0, 0.0, &[2.5, 0.0, -2.5, 0.0], &mut out);
 /// assert_eq!(out, [1.0, 1.0, -1.0, -1.0]);
 /// // Nothing was sent, so nothing can be taken back.
-/// lmht_core::relatives::snm(4, 1.0, 0.0, &[-2.5, 0.0, 0.0, 0.0], &mut out);
+/// lmht_core::baselines::snm(4, 1.0, 0.0, &[-2.5, 0.0, 0.0, 0.0], &mut out);
 /// assert_eq!(out, [0.0; 4]);
 /// ```
 pub fn snm<R: Real>(timesteps: usize, v_threshold: R, v_init: R, xs: &[R], out: &mut [R]) {
@@ -68,7 +68,7 @@ pub fn snm<R: Real>(timesteps: usize, v_threshold: R, v_init: R, xs: &[R], out: 
 /// ```
 /// let mut out = [0.0; 8];
 /// // Two units, τ = 2, T = 2, v(0) = 0.5. The first: m = 1.5, 0.5, and v(τ) = 0.5. The second: m = 1.5, -0.5: silenced.
-/// lmht_core::relatives::srp(4, 2, 1.0, &[1.0, 1.0, 0.0, -1.0, 1.0, 1.0, 1.0, 1.0], &mut out);
+/// lmht_core::baselines::srp(4, 2, 1.0, &[1.0, 1.0, 0.0, -1.0, 1.0, 1.0, 1.0, 1.0], &mut out);
 /// assert_eq!(out, [1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
 /// ```
 pub fn srp<R: Real>(timesteps: usize, tau: usize, v_threshold: R, xs: &[R], out: &mut [R]) {
@@ -112,7 +112,7 @@ pub fn srp<R: Real>(timesteps: usize, tau: usize, v_threshold: R, xs: &[R], out:
 /// ```
 /// let mut out = [0.0; 4];
 /// // First stage: m = 2.5, then 1.5 - 3 = -1.5: lower, m at the spike 2.5, so v(0) = 0.5 - 1.501. Second: m = 0.999, 1.999.
-/// lmht_core::relatives::cos(4, 2, 1.0, &[2.0, -3.0, 2.0, 1.0], &mut out);
+/// lmht_core::baselines::cos(4, 2, 1.0, &[2.0, -3.0, 2.0, 1.0], &mut out);
 /// assert_eq!(out, [1.0, 0.0, 0.0, 1.0]);
 /// ```
 pub fn cos<R: Real>(timesteps: usize, rho: usize, v_threshold: R, xs: &[R], out: &mut [R]) {
