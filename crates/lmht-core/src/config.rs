@@ -9,7 +9,7 @@ pub const MAX_TIMESTEPS: usize = 1 << 15;
 /// The most levels a neuron may have. Up to here every kθ is a different number in `f32` too.
 pub const MAX_LEVELS: u32 = 1 << 16;
 
-/// Which paths the gradient takes through time.
+/// Which paths the gradient takes through time. Each kind says what its own are; these are those of LM-HT.
 ///
 /// ```
 /// use lmht_core::{GradientMode, LmhtConfig};
@@ -89,4 +89,23 @@ pub enum ConfigError {
         /// The value that came.
         scale: f64,
     },
+    /// The decay of a neuron that does not learn it is negative or not a finite `f32`.
+    #[error("leak: expected a finite number of at least 0 (0.25 is the published choice), got {leak}")]
+    Leak {
+        /// The value that came.
+        leak: f64,
+    },
+    /// The threshold of a ternary neuron is not positive or does not exist in `f32`.
+    #[error("v_threshold: expected a normal f32 number above 0 (0.5 is the published choice), got {v_threshold}")]
+    TernaryThreshold {
+        /// The value that came.
+        v_threshold: f64,
+    },
+}
+
+impl ConfigError {
+    /// Checks a leak that is configured, not learned.
+    pub(crate) fn check_leak(leak: f64) -> Result<(), Self> {
+        if leak >= 0.0 && (leak as f32).is_finite() { Ok(()) } else { Err(Self::Leak { leak }) }
+    }
 }

@@ -54,19 +54,26 @@
 pub mod baselines;
 mod config;
 mod dynamics;
+pub mod ilif;
 mod lmht;
 pub mod qcfs;
 mod real;
+mod relu;
 mod reparameterized;
 pub mod sum;
+pub mod ternary;
 mod tile;
+mod walk;
 
 pub use config::{ConfigError, GradientMode, MAX_LEVELS, MAX_TIMESTEPS};
 pub use dynamics::{Code, Dynamics, IN_GATE, Potentials};
+pub use ilif::{Ilif, IlifConfig, IlifNeuron};
 pub use lmht::config::{LmhtConfig, LmhtNeuron, Tgim};
 pub use lmht::fire::{fire, in_gate};
 pub use lmht::tgim::{leak_from_logit, leak_logit_gradient, tgim_from_logits, tgim_logit_gradient};
 pub use lmht::{Lmht, reference};
-pub use qcfs::QcfsGate;
+pub use qcfs::{QcfsGate, QcfsLayer};
 pub use real::{Real, SpikeCount};
-pub use reparameterized::Schedule;
+pub use relu::Relu;
+pub use reparameterized::{Schedule, Windowed};
+pub use ternary::{Ternary, TernaryConfig, TernaryNeuron};
