@@ -1,7 +1,8 @@
 //! Neurons of the conversion methods that hybrid training is compared with: SNM, SRP and COS. For inference only.
 //!
 //! All work on currents `[T, n]`, time outermost, and fire with one threshold θ and a reset by subtraction. RMP (Han et al.,
-//! CVPR 2020) needs no function here: it is the IF neuron with v(0) = 0.
+//! CVPR 2020) needs no function here: it is the IF neuron with v(0) = 0. Each is a function, and a layer among the
+//! [`Dynamics`].
 
 use crate::dynamics::{no_counts, no_gradient};
 use crate::{Code, Dynamics, Real};

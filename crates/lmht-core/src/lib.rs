@@ -1,9 +1,9 @@
-//! Neuron mathematics of LM-HT spiking networks (Hao et al., NeurIPS 2024, arXiv 2402.00411), as plain functions over
-//! slices of `f32` or `f64`: no tensors, no devices, no files.
+//! Neuron mathematics of LM-HT spiking networks (Hao et al., NeurIPS 2024, arXiv 2402.00411) and of the neurons they are
+//! compared with, as plain functions over slices of `f32` or `f64`: no tensors, no devices, no files.
 //!
-//! Use it to put an IF, LIF, M-HT or LM-HT neuron, or the QCFS activation of a quantized network, into a program of
-//! your own, with exact gradients; `lmht-nn` does so for Candle. A configuration is checked once; after that nothing
-//! here can fail.
+//! Use it to put an IF, LIF, M-HT, LM-HT, I-LIF or ternary neuron, or the QCFS activation of a quantized network, into a
+//! program of your own, with exact gradients; `lmht-nn` does so for Candle. A configuration is checked once; after that
+//! nothing here can fail.
 //!
 //! ```
 //! use lmht_core::{LmhtConfig, Tgim, leak_from_logit, tgim_from_logits};
@@ -27,25 +27,38 @@
 //! m(t) = λ v(t-1) + I(t)                        Eq. 5; v(0) = v_init · θ
 //! s(t) = #{ k in 1..=L : m(t) >= kθ }           Eq. 6; the next synapse receives s(t)·θ
 //! v(t) = m(t) - s(t)θ                           Eq. 6; reset by subtraction
-//! d(sθ)/dm = 1 for θ/2 <= m <= (L + 1/2)θ       Eq. 8; 0 elsewhere
+//! d(sθ)/dm = 1 for θ/2 <= m <= (L + 1/2)θ       Eq. 8; 0 elsewhere: the gate of the surrogate
 //! ω_tj = 2σ(tgim_logit)/T,  λ = σ(leak_logit) + 1/2
 //! a = ϑ clip(floor(x Q/ϑ + 1/2)/Q, 0, 1)        Eq. 4, QCFS
+//! ```
+//!
+//! The relatives that train, both with m(t) = λ v(t-1) + x(t) and v(0) = 0:
+//!
+//! ```text
+//! I-LIF     s = #{ k in 1..=D : m >= k - 1/2 }    v = m - s            gate 0 <= m <= D      output s
+//! ternary   s = sign(m) if |m| >= θ, else 0       v = m (1 - |s|)      gate -1 <= m <= 1     output a s
 //! ```
 //!
 //! # What is where
 //!
 //! | | |
 //! |---|---|
-//! | [`LmhtConfig`], [`LmhtNeuron`], [`Tgim`], [`GradientMode`], [`ConfigError`] | what a neuron is, and its check |
+//! | [`Dynamics`], [`Code`] | a layer of any kind, for a program that walks over its units |
+//! | [`Lmht`], [`LmhtConfig`], [`LmhtNeuron`], [`Tgim`] | the LM-HT neuron, with it M-HT, IF and LIF, and its check |
 //! | [`LmhtNeuron::forward`], [`LmhtNeuron::backward`], [`LmhtNeuron::spikes`] | a layer, fast |
 //! | [`LmhtNeuron::output`], [`LmhtNeuron::gradients`] | the same, into vectors of their own |
-//! | [`LmhtNeuron::packed`] | spikes and where a gradient passes, a byte for each unit |
+//! | [`LmhtNeuron::packed`], [`IN_GATE`] | spikes and where a gradient passes, a byte for each unit |
 //! | [`mod@reference`] | the same, readable; equal to the bit |
 //! | [`fire()`], [`in_gate`] | one act of firing, and where its gradient passes |
 //! | [`tgim_from_logits`], [`leak_from_logit`] and their gradients | the learnable numbers behind Ω and λ |
-//! | [`Schedule`] | when a window of the single-threshold twin receives its current |
-//! | [`qcfs`] | the activation of the quantized ANN |
-//! | [`baselines`] | the neurons of conversion methods to compare with |
+//! | [`Windowed`], [`Schedule`] | the single-threshold twin, and when its windows receive their current |
+//! | [`mod@ilif`]: [`Ilif`], [`IlifConfig`], [`IlifNeuron`] | integer counts by rounding (SpikeYOLO) |
+//! | [`mod@ternary`]: [`Ternary`], [`TernaryConfig`], [`TernaryNeuron`] | spikes of both signs |
+//! | [`qcfs`]: [`QcfsLayer`], [`QcfsGate`] | the activation of the quantized ANN |
+//! | [`Relu`] | the activation of the analog one |
+//! | [`baselines`] | the neurons of conversion methods to compare with: SNM, SRP, COS |
+//! | [`LmhtNeuron::potentials`] and its like, [`Potentials`] | m(t), v(t) and s(t), to plot |
+//! | [`GradientMode`], [`ConfigError`] | what the configurations share |
 //! | [`sum`] | the order of every sum over units |
 //! | [`Real`], [`SpikeCount`] | the number types |
 //!

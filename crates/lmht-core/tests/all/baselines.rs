@@ -4,6 +4,8 @@ use lmht_core::LmhtConfig;
 use lmht_core::baselines::{cos, snm, srp};
 use proptest::prelude::*;
 
+use crate::seeded;
+
 /// Two units beside each other, time outermost: the slices are not mixed up.
 #[test]
 fn snm_by_hand() {
@@ -53,6 +55,8 @@ fn plain_if(xs: &[f64]) -> Vec<f64> {
 }
 
 proptest! {
+    #![proptest_config(seeded())]
+
     #[test]
     fn stages_and_memory(currents in prop::collection::vec(-96..160_i32, 2..=12), split in 1..12_usize) {
         // Quarters are exact.

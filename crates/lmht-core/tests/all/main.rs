@@ -2,14 +2,25 @@
 
 mod baselines;
 mod config;
+mod dynamics;
 mod gradients;
+mod ilif;
 mod kernel;
 mod qcfs;
+mod reparameterized;
+mod ternary;
 mod tgim;
 mod theorems;
 mod traces;
 
 use lmht_core::{LmhtNeuron, Real, reference};
+use proptest::prelude::ProptestConfig;
+use proptest::test_runner::RngSeed;
+
+/// Property tests draw the same cases at every run.
+fn seeded() -> ProptestConfig {
+    ProptestConfig { cases: 2000, rng_seed: RngSeed::Fixed(20240202), failure_persistence: None, ..Default::default() }
+}
 
 /// A small deterministic generator (SplitMix64), so that a failure can be repeated from its seed.
 struct Rng(u64);
@@ -64,6 +75,11 @@ fn backward<R: Real>(
         neuron.backward(omega, leak, xs, grad_out, &mut grad_xs, &mut grad_omega)
     };
     Gradients { xs: grad_xs, omega: grad_omega, leak }
+}
+
+/// Every value `copies` times, so that a trace also runs through the vector part of the kernel.
+fn repeat<R: Real>(values: &[f64], copies: usize) -> Vec<R> {
+    values.iter().flat_map(|&v| std::iter::repeat_n(R::from_f64(v), copies)).collect()
 }
 
 /// The bits of values, for equality that tells 0 from -0.

@@ -2,13 +2,8 @@
 
 use lmht_core::{GradientMode, LmhtConfig, Tgim, fire, qcfs};
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
-use crate::{backward, forward};
-
-fn seeded() -> ProptestConfig {
-    ProptestConfig { cases: 2000, rng_seed: RngSeed::Fixed(20240202), failure_persistence: None, ..Default::default() }
-}
+use crate::{backward, forward, seeded};
 
 /// The unit that all potentials are multiples of.
 const GRAIN: f64 = 1.0 / 64.0;

@@ -3,7 +3,7 @@
 use lmht_core::{GradientMode, LmhtConfig, Real, Tgim, fire, in_gate, reference};
 use serde::Deserialize;
 
-use crate::{backward, forward};
+use crate::{backward, forward, repeat};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,11 +72,6 @@ impl Case {
     }
 }
 
-/// Every value `copies` times, so that the trace also runs through the vector part of the kernel.
-fn repeat<R: Real>(values: &[f64], copies: usize) -> Vec<R> {
-    values.iter().flat_map(|&v| std::iter::repeat_n(R::from_f64(v), copies)).collect()
-}
-
 fn check<R: Real>(copies: usize) {
     for case in cases() {
         let name = &case.name;
@@ -89,6 +84,16 @@ fn check<R: Real>(copies: usize) {
         reference::forward(&neuron, &omega, leak, &xs, &mut readable);
         assert_eq!(readable, repeat(&output, copies), "{name}: reference");
         assert_eq!(forward(&neuron, &omega, leak, &xs), repeat(&output, copies), "{name}");
+
+        let course = neuron.potentials(&omega, leak, &xs);
+        assert_eq!(course.v_charged, repeat(&case.v_charged, copies), "{name}: m");
+        let v: Vec<f64> = case.v_charged.iter().zip(&output).map(|(m, output)| m - output).collect();
+        assert_eq!(course.v, repeat(&v, copies), "{name}: v");
+        assert_eq!(
+            course.spikes,
+            case.spikes.iter().flat_map(|&s| std::iter::repeat_n(s as i32, copies)).collect::<Vec<_>>(),
+            "{name}: s"
+        );
 
         let mut spikes = vec![9_u8; xs.len()];
         neuron.spikes(&omega, leak, &xs, &mut spikes);
