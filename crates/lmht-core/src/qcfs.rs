@@ -10,24 +10,25 @@
 use std::ops::Range;
 
 use crate::config::MAX_LEVELS;
-use crate::kernel::{run, simd, split};
+use crate::dynamics::{assert_packs, assert_shared};
 use crate::sum::{BLOCK, add_block, add_blocks};
-use crate::{ConfigError, Real};
+use crate::tile::{run, simd, split};
+use crate::{Code, ConfigError, Dynamics, Real};
 
 /// Where the gradient dLoss/dx of QCFS passes: the published implementations differ in what they clip.
 ///
 /// ```
-/// use lmht_core::qcfs::{QcfsWindow, backward_in};
+/// use lmht_core::qcfs::{QcfsGate, backward_in};
 /// // ϑ = 1, Q = 4. -1/16 rounds up to 0, which a clip after the floor leaves alone.
 /// let mut grad_xs = [0.0; 1];
-/// backward_in(QcfsWindow::AfterFloor, &[-0.0625], 1.0, 4, &[1.0], &mut grad_xs);
+/// backward_in(QcfsGate::AfterFloor, &[-0.0625], 1.0, 4, &[1.0], &mut grad_xs);
 /// assert_eq!(grad_xs, [1.0]);
-/// backward_in(QcfsWindow::BeforeFloor, &[-0.0625], 1.0, 4, &[1.0], &mut grad_xs);
+/// backward_in(QcfsGate::BeforeFloor, &[-0.0625], 1.0, 4, &[1.0], &mut grad_xs);
 /// assert_eq!(grad_xs, [0.0]);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
-pub enum QcfsWindow {
+pub enum QcfsGate {
     /// The floored value is clipped, as Eq. 4 is written and as the authors of LM-HT compute it: -ϑ/2Q <= x < ϑ + ϑ/2Q.
     #[default]
     AfterFloor,
@@ -81,7 +82,7 @@ pub fn forward<R: Real>(xs: &[R], scale: R, quant_levels: u32, out: &mut [R]) {
     run(tasks.collect(), |task: Forward<'_, R>| simd(task));
 }
 
-/// [`backward_in`] the default window, [`QcfsWindow::AfterFloor`].
+/// [`backward_in`] the default gate, [`QcfsGate::AfterFloor`].
 ///
 /// ```
 /// use lmht_core::qcfs;
@@ -92,10 +93,10 @@ pub fn forward<R: Real>(xs: &[R], scale: R, quant_levels: u32, out: &mut [R]) {
 /// assert_eq!(grad_scale, 0.0 + (0.5 - 0.375) + 1.0); // q - x/ϑ on the slope
 /// ```
 pub fn backward<R: Real>(xs: &[R], scale: R, quant_levels: u32, grad_out: &[R], grad_xs: &mut [R]) -> R {
-    backward_in(QcfsWindow::default(), xs, scale, quant_levels, grad_out, grad_xs)
+    backward_in(QcfsGate::default(), xs, scale, quant_levels, grad_out, grad_xs)
 }
 
-/// The gradients of Eq. 4 with a straight-through floor. With q = a/ϑ and w = 1 in the window, else 0:
+/// The gradients of Eq. 4 with a straight-through floor. With q = a/ϑ and w = 1 in the gate, else 0:
 ///
 /// ```text
 /// dLoss/dx = grad_out · w
@@ -111,13 +112,13 @@ pub fn backward<R: Real>(xs: &[R], scale: R, quant_levels: u32, grad_out: &[R], 
 /// If the slices differ in length.
 ///
 /// ```
-/// use lmht_core::qcfs::{QcfsWindow, backward_in};
+/// use lmht_core::qcfs::{QcfsGate, backward_in};
 /// let mut grad_xs = [0.0; 2];
-/// let grad_scale = backward_in(QcfsWindow::BeforeFloor, &[1.0, 3.0], 2.0, 2, &[1.0, 5.0], &mut grad_xs);
+/// let grad_scale = backward_in(QcfsGate::BeforeFloor, &[1.0, 3.0], 2.0, 2, &[1.0, 5.0], &mut grad_xs);
 /// assert_eq!((grad_xs, grad_scale), ([1.0, 0.0], 5.0));
 /// ```
 pub fn backward_in<R: Real>(
-    window: QcfsWindow,
+    gate: QcfsGate,
     xs: &[R],
     scale: R,
     quant_levels: u32,
@@ -133,20 +134,117 @@ pub fn backward_in<R: Real>(
         let (sums, tail) = std::mem::take(&mut rest).split_at_mut(units.len().div_ceil(BLOCK));
         rest = tail;
         let (xs, grad_out) = (&xs[units.clone()], &grad_out[units]);
-        Backward { window, xs, grad_out, grad_xs: grad_xs.swap_remove(0), scale, levels, sums }
+        Backward { gate, xs, grad_out, grad_xs: grad_xs.swap_remove(0), scale, levels, sums }
     });
     run(tasks.collect(), |task: Backward<'_, R>| simd(task));
     add_blocks(&sums, 1, 0)
+}
+
+/// The activation with its ϑ, the one shared number, as a layer: one timestep, any number of units.
+///
+/// ```
+/// use lmht_core::{Code, Dynamics, IN_GATE, QcfsGate, QcfsLayer};
+/// let layer = QcfsLayer::new(2.0, 4, QcfsGate::AfterFloor);
+/// assert_eq!(layer.code(), Code::Counts { levels: 4, amplitude: 0.5 }); // ϑ/Q
+/// let mut packed = [0; 4];
+/// layer.packed(&[-1.0, 0.25, 0.9, 7.0], &mut packed); // steps of 1/2, rounded half up
+/// assert_eq!(packed, [0, 1 | IN_GATE, 2 | IN_GATE, 4]);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QcfsLayer<R> {
+    scale: R,
+    quant_levels: u32,
+    gate: QcfsGate,
+}
+
+impl<R: Real> QcfsLayer<R> {
+    /// The activation with ceiling ϑ = `scale` and Q = `quant_levels`; [`check`] is for those that a user supplies.
+    pub fn new(scale: R, quant_levels: u32, gate: QcfsGate) -> Self {
+        Self { scale, quant_levels, gate }
+    }
+
+    /// ϑ.
+    pub fn scale(&self) -> R {
+        self.scale
+    }
+
+    /// Q.
+    pub fn quant_levels(&self) -> u32 {
+        self.quant_levels
+    }
+
+    /// Where the gradient passes.
+    pub fn gate(&self) -> QcfsGate {
+        self.gate
+    }
+}
+
+impl<R: Real> Dynamics<R> for QcfsLayer<R> {
+    fn timesteps(&self) -> usize {
+        1
+    }
+
+    fn code(&self) -> Code {
+        Code::Counts { levels: self.quant_levels, amplitude: self.scale.to_f64() / f64::from(self.quant_levels) }
+    }
+
+    fn forward(&self, xs: &[R], out: &mut [R]) {
+        forward(xs, self.scale, self.quant_levels, out);
+    }
+
+    /// q·Q of the very q that [`forward`] multiplies by ϑ. A value that is not a number counts nothing.
+    fn packed(&self, xs: &[R], out: &mut [u8]) {
+        assert_len("out", xs.len(), out.len());
+        assert_packs(self.quant_levels);
+        let tasks = split(out, xs.len(), 1).map(|(units, mut out)| Packed {
+            gate: self.gate,
+            xs: &xs[units],
+            out: out.swap_remove(0),
+            scale: self.scale,
+            levels: R::from_count(self.quant_levels),
+        });
+        run(tasks.collect(), |task: Packed<'_, R>| simd(task));
+    }
+
+    fn has_gradient(&self) -> bool {
+        true
+    }
+
+    fn gate_is_whole(&self) -> bool {
+        true
+    }
+
+    fn n_shared(&self) -> usize {
+        1
+    }
+
+    fn backward(&self, xs: &[R], grad_out: &[R], grad_xs: &mut [R], grad_shared: &mut [R]) {
+        assert_shared(1, grad_shared.len());
+        grad_shared[0] = backward_in(self.gate, xs, self.scale, self.quant_levels, grad_out, grad_xs);
+    }
 }
 
 fn assert_len(name: &str, expected: usize, len: usize) {
     assert!(len == expected, "{name}: expected the {expected} values of xs, got {len}");
 }
 
+/// floor(x / ϑ · Q + 1/2), before the clip.
+#[inline(always)]
+fn floored<R: Real>(x: R, scale: R, levels: R) -> R {
+    (x / scale * levels + R::HALF).floor()
+}
+
 /// floor(x / ϑ · Q + 1/2) / Q, before the clip.
 #[inline(always)]
 fn quantized<R: Real>(x: R, scale: R, levels: R) -> R {
-    (x / scale * levels + R::HALF).floor() / levels
+    floored(x, scale, levels) / levels
+}
+
+/// Whether the gradient with respect to x passes, from x/ϑ and the quantized value before the clip.
+#[inline(always)]
+fn passes<R: Real>(after_floor: bool, ratio: R, q: R) -> bool {
+    let clipped = if after_floor { q } else { ratio };
+    (R::ZERO <= clipped) & (clipped <= R::ONE)
 }
 
 /// A value that is not a number stays one, as in the formula.
@@ -180,9 +278,35 @@ impl<R: Real> pulp::NullaryFnOnce for Forward<'_, R> {
     }
 }
 
+/// The counts and the gate over a run of values, to be compiled for an instruction set.
+struct Packed<'a, R> {
+    gate: QcfsGate,
+    xs: &'a [R],
+    out: &'a mut [u8],
+    scale: R,
+    levels: R,
+}
+
+impl<R: Real> pulp::NullaryFnOnce for Packed<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let (scale, levels, after_floor) = (self.scale, self.levels, self.gate == QcfsGate::AfterFloor);
+        for (out, &x) in self.out.iter_mut().zip(self.xs) {
+            let count = floored(x, scale, levels);
+            let passes = passes(after_floor, x / scale, count / levels);
+            // Beyond Q the quotient is above 1 when rounded, too: clipping the count is clipping the quotient.
+            let count = if count > levels { levels } else { count };
+            let count = if count > R::ZERO { count } else { R::ZERO };
+            *out = count.to_count() as u8 | (u8::from(passes) << 7);
+        }
+    }
+}
+
 /// The backward pass over a run of whole blocks of values, to be compiled for an instruction set.
 struct Backward<'a, R> {
-    window: QcfsWindow,
+    gate: QcfsGate,
     xs: &'a [R],
     grad_out: &'a [R],
     grad_xs: &'a mut [R],
@@ -196,8 +320,7 @@ impl<R: Real> Backward<'_, R> {
     #[inline(always)]
     fn gradients(after_floor: bool, x: R, grad: R, scale: R, levels: R) -> (R, R) {
         let (ratio, q) = (x / scale, quantized(x, scale, levels));
-        let clipped = if after_floor { q } else { ratio };
-        let passes = (R::ZERO <= clipped) & (clipped <= R::ONE);
+        let passes = passes(after_floor, ratio, q);
         let slope = if passes { ratio } else { R::ZERO };
         (if passes { grad } else { R::ZERO }, grad * (clip(q) - slope))
     }
@@ -223,9 +346,9 @@ impl<R: Real> pulp::NullaryFnOnce for Backward<'_, R> {
 
     #[inline(always)]
     fn call(self) {
-        match self.window {
-            QcfsWindow::AfterFloor => self.pass(true),
-            QcfsWindow::BeforeFloor => self.pass(false),
+        match self.gate {
+            QcfsGate::AfterFloor => self.pass(true),
+            QcfsGate::BeforeFloor => self.pass(false),
         }
     }
 }

@@ -1,15 +1,15 @@
 //! The gradients of the neuron, against the formulas written out naively, and against finite differences.
 //!
 //! Spike counts are piecewise constant, so finite differences of the neuron itself are 0. What is differentiated instead
-//! is its straight-through twin: at the point in question freeze s(t), the window w(t) and m(t), and let
+//! is its straight-through twin: at the point in question freeze s(t), the gate w(t) and m(t), and let
 //! sθ = s̄θ + w̄ (m - m̄), the smooth function whose derivative the surrogate is. In detached mode v(t-1) is frozen too.
 
-use lmht_core::{GradientMode, NeuronConfig, Tgim};
+use lmht_core::{GradientMode, LmhtConfig, Tgim};
 
 use crate::{Gradients, Rng, backward};
 
 struct Problem {
-    config: NeuronConfig,
+    config: LmhtConfig,
     omega: Vec<f64>,
     leak: f64,
     xs: Vec<f64>,
@@ -27,14 +27,8 @@ struct Trajectory {
 impl Problem {
     fn random(tgim: Tgim, gradient: GradientMode, timesteps: usize, levels: u32, window: usize, n: usize) -> Self {
         let mut rng = Rng(timesteps as u64 * 1000 + u64::from(levels) * 100 + n as u64);
-        let config = NeuronConfig {
-            v_threshold: 0.7,
-            v_init: 0.5,
-            tgim,
-            gradient,
-            window,
-            ..NeuronConfig::lmht(levels, timesteps)
-        };
+        let config =
+            LmhtConfig { v_threshold: 0.7, v_init: 0.5, tgim, gradient, window, ..LmhtConfig::lmht(levels, timesteps) };
         Self {
             config,
             omega: rng.vec(timesteps * timesteps, 0.0, 2.0 / timesteps as f64),
@@ -215,7 +209,7 @@ fn equal_finite_differences_of_the_straight_through_twin() {
     }
 }
 
-/// The two modes differ where a potential outside the window feeds a later spike: the tests above can tell them apart.
+/// The two modes differ where a potential outside the gate feeds a later spike: the tests above can tell them apart.
 #[test]
 fn the_modes_differ_where_they_should() {
     let [full, detached] = [GradientMode::Full, GradientMode::Detached].map(|gradient| {

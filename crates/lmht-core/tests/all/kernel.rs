@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lmht_core::sum::{BLOCK, LANES, ordered_sum};
-use lmht_core::{GradientMode, IN_WINDOW, NeuronConfig, Real, Tgim, reference};
+use lmht_core::{GradientMode, IN_GATE, LmhtConfig, Real, Tgim, reference};
 
 use crate::{Gradients, Rng, backward, bits, forward};
 
@@ -21,7 +21,7 @@ fn sizes() -> Vec<usize> {
 }
 
 struct Problem<R> {
-    neuron: lmht_core::Neuron,
+    neuron: lmht_core::LmhtNeuron,
     omega: Vec<R>,
     leak: R,
     xs: Vec<R>,
@@ -29,13 +29,13 @@ struct Problem<R> {
 }
 
 impl<R: Real> Problem<R> {
-    fn random(config: NeuronConfig, n: usize, seed: u64) -> Self {
+    fn random(config: LmhtConfig, n: usize, seed: u64) -> Self {
         let mut rng = Rng(seed);
         let (timesteps, v) = (config.timesteps, config.v_threshold);
         let mix = if config.tgim == Tgim::Identity { 0 } else { timesteps * timesteps };
         Self {
             neuron: config.check().unwrap(),
-            // Around 1/T and of both signs now and then, so that windows, saturation and negative potentials all occur.
+            // Around 1/T and of both signs now and then, so that open and closed gates, saturation and negative potentials all occur.
             omega: rng.vec(mix, -0.5 / timesteps as f64, 2.5 / timesteps as f64),
             leak: R::from_f64(rng.uniform(0.5, 1.5)),
             xs: rng.vec(timesteps * n, -1.5 * v, (f64::from(config.levels) + 1.5) * v),
@@ -82,13 +82,13 @@ fn check_all<R: Real>() {
                     for k in 0..3 {
                         let n = sizes[(seed as usize * 3 + k) % sizes.len()];
                         let windows: Vec<usize> = (1..=timesteps).filter(|w| timesteps % w == 0).collect();
-                        let config = NeuronConfig {
+                        let config = LmhtConfig {
                             v_threshold: [0.7, 1.0, 0.3][k],
                             v_init: [0.0, 0.5, 0.875][k],
                             tgim,
                             gradient,
                             window: windows[seed as usize % windows.len()],
-                            ..NeuronConfig::lmht(levels, timesteps)
+                            ..LmhtConfig::lmht(levels, timesteps)
                         };
                         Problem::<R>::random(config, n, seed).check();
                     }
@@ -112,9 +112,9 @@ fn equals_the_reference_in_f64() {
 #[test]
 fn every_size_at_the_published_configuration() {
     for n in sizes() {
-        Problem::<f32>::random(NeuronConfig::lmht(2, 2), n, n as u64).check();
-        Problem::<f64>::random(NeuronConfig::lmht(4, 4), n, n as u64).check();
-        Problem::<f32>::random(NeuronConfig::lif(4), n, n as u64).check();
+        Problem::<f32>::random(LmhtConfig::lmht(2, 2), n, n as u64).check();
+        Problem::<f64>::random(LmhtConfig::lmht(4, 4), n, n as u64).check();
+        Problem::<f32>::random(LmhtConfig::lif(4), n, n as u64).check();
     }
 }
 
@@ -125,23 +125,23 @@ fn every_loop_of_the_kernel() {
     for timesteps in 1..=4 {
         for tgim in TGIMS {
             for gradient in GRADIENTS {
-                let config = NeuronConfig { tgim, gradient, ..NeuronConfig::lmht(2, timesteps) };
+                let config = LmhtConfig { tgim, gradient, ..LmhtConfig::lmht(2, timesteps) };
                 Problem::<f32>::random(config, 2 * LANES + 1, 1).check();
                 Problem::<f64>::random(config, LANES - 1, 2).check();
             }
         }
     }
-    Problem::<f32>::random(NeuronConfig::lmht(2, 2), BLOCK + 1, 3).check();
+    Problem::<f32>::random(LmhtConfig::lmht(2, 2), BLOCK + 1, 3).check();
 }
 
 /// Beyond the size where threads begin: one thread, two, and three give the same bits as the reference.
 #[test]
 fn the_number_of_threads_changes_nothing() {
     for (config, n) in [
-        (NeuronConfig::lmht(2, 2), 70_001),
-        (NeuronConfig::lmht(3, 3), 40_000),
-        (NeuronConfig::lif(4), 33_333),
-        (NeuronConfig { tgim: Tgim::Causal, ..NeuronConfig::lmht(2, 5) }, 20_011),
+        (LmhtConfig::lmht(2, 2), 70_001),
+        (LmhtConfig::lmht(3, 3), 40_000),
+        (LmhtConfig::lif(4), 33_333),
+        (LmhtConfig { tgim: Tgim::Causal, ..LmhtConfig::lmht(2, 5) }, 20_011),
     ] {
         let problem = Arc::new(Problem::<f32>::random(config, n, 7));
         let expected = problem.backward(true);
@@ -159,7 +159,7 @@ fn the_number_of_threads_changes_nothing() {
 /// An identity T-GIM may come with a matrix; it is not read, and its gradient is zero.
 #[test]
 fn identity_accepts_a_matrix_and_ignores_it() {
-    let neuron = NeuronConfig::lif(2).check().unwrap();
+    let neuron = LmhtConfig::lif(2).check().unwrap();
     let (xs, nan) = ([0.75, 1.0, 0.5, 1.5], [f64::NAN; 4]);
     assert_eq!(forward(&neuron, &nan, 0.5, &xs), forward(&neuron, &[], 0.5, &xs));
     let with = backward(false, &neuron, &nan, 0.5, &xs, &[1.0; 4]);
@@ -172,7 +172,7 @@ fn identity_accepts_a_matrix_and_ignores_it() {
 #[test]
 fn spike_counts_match_the_outputs() {
     for levels in [1, 2, 3, 5, 300] {
-        let config = NeuronConfig { v_threshold: 0.5, ..NeuronConfig::lmht(levels, 3) };
+        let config = LmhtConfig { v_threshold: 0.5, ..LmhtConfig::lmht(levels, 3) };
         let problem = Problem::<f64>::random(config, 777, u64::from(levels));
         let output = forward(&problem.neuron, &problem.omega, problem.leak, &problem.xs);
         let mut wide = vec![u32::MAX; output.len()];
@@ -195,22 +195,21 @@ fn spike_counts_match_the_outputs() {
 fn packed_spikes_match_the_counts_and_the_gradient() {
     for (levels, timesteps, window) in [(1, 1, 1), (2, 2, 1), (4, 4, 1), (3, 5, 1), (127, 2, 1), (1, 6, 3)] {
         let gradient = GradientMode::Detached;
-        let base = NeuronConfig { v_threshold: 0.5, window, gradient, ..NeuronConfig::lmht(levels, timesteps) };
+        let base = LmhtConfig { v_threshold: 0.5, window, gradient, ..LmhtConfig::lmht(levels, timesteps) };
         for tgim in TGIMS {
-            let mut problem = Problem::<f32>::random(NeuronConfig { tgim, ..base }, 1003, u64::from(levels));
+            let mut problem = Problem::<f32>::random(LmhtConfig { tgim, ..base }, 1003, u64::from(levels));
             problem.grad_out.fill(1.0);
             let Problem { neuron, omega, leak, xs, .. } = &problem;
             let mut packed = vec![u8::MAX; xs.len()];
             neuron.packed(omega, *leak, xs, &mut packed);
             let mut counts = vec![u8::MAX; xs.len()];
             neuron.spikes(omega, *leak, xs, &mut counts);
-            assert!(packed.iter().zip(&counts).all(|(&p, &count)| p & !IN_WINDOW == count), "{tgim:?}, L = {levels}");
-            let (inside, outside) =
-                (packed.iter().any(|p| p & IN_WINDOW != 0), packed.iter().any(|p| p & IN_WINDOW == 0));
+            assert!(packed.iter().zip(&counts).all(|(&p, &count)| p & !IN_GATE == count), "{tgim:?}, L = {levels}");
+            let (inside, outside) = (packed.iter().any(|p| p & IN_GATE != 0), packed.iter().any(|p| p & IN_GATE == 0));
             assert!(inside && outside, "both must occur for the test to mean something: {tgim:?}, L = {levels}");
             if tgim == Tgim::Identity {
                 let passes = problem.backward(false).xs;
-                assert!(packed.iter().zip(&passes).all(|(&p, &g)| (p & IN_WINDOW != 0) == (g == 1.0)), "L = {levels}");
+                assert!(packed.iter().zip(&passes).all(|(&p, &g)| (p & IN_GATE != 0) == (g == 1.0)), "L = {levels}");
             }
         }
     }
@@ -219,33 +218,33 @@ fn packed_spikes_match_the_counts_and_the_gradient() {
 #[test]
 #[should_panic(expected = "out: expected at most 127 levels, got 128")]
 fn levels_that_do_not_fit_seven_bits_are_refused() {
-    let neuron = NeuronConfig::lmht(128, 1).check().unwrap();
+    let neuron = LmhtConfig::lmht(128, 1).check().unwrap();
     neuron.packed(&[1.0], 1.0, &[1.0], &mut [0]);
 }
 
 #[test]
 #[should_panic(expected = "out: expected an integer type that holds 300 levels, got one that ends at 255")]
 fn levels_that_do_not_fit_a_byte_are_refused() {
-    let neuron = NeuronConfig::lmht(300, 1).check().unwrap();
+    let neuron = LmhtConfig::lmht(300, 1).check().unwrap();
     neuron.spikes(&[1.0], 1.0, &[1.0], &mut [0_u8]);
 }
 
 #[test]
 #[should_panic(expected = "xs: expected [T, n] with T = 2 timesteps (from the config), got 3 values")]
 fn currents_that_do_not_divide_into_timesteps_are_refused() {
-    forward(&NeuronConfig::lif(2).check().unwrap(), &[], 1.0, &[1.0; 3]);
+    forward(&LmhtConfig::lif(2).check().unwrap(), &[], 1.0, &[1.0; 3]);
 }
 
 #[test]
 #[should_panic(expected = "out: expected the 4 values of xs, [T, n], got 3")]
 fn a_short_output_is_refused() {
-    NeuronConfig::lif(2).check().unwrap().forward(&[], 1.0, &[1.0; 4], &mut [0.0; 3]);
+    LmhtConfig::lif(2).check().unwrap().forward(&[], 1.0, &[1.0; 4], &mut [0.0; 3]);
 }
 
 #[test]
 #[should_panic(expected = "omega: expected [T, T] with T = 2 timesteps (from the config), got 0 values")]
 fn a_missing_tgim_is_refused() {
-    forward(&NeuronConfig::lmht(2, 2).check().unwrap(), &[], 1.0, &[1.0; 4]);
+    forward(&LmhtConfig::lmht(2, 2).check().unwrap(), &[], 1.0, &[1.0; 4]);
 }
 
 #[test]
@@ -253,12 +252,12 @@ fn a_missing_tgim_is_refused() {
     expected = "grad_omega: expected [T, T] with T = 2 timesteps (from the config) or nothing, got 3 values"
 )]
 fn a_tgim_gradient_of_another_size_is_refused() {
-    NeuronConfig::lif(2).check().unwrap().backward(&[], 1.0, &[1.0; 4], &[1.0; 4], &mut [0.0; 4], &mut [0.0; 3]);
+    LmhtConfig::lif(2).check().unwrap().backward(&[], 1.0, &[1.0; 4], &[1.0; 4], &mut [0.0; 4], &mut [0.0; 3]);
 }
 
 #[test]
 fn no_units_are_no_work() {
-    let neuron = NeuronConfig::lmht(2, 3).check().unwrap();
+    let neuron = LmhtConfig::lmht(2, 3).check().unwrap();
     assert_eq!(forward::<f64>(&neuron, &[0.5; 9], 1.0, &[]), []);
     let grads = backward::<f64>(false, &neuron, &[0.5; 9], 1.0, &[], &[]);
     assert_eq!((grads.omega, grads.leak), (vec![0.0; 9], 0.0));

@@ -1,15 +1,26 @@
 //! The tests of `lmht-core`, in one binary.
 
+mod baselines;
 mod config;
+mod dynamics;
 mod gradients;
+mod ilif;
 mod kernel;
 mod qcfs;
-mod relatives;
+mod reparameterized;
+mod ternary;
 mod tgim;
 mod theorems;
 mod traces;
 
-use lmht_core::{Neuron, Real, reference};
+use lmht_core::{LmhtNeuron, Real, reference};
+use proptest::prelude::ProptestConfig;
+use proptest::test_runner::RngSeed;
+
+/// Property tests draw the same cases at every run.
+fn seeded() -> ProptestConfig {
+    ProptestConfig { cases: 2000, rng_seed: RngSeed::Fixed(20240202), failure_persistence: None, ..Default::default() }
+}
 
 /// A small deterministic generator (SplitMix64), so that a failure can be repeated from its seed.
 struct Rng(u64);
@@ -33,7 +44,7 @@ impl Rng {
 }
 
 /// The forward pass of an engine, as a new vector.
-fn forward<R: Real>(neuron: &Neuron, omega: &[R], leak: R, xs: &[R]) -> Vec<R> {
+fn forward<R: Real>(neuron: &LmhtNeuron, omega: &[R], leak: R, xs: &[R]) -> Vec<R> {
     let mut out = vec![R::from_f64(f64::NAN); xs.len()];
     neuron.forward(omega, leak, xs, &mut out);
     out
@@ -48,7 +59,14 @@ struct Gradients<R> {
 }
 
 /// The backward pass of the readable (`readable`) or the fast engine. The results start as NaN: all must be written.
-fn backward<R: Real>(readable: bool, neuron: &Neuron, omega: &[R], leak: R, xs: &[R], grad_out: &[R]) -> Gradients<R> {
+fn backward<R: Real>(
+    readable: bool,
+    neuron: &LmhtNeuron,
+    omega: &[R],
+    leak: R,
+    xs: &[R],
+    grad_out: &[R],
+) -> Gradients<R> {
     let nan = R::from_f64(f64::NAN);
     let (mut grad_xs, mut grad_omega) = (vec![nan; xs.len()], vec![nan; omega.len()]);
     let leak = if readable {
@@ -57,6 +75,11 @@ fn backward<R: Real>(readable: bool, neuron: &Neuron, omega: &[R], leak: R, xs: 
         neuron.backward(omega, leak, xs, grad_out, &mut grad_xs, &mut grad_omega)
     };
     Gradients { xs: grad_xs, omega: grad_omega, leak }
+}
+
+/// Every value `copies` times, so that a trace also runs through the vector part of the kernel.
+fn repeat<R: Real>(values: &[f64], copies: usize) -> Vec<R> {
+    values.iter().flat_map(|&v| std::iter::repeat_n(R::from_f64(v), copies)).collect()
 }
 
 /// The bits of values, for equality that tells 0 from -0.

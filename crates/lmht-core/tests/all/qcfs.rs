@@ -1,12 +1,12 @@
 //! The QCFS activation of the quantized ANN.
 
 use lmht_core::Real;
-use lmht_core::qcfs::{QcfsWindow, backward, backward_in, forward};
+use lmht_core::qcfs::{QcfsGate, backward, backward_in, forward};
 use lmht_core::sum::{BLOCK, ordered_sum};
 
 use crate::{Rng, bits};
 
-const WINDOWS: [QcfsWindow; 2] = [QcfsWindow::AfterFloor, QcfsWindow::BeforeFloor];
+const GATES: [QcfsGate; 2] = [QcfsGate::AfterFloor, QcfsGate::BeforeFloor];
 
 /// Eq. 4 as thresholds: a is ϑ/Q for each of (k - 1/2)ϑ/Q, k in 1..=Q, that x has reached. Dyadic, so exact.
 #[test]
@@ -26,7 +26,7 @@ fn activations_count_shifted_thresholds() {
 }
 
 /// The formula at one value, in the number type: activation, dLoss/dx, and the share of dLoss/dϑ.
-fn formula<R: Real>(window: QcfsWindow, x: R, scale: R, quant_levels: u32, grad: R) -> (R, R, R) {
+fn formula<R: Real>(gate: QcfsGate, x: R, scale: R, quant_levels: u32, grad: R) -> (R, R, R) {
     let levels = R::from_count(quant_levels);
     let (ratio, floored) = (x / scale, (x / scale * levels + R::HALF).floor() / levels);
     let q = if floored > R::ONE {
@@ -36,7 +36,7 @@ fn formula<R: Real>(window: QcfsWindow, x: R, scale: R, quant_levels: u32, grad:
     } else {
         floored
     };
-    let looked_at = if window == QcfsWindow::AfterFloor { floored } else { ratio };
+    let looked_at = if gate == QcfsGate::AfterFloor { floored } else { ratio };
     if R::ZERO <= looked_at && looked_at <= R::ONE {
         (scale * q, grad, grad * (q - ratio))
     } else {
@@ -49,16 +49,16 @@ fn check_kernel<R: Real>() {
     for n in (0..20).chain([BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 9, 100_003]) {
         let (scale, quant_levels) = (R::from_f64(rng.uniform(0.5, 4.0)), [1, 3, 4, 8][n % 4]);
         let (xs, grad_out): (Vec<R>, Vec<R>) = (rng.vec(n, -2.0, 6.0), rng.vec(n, -1.0, 1.0));
-        for window in WINDOWS {
+        for gate in GATES {
             let all: Vec<_> =
-                xs.iter().zip(&grad_out).map(|(x, g)| formula(window, *x, scale, quant_levels, *g)).collect();
+                xs.iter().zip(&grad_out).map(|(x, g)| formula(gate, *x, scale, quant_levels, *g)).collect();
             for threads in [1, 2] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let nan = R::from_f64(f64::NAN);
                 let (mut activations, mut grad_xs) = (vec![nan; n], vec![nan; n]);
                 let grad_scale = pool.install(|| {
                     forward(&xs, scale, quant_levels, &mut activations);
-                    backward_in(window, &xs, scale, quant_levels, &grad_out, &mut grad_xs)
+                    backward_in(gate, &xs, scale, quant_levels, &grad_out, &mut grad_xs)
                 });
                 assert_eq!(bits(&activations), bits(&all.iter().map(|a| a.0).collect::<Vec<_>>()), "n = {n}");
                 assert_eq!(bits(&grad_xs), bits(&all.iter().map(|a| a.1).collect::<Vec<_>>()), "n = {n}");
@@ -80,14 +80,14 @@ fn kernel_equals_the_formula() {
 fn scale_gradient_equals_finite_differences_of_the_activation_where_it_saturates() {
     const H: f64 = 1e-5;
     for x in [-3.0, -0.3, 2.4, 2.9, 100.0] {
-        for window in WINDOWS {
+        for gate in GATES {
             let activation = |scale: f64| {
                 let mut out = [f64::NAN];
                 forward(&[x], scale, 4, &mut out);
                 out[0]
             };
             let difference = (activation(2.0 + H) - activation(2.0 - H)) / (2.0 * H);
-            let grad_scale = backward_in(window, &[x], 2.0, 4, &[1.0], &mut [0.0]);
+            let grad_scale = backward_in(gate, &[x], 2.0, 4, &[1.0], &mut [0.0]);
             assert!((grad_scale - difference).abs() < 1e-9, "x = {x}: {grad_scale} against {difference}");
         }
     }
@@ -98,11 +98,11 @@ fn scale_gradient_equals_finite_differences_of_the_activation_where_it_saturates
 fn slope_gradients_equal_finite_differences_of_the_straight_through_twin() {
     const H: f64 = 1e-5;
     for x in [0.05, 0.3, 0.75, 1.1, 1.9] {
-        for window in WINDOWS {
-            let (q, grad_x, _) = formula(window, x, 2.0, 4, 1.0);
+        for gate in GATES {
+            let (q, grad_x, _) = formula(gate, x, 2.0, 4, 1.0);
             let twin = |x_new: f64, scale: f64| scale * (q / 2.0 + x_new / scale - x / 2.0);
             let mut grad_xs = [f64::NAN];
-            let grad_scale = backward_in(window, &[x], 2.0, 4, &[1.0], &mut grad_xs);
+            let grad_scale = backward_in(gate, &[x], 2.0, 4, &[1.0], &mut grad_xs);
             assert!((grad_scale - (twin(x, 2.0 + H) - twin(x, 2.0 - H)) / (2.0 * H)).abs() < 1e-9, "x = {x}");
             assert!((grad_xs[0] - (twin(x + H, 2.0) - twin(x - H, 2.0)) / (2.0 * H)).abs() < 1e-9, "x = {x}");
             assert_eq!(grad_x, 1.0);
@@ -110,20 +110,20 @@ fn slope_gradients_equal_finite_differences_of_the_straight_through_twin() {
     }
 }
 
-/// The ends of both windows, by hand: ϑ = 1, Q = 4, so the floor moves the ends out by 1/8, the upper one open.
+/// The ends of both gates, by hand: ϑ = 1, Q = 4, so the floor moves the ends out by 1/8, the upper one open.
 #[test]
-fn window_ends() {
-    let passes = |window, x: f64| {
+fn gate_ends() {
+    let passes = |gate, x: f64| {
         let mut grad = [f64::NAN];
-        backward_in(window, &[x], 1.0, 4, &[1.0], &mut grad);
+        backward_in(gate, &[x], 1.0, 4, &[1.0], &mut grad);
         grad[0] == 1.0
     };
     let xs = [-0.1250001, -0.125, -0.001, 0.0, 1.0, 1.001, 1.1249999, 1.125];
-    assert_eq!(xs.map(|x| passes(QcfsWindow::AfterFloor, x)), [false, true, true, true, true, true, true, false]);
-    assert_eq!(xs.map(|x| passes(QcfsWindow::BeforeFloor, x)), [false, false, false, true, true, false, false, false]);
+    assert_eq!(xs.map(|x| passes(QcfsGate::AfterFloor, x)), [false, true, true, true, true, true, true, false]);
+    assert_eq!(xs.map(|x| passes(QcfsGate::BeforeFloor, x)), [false, false, false, true, true, false, false, false]);
     let mut grad = [f64::NAN];
     backward(&[-0.125], 1.0, 4, &[1.0], &mut grad);
-    assert_eq!(grad, [1.0], "the default is the window after the floor");
+    assert_eq!(grad, [1.0], "the default is the gate after the floor");
 }
 
 /// NaN must not turn into a plausible activation.

@@ -1,14 +1,9 @@
 //! The paper's statements about the neuron, on random dyadic inputs, where arithmetic is exact and `==` is meant.
 
-use lmht_core::{GradientMode, NeuronConfig, Tgim, fire, qcfs};
+use lmht_core::{GradientMode, LmhtConfig, Tgim, fire, qcfs};
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
-use crate::{backward, forward};
-
-fn seeded() -> ProptestConfig {
-    ProptestConfig { cases: 2000, rng_seed: RngSeed::Fixed(20240202), failure_persistence: None, ..Default::default() }
-}
+use crate::{backward, forward, seeded};
 
 /// The unit that all potentials are multiples of.
 const GRAIN: f64 = 1.0 / 64.0;
@@ -23,21 +18,21 @@ fn potential(grains: i32) -> f64 {
 }
 
 /// Ω = 1, λ = 1 and the given v(0) in grains, below θ.
-fn plain(levels: u32, timesteps: usize, theta: i32, v: i32) -> NeuronConfig {
+fn plain(levels: u32, timesteps: usize, theta: i32, v: i32) -> LmhtConfig {
     // v/θ is rounded, but v/θ·θ is v again for these small whole numbers of grains or the test is skipped.
     let v_init = f64::from(v) / f64::from(theta);
-    NeuronConfig { v_threshold: potential(theta), v_init, ..NeuronConfig::mht(levels, timesteps) }
+    LmhtConfig { v_threshold: potential(theta), v_init, ..LmhtConfig::mht(levels, timesteps) }
 }
 
-fn spikes(config: NeuronConfig, omega: &[f64], leak: f64, xs: &[f64]) -> Vec<u32> {
+fn spikes(config: LmhtConfig, omega: &[f64], leak: f64, xs: &[f64]) -> Vec<u32> {
     let mut spikes = vec![u32::MAX; xs.len()];
     config.check().unwrap().spikes(omega, leak, xs, &mut spikes);
     spikes
 }
 
 /// The IF neuron with every current spread over `levels` timesteps.
-fn single_threshold(config: NeuronConfig) -> NeuronConfig {
-    NeuronConfig { levels: 1, timesteps: config.timesteps * config.levels as usize, ..config }
+fn single_threshold(config: LmhtConfig) -> LmhtConfig {
+    LmhtConfig { levels: 1, timesteps: config.timesteps * config.levels as usize, ..config }
 }
 
 proptest! {
@@ -105,8 +100,8 @@ proptest! {
     fn m_ht_with_one_level_is_lif(xs in prop::collection::vec(-100..200_i32, 1..=6), leak in 0..=6_i32) {
         let xs: Vec<f64> = xs.into_iter().map(potential).collect();
         let (leak, grad_out) = (f64::from(leak) / 4.0, vec![1.0; xs.len()]);
-        let lif = NeuronConfig::lif(xs.len()).check().unwrap();
-        let mht = NeuronConfig { gradient: GradientMode::Full, ..NeuronConfig::mht(1, xs.len()) }.check().unwrap();
+        let lif = LmhtConfig::lif(xs.len()).check().unwrap();
+        let mht = LmhtConfig { gradient: GradientMode::Full, ..LmhtConfig::mht(1, xs.len()) }.check().unwrap();
         prop_assert_eq!(forward(&lif, &[], leak, &xs), forward(&mht, &[], leak, &xs));
         prop_assert_eq!(
             backward(false, &lif, &[], leak, &xs, &grad_out),
@@ -129,7 +124,7 @@ proptest! {
         xs in prop::collection::vec(-100..200_i32, 5 * 3), omega in prop::collection::vec(0..64_i32, 25),
         t in 0..5_usize, future in prop::sample::select(vec![f64::NAN, f64::INFINITY, -1e300, 1e300, 0.0]),
     ) {
-        let neuron = NeuronConfig { tgim: Tgim::Causal, ..NeuronConfig::lmht(2, 5) }.check().unwrap();
+        let neuron = LmhtConfig { tgim: Tgim::Causal, ..LmhtConfig::lmht(2, 5) }.check().unwrap();
         let omega: Vec<f64> = omega.into_iter().map(potential).collect();
         let xs: Vec<f64> = xs.into_iter().map(potential).collect();
         let mut changed = xs.clone();
@@ -155,7 +150,7 @@ proptest! {
         for (t, current) in currents.iter().enumerate() {
             loaded[t * levels as usize] = *current;
         }
-        let twin = NeuronConfig { window: levels as usize, ..single_threshold(config) };
+        let twin = LmhtConfig { window: levels as usize, ..single_threshold(config) };
         let thermometer: Vec<u32> = spikes(config, &[], leak, &currents)
             .iter()
             .flat_map(|s| (1..=levels).map(move |k| u32::from(*s >= k)))
@@ -170,7 +165,7 @@ proptest! {
         levels in 1..=9_u32, theta in 0.01..3_f64, leak in 0.5..1.5_f64,
         steps in prop::collection::vec((-2..12_i32, -2..=2_i32), 1..=5),
     ) {
-        let config = NeuronConfig {
+        let config = LmhtConfig {
             timesteps: steps.len(), levels, v_threshold: theta, v_init: 0.5, tgim: Tgim::Identity,
             gradient: GradientMode::Detached, window: 1,
         };
@@ -188,7 +183,7 @@ proptest! {
         for (t, current) in currents.iter().enumerate() {
             loaded[t * levels as usize] = *current;
         }
-        let twin = NeuronConfig { window: levels as usize, ..single_threshold(config) };
+        let twin = LmhtConfig { window: levels as usize, ..single_threshold(config) };
         let thermometer: Vec<u32> = spikes(config, &[], leak, &currents)
             .iter()
             .flat_map(|s| (1..=levels).map(move |k| u32::from(*s >= k)))
@@ -203,8 +198,8 @@ proptest! {
     ) {
         let (levels, timesteps, scale) = (1_u32 << l_log, 1_usize << t_log, f64::from(1 << scale_log));
         let xs: Vec<f64> = xs.into_iter().map(potential).collect();
-        let config = NeuronConfig {
-            v_threshold: scale / f64::from(levels), v_init: 0.5, ..NeuronConfig::lmht(levels, timesteps)
+        let config = LmhtConfig {
+            v_threshold: scale / f64::from(levels), v_init: 0.5, ..LmhtConfig::lmht(levels, timesteps)
         };
         let omega = vec![1.0 / timesteps as f64; timesteps * timesteps];
         let output = forward(&config.check().unwrap(), &omega, 1.0, &xs.repeat(timesteps));
@@ -223,8 +218,8 @@ proptest! {
 fn spreading_a_negative_current_over_a_window_loses_spikes() {
     // v(0) = 0.75 θ, λ = 1.5: v' = 1.125. M-HT: m = 1.125 - 1 = 0.125, no spike. IF, I/2 twice: 0.625, 0.125: the same.
     // With I = -0.25: M-HT m = 0.875, no spike; IF: 1.0 fires.
-    let config = NeuronConfig { v_init: 0.75, ..NeuronConfig::mht(2, 1) };
-    let twin = NeuronConfig { window: 2, ..single_threshold(config) };
+    let config = LmhtConfig { v_init: 0.75, ..LmhtConfig::mht(2, 1) };
+    let twin = LmhtConfig { window: 2, ..single_threshold(config) };
     assert_eq!(spikes(config, &[], 1.5, &[-0.25]), [0]);
     assert_eq!(spikes(twin, &[], 1.5, &[-0.125, -0.125]), [1, 0]);
 }

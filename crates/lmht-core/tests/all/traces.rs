@@ -1,9 +1,9 @@
 //! The hand-worked traces of `testdata/neuron.toml`, on both engines and both number types.
 
-use lmht_core::{GradientMode, NeuronConfig, Real, Tgim, fire, in_surrogate_window, reference};
+use lmht_core::{GradientMode, LmhtConfig, Real, Tgim, fire, in_gate, reference};
 use serde::Deserialize;
 
-use crate::{backward, forward};
+use crate::{backward, forward, repeat};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,8 +50,8 @@ fn cases() -> Vec<Case> {
 }
 
 impl Case {
-    fn config(&self) -> NeuronConfig {
-        NeuronConfig {
+    fn config(&self) -> LmhtConfig {
+        LmhtConfig {
             timesteps: self.timesteps,
             levels: self.levels,
             v_threshold: self.v_threshold,
@@ -72,11 +72,6 @@ impl Case {
     }
 }
 
-/// Every value `copies` times, so that the trace also runs through the vector part of the kernel.
-fn repeat<R: Real>(values: &[f64], copies: usize) -> Vec<R> {
-    values.iter().flat_map(|&v| std::iter::repeat_n(R::from_f64(v), copies)).collect()
-}
-
 fn check<R: Real>(copies: usize) {
     for case in cases() {
         let name = &case.name;
@@ -89,6 +84,16 @@ fn check<R: Real>(copies: usize) {
         reference::forward(&neuron, &omega, leak, &xs, &mut readable);
         assert_eq!(readable, repeat(&output, copies), "{name}: reference");
         assert_eq!(forward(&neuron, &omega, leak, &xs), repeat(&output, copies), "{name}");
+
+        let course = neuron.potentials(&omega, leak, &xs);
+        assert_eq!(course.v_charged, repeat(&case.v_charged, copies), "{name}: m");
+        let v: Vec<f64> = case.v_charged.iter().zip(&output).map(|(m, output)| m - output).collect();
+        assert_eq!(course.v, repeat(&v, copies), "{name}: v");
+        assert_eq!(
+            course.spikes,
+            case.spikes.iter().flat_map(|&s| std::iter::repeat_n(s as i32, copies)).collect::<Vec<_>>(),
+            "{name}: s"
+        );
 
         let mut spikes = vec![9_u8; xs.len()];
         neuron.spikes(&omega, leak, &xs, &mut spikes);
@@ -123,7 +128,7 @@ fn many_equal_units() {
     check::<f64>(300);
 }
 
-/// m, s and the window of every line of working in the file, through `fire` alone.
+/// m, s and the gate of every line of working in the file, through `fire` alone.
 #[test]
 fn fire_follows_the_working() {
     for case in cases() {
@@ -137,7 +142,7 @@ fn fire_follows_the_working() {
                 case.name
             );
             let inside = m / case.v_threshold >= 0.5 && m / case.v_threshold <= f64::from(case.levels) + 0.5;
-            assert_eq!(in_surrogate_window(m, case.v_threshold, case.levels), inside, "{}, t = {t}", case.name);
+            assert_eq!(in_gate(m, case.v_threshold, case.levels), inside, "{}, t = {t}", case.name);
         }
     }
 }

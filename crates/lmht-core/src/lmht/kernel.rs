@@ -1,5 +1,5 @@
-//! The LM-HT neuron in one pass over memory: [`Neuron::forward`], [`Neuron::backward`], [`Neuron::spikes`],
-//! [`Neuron::packed`].
+//! The LM-HT neuron in one pass over memory: [`LmhtNeuron::forward`], [`LmhtNeuron::backward`], [`LmhtNeuron::spikes`],
+//! [`LmhtNeuron::packed`].
 //!
 //! The results equal those of [`reference`](mod@crate::reference) to the bit: the same operations in the same order, without
 //! fused multiply-add. What differs is how the units are walked.
@@ -23,17 +23,14 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
-use crate::fire::surrogate_window;
-use crate::reference::leak_at;
+use super::fire::gate;
+use super::reference::leak_at;
+use crate::dynamics::assert_packs;
 use crate::sum::{BLOCK, add_blocks};
-use crate::{GradientMode, IN_WINDOW, Neuron, Real, SpikeCount, Tgim};
+use crate::tile::{inside, run, simd, split};
+use crate::{GradientMode, LmhtNeuron, Real, SpikeCount, Tgim};
 
-/// Below this many values one thread finishes before a second one has started.
-const WORTH_A_THREAD: usize = 1 << 15;
-
-impl Neuron {
+impl LmhtNeuron {
     /// The outputs s(t)·θ of a layer (Eqs. 5-7):
     ///
     /// ```text
@@ -43,7 +40,7 @@ impl Neuron {
     /// ```
     ///
     /// The sum over j is taken in ascending order; with [`Tgim::Identity`] it is x(t). On timesteps that do not enter a
-    /// [`window`](crate::NeuronConfig::window) λ is 1.
+    /// [`window`](crate::LmhtConfig::window) λ is 1.
     ///
     /// # Shapes
     /// - `omega`: Ω, `[T, T]`, row = receiving timestep; may be empty for [`Tgim::Identity`], which does not read it
@@ -55,8 +52,8 @@ impl Neuron {
     /// If a slice has another length than stated. A current that is not a number reaches no threshold.
     ///
     /// ```
-    /// # use lmht_core::NeuronConfig;
-    /// let neuron = NeuronConfig::lmht(2, 2).check()?;
+    /// # use lmht_core::LmhtConfig;
+    /// let neuron = LmhtConfig::lmht(2, 2).check()?;
     /// let omega = [0.5, 0.5, 0.25, 0.75];
     /// let xs = [1.0, -1.0, 0.5, /* t = 2 */ 3.0, 1.0, 0.5]; // three units
     /// let mut output = [0.0; 6];
@@ -77,8 +74,8 @@ impl Neuron {
     /// If a slice has another length than stated there.
     ///
     /// ```
-    /// # use lmht_core::NeuronConfig;
-    /// let neuron = NeuronConfig::lmht(4, 1).check()?; // θ = 1/2
+    /// # use lmht_core::LmhtConfig;
+    /// let neuron = LmhtConfig::lmht(4, 1).check()?; // θ = 1/2
     /// assert_eq!(neuron.output(&[1.0], 1.0, &[0.25, 1.5, 9.0]), [0.0, 1.5, 2.0]);
     /// # Ok::<(), lmht_core::ConfigError>(())
     /// ```
@@ -93,8 +90,8 @@ impl Neuron {
     /// If a slice has another length than stated there, or L does not fit the integer type.
     ///
     /// ```
-    /// # use lmht_core::NeuronConfig;
-    /// let neuron = NeuronConfig::lmht(4, 1).check()?; // θ = 1/2
+    /// # use lmht_core::LmhtConfig;
+    /// let neuron = LmhtConfig::lmht(4, 1).check()?; // θ = 1/2
     /// let mut spikes = [0_u8; 3];
     /// neuron.spikes(&[1.0], 1.0, &[0.25, 1.5, 9.0], &mut spikes);
     /// assert_eq!(spikes, [0, 3, 4]);
@@ -111,8 +108,8 @@ impl Neuron {
         self.run_forward(omega, leak, xs, out, n, Count::<S>(PhantomData));
     }
 
-    /// The spike counts s(t) in a byte each, with [`IN_WINDOW`](crate::IN_WINDOW) set where m(t) is in the surrogate's
-    /// window (Eq. 8): all that a later layer and a detached gradient want to know of a unit.
+    /// The spike counts s(t) in a byte each, with [`IN_GATE`](crate::IN_GATE) set where m(t) is in the gate of
+    /// the surrogate (Eq. 8): all that a later layer and a detached gradient want to know of a unit.
     ///
     /// Where that bit is not set, no gradient passes, so nobody needs to compute dLoss/ds there.
     ///
@@ -120,18 +117,18 @@ impl Neuron {
     /// If a slice has another length than stated in [`forward`](Self::forward), or L is above 127.
     ///
     /// ```
-    /// # use lmht_core::{IN_WINDOW, NeuronConfig};
-    /// let neuron = NeuronConfig::lmht(2, 1).check()?; // θ = 1, the window is [0.5, 2.5]
+    /// # use lmht_core::{IN_GATE, LmhtConfig};
+    /// let neuron = LmhtConfig::lmht(2, 1).check()?; // θ = 1, the gate is [0.5, 2.5]
     /// let mut packed = [0; 4];
     /// neuron.packed(&[1.0], 1.0, &[0.25, 0.5, 1.5, 9.0], &mut packed);
-    /// assert_eq!(packed, [0, IN_WINDOW, 1 | IN_WINDOW, 2]);
+    /// assert_eq!(packed, [0, IN_GATE, 1 | IN_GATE, 2]);
     /// # Ok::<(), lmht_core::ConfigError>(())
     /// ```
     pub fn packed<R: Real>(&self, omega: &[R], leak: R, xs: &[R], out: &mut [u8]) {
         let n = self.units(omega.len(), xs.len(), &[("out", out.len())]);
-        assert!(self.levels() < u32::from(IN_WINDOW), "out: expected at most 127 levels, got {}", self.levels());
-        let window = surrogate_window(R::from_f64(self.v_threshold()), self.levels());
-        self.run_forward(omega, leak, xs, out, n, Packed { window });
+        assert_packs(self.levels());
+        let gate = gate(R::from_f64(self.v_threshold()), self.levels());
+        self.run_forward(omega, leak, xs, out, n, Packed { gate });
     }
 
     /// The gradients of a layer, with m(t) recomputed from the currents.
@@ -166,11 +163,11 @@ impl Neuron {
     /// If a slice has another length than stated.
     ///
     /// ```
-    /// # use lmht_core::NeuronConfig;
-    /// let neuron = NeuronConfig::lif(2).check()?; // one unit over two timesteps, λ = 1/2
+    /// # use lmht_core::LmhtConfig;
+    /// let neuron = LmhtConfig::lif(2).check()?; // one unit over two timesteps, λ = 1/2
     /// let mut grad_xs = [0.0; 2];
     /// let grad_leak = neuron.backward(&[], 0.5, &[0.25, 1.0], &[1.0, 8.0], &mut grad_xs, &mut []);
-    /// // m = 0.25, 1.125: only the second is in the window; its gradient reaches x(1) through v(1) = 0.25.
+    /// // m = 0.25, 1.125: only the second is in the gate; its gradient reaches x(1) through v(1) = 0.25.
     /// assert_eq!((grad_xs, grad_leak), ([4.0, 8.0], 2.0));
     /// # Ok::<(), lmht_core::ConfigError>(())
     /// ```
@@ -194,8 +191,8 @@ impl Neuron {
     /// If a slice has another length than stated there.
     ///
     /// ```
-    /// # use lmht_core::NeuronConfig;
-    /// let neuron = NeuronConfig::lif(2).check()?;
+    /// # use lmht_core::LmhtConfig;
+    /// let neuron = LmhtConfig::lif(2).check()?;
     /// let (grad_leak, grad_xs) = neuron.gradients(&[], 0.5, &[0.25, 1.0], &[1.0, 8.0], &mut []);
     /// assert_eq!((grad_leak, grad_xs), (2.0, vec![4.0, 8.0]));
     /// # Ok::<(), lmht_core::ConfigError>(())
@@ -288,8 +285,8 @@ struct Plan<'a, R> {
     v_init: R,
     /// θ, 2θ, …, Lθ.
     thresholds: Vec<R>,
-    /// Both ends of the surrogate's window.
-    surrogate: (R, R),
+    /// Both ends of the gate.
+    gate: (R, R),
     tgim: Tgim,
     detached: bool,
     omega: &'a [R],
@@ -300,7 +297,7 @@ struct Plan<'a, R> {
 }
 
 impl<'a, R: Real> Plan<'a, R> {
-    fn new(neuron: &Neuron, omega: &'a [R], leak: R, n: usize) -> Self {
+    fn new(neuron: &LmhtNeuron, omega: &'a [R], leak: R, n: usize) -> Self {
         let v_threshold = R::from_f64(neuron.v_threshold());
         Self {
             timesteps: neuron.timesteps(),
@@ -308,7 +305,7 @@ impl<'a, R: Real> Plan<'a, R> {
             v_threshold,
             v_init: R::from_f64(neuron.v_init()) * v_threshold,
             thresholds: (1..=neuron.levels()).map(|k| R::from_count(k) * v_threshold).collect(),
-            surrogate: surrogate_window(v_threshold, neuron.levels()),
+            gate: gate(v_threshold, neuron.levels()),
             tgim: neuron.tgim(),
             detached: neuron.gradient() == GradientMode::Detached,
             omega,
@@ -327,55 +324,6 @@ impl<'a, R: Real> Plan<'a, R> {
     fn row<'x>(&self, rows: &'x [R], t: usize, tile: &Range<usize>) -> &'x [R] {
         &rows[t * self.n + tile.start..t * self.n + tile.end]
     }
-}
-
-/// Cuts `[T, n]` into runs of whole blocks of units, a few for each thread: their range, and their part of every row.
-pub(crate) fn split<V>(
-    rows: &mut [V],
-    n: usize,
-    timesteps: usize,
-) -> impl Iterator<Item = (Range<usize>, Vec<&mut [V]>)> {
-    let threads = rayon::current_num_threads();
-    let tasks = if threads == 1 || rows.len() < WORTH_A_THREAD { 1 } else { 4 * threads };
-    let units = n.div_ceil(BLOCK).div_ceil(tasks).max(1) * BLOCK;
-    let mut parts: Vec<_> =
-        (0..n).step_by(units).map(|start| (start..n.min(start + units), Vec::with_capacity(timesteps))).collect();
-    for row in rows.chunks_exact_mut(n.max(1)) {
-        for (part, values) in parts.iter_mut().zip(row.chunks_mut(units)) {
-            part.1.push(values);
-        }
-    }
-    parts.into_iter()
-}
-
-/// Does all tasks, on this thread if there is only one.
-pub(crate) fn run<Task: Send>(mut tasks: Vec<Task>, work: impl Fn(Task) + Sync + Send) {
-    if tasks.len() == 1 {
-        tasks.drain(..).for_each(work);
-    } else {
-        tasks.into_par_iter().for_each(work);
-    }
-}
-
-/// Compiles `work` for the instruction sets up to 256 bits and calls the best that this machine has.
-///
-/// The kernels work on eight numbers at a time. For 512 bits the compiler puts two timesteps into one vector and spends its
-/// time on shuffling: at T = 4 that took 2.5 times as long.
-pub(crate) fn simd<Work: pulp::NullaryFnOnce<Output = ()>>(work: Work) {
-    struct Dispatched<Work>(Work);
-    impl<Work: pulp::NullaryFnOnce> pulp::WithSimd for Dispatched<Work> {
-        type Output = Work::Output;
-        #[inline(always)]
-        fn with_simd<S: pulp::Simd>(self, _simd: S) -> Self::Output {
-            self.0.call()
-        }
-    }
-    let arch = match pulp::Arch::new() {
-        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-        pulp::Arch::V4(wide) => pulp::Arch::V3(*wide),
-        arch => arch,
-    };
-    arch.dispatch(Dispatched(work));
 }
 
 /// What the forward pass writes.
@@ -417,16 +365,16 @@ impl<R: Real, S: SpikeCount> Emit<R> for Count<S> {
     }
 }
 
-/// s(t), and whether m(t) is in the surrogate's window, in one byte.
+/// s(t), and whether m(t) is in the gate, in one byte.
 #[derive(Clone, Copy)]
 struct Packed<R> {
-    window: (R, R),
+    gate: (R, R),
 }
 impl<R: Real> Emit<R> for Packed<R> {
     type Out = u8;
     #[inline(always)]
     fn emit(self, v_charged: R, spikes: R, _output: R) -> u8 {
-        spikes.to_count() as u8 | (u8::from(inside(self.window, v_charged)) << 7)
+        spikes.to_count() as u8 | (u8::from(inside(self.gate, v_charged)) << 7)
     }
 }
 
@@ -456,12 +404,6 @@ fn filled<R: Real>(len: usize, write: impl FnOnce(&mut [MaybeUninit<R>])) -> Vec
     // `MaybeUninit::new` of a number. If it panics, this line is not reached.
     unsafe { values.set_len(len) };
     values
-}
-
-/// Whether m is in the surrogate's window, without a branch.
-#[inline(always)]
-fn inside<R: Real>((lowest, highest): (R, R), m: R) -> bool {
-    (lowest <= m) & (m <= highest)
 }
 
 /// The forward pass over a run of units.

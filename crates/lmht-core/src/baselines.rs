@@ -1,9 +1,11 @@
 //! Neurons of the conversion methods that hybrid training is compared with: SNM, SRP and COS. For inference only.
 //!
 //! All work on currents `[T, n]`, time outermost, and fire with one threshold θ and a reset by subtraction. RMP (Han et al.,
-//! CVPR 2020) needs no function here: it is the IF neuron with v(0) = 0.
+//! CVPR 2020) needs no function here: it is the IF neuron with v(0) = 0. Each is a function, and a layer among the
+//! [`Dynamics`].
 
-use crate::Real;
+use crate::dynamics::{no_counts, no_gradient};
+use crate::{Code, Dynamics, Real};
 
 /// v(τ)/θ that a unit of [`srp`] must exceed to fire in the second stage. The published code's.
 const SRP_RESIDUE: f64 = 1e-3;
@@ -27,10 +29,10 @@ const COS_MARGIN: f64 = 1e-3;
 /// ```
 /// let mut out = [0.0; 4];
 /// // m = 2.5, 1.5, -2, -1: two spikes sent, both taken back.
-/// lmht_core::relatives::snm(4, 1.0, 0.0, &[2.5, 0.0, -2.5, 0.0], &mut out);
+/// lmht_core::baselines::snm(4, 1.0, 0.0, &[2.5, 0.0, -2.5, 0.0], &mut out);
 /// assert_eq!(out, [1.0, 1.0, -1.0, -1.0]);
 /// // Nothing was sent, so nothing can be taken back.
-/// lmht_core::relatives::snm(4, 1.0, 0.0, &[-2.5, 0.0, 0.0, 0.0], &mut out);
+/// lmht_core::baselines::snm(4, 1.0, 0.0, &[-2.5, 0.0, 0.0, 0.0], &mut out);
 /// assert_eq!(out, [0.0; 4]);
 /// ```
 pub fn snm<R: Real>(timesteps: usize, v_threshold: R, v_init: R, xs: &[R], out: &mut [R]) {
@@ -68,7 +70,7 @@ pub fn snm<R: Real>(timesteps: usize, v_threshold: R, v_init: R, xs: &[R], out: 
 /// ```
 /// let mut out = [0.0; 8];
 /// // Two units, τ = 2, T = 2, v(0) = 0.5. The first: m = 1.5, 0.5, and v(τ) = 0.5. The second: m = 1.5, -0.5: silenced.
-/// lmht_core::relatives::srp(4, 2, 1.0, &[1.0, 1.0, 0.0, -1.0, 1.0, 1.0, 1.0, 1.0], &mut out);
+/// lmht_core::baselines::srp(4, 2, 1.0, &[1.0, 1.0, 0.0, -1.0, 1.0, 1.0, 1.0, 1.0], &mut out);
 /// assert_eq!(out, [1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
 /// ```
 pub fn srp<R: Real>(timesteps: usize, tau: usize, v_threshold: R, xs: &[R], out: &mut [R]) {
@@ -112,7 +114,7 @@ pub fn srp<R: Real>(timesteps: usize, tau: usize, v_threshold: R, xs: &[R], out:
 /// ```
 /// let mut out = [0.0; 4];
 /// // First stage: m = 2.5, then 1.5 - 3 = -1.5: lower, m at the spike 2.5, so v(0) = 0.5 - 1.501. Second: m = 0.999, 1.999.
-/// lmht_core::relatives::cos(4, 2, 1.0, &[2.0, -3.0, 2.0, 1.0], &mut out);
+/// lmht_core::baselines::cos(4, 2, 1.0, &[2.0, -3.0, 2.0, 1.0], &mut out);
 /// assert_eq!(out, [1.0, 0.0, 0.0, 1.0]);
 /// ```
 pub fn cos<R: Real>(timesteps: usize, rho: usize, v_threshold: R, xs: &[R], out: &mut [R]) {
@@ -144,6 +146,195 @@ pub fn cos<R: Real>(timesteps: usize, rho: usize, v_threshold: R, xs: &[R], out:
         for t in rho..timesteps {
             (out[t * n + i], v) = integrate_and_fire(v, xs[t * n + i], v_threshold);
         }
+    }
+}
+
+/// [`snm`] as a layer. Its outputs are signed.
+///
+/// ```
+/// use lmht_core::{Dynamics, baselines::Snm};
+/// let mut out = [0.0; 4];
+/// Snm::new(4, 1.0, 0.0).forward(&[2.5, 0.0, -2.5, 0.0], &mut out);
+/// assert_eq!(out, [1.0, 1.0, -1.0, -1.0]);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Snm<R> {
+    timesteps: usize,
+    v_threshold: R,
+    v_init: R,
+}
+
+impl<R: Real> Snm<R> {
+    /// T, θ, and v(0) as a fraction of θ.
+    pub fn new(timesteps: usize, v_threshold: R, v_init: R) -> Self {
+        Self { timesteps, v_threshold, v_init }
+    }
+}
+
+impl<R: Real> Dynamics<R> for Snm<R> {
+    fn timesteps(&self) -> usize {
+        self.timesteps
+    }
+
+    fn code(&self) -> Code {
+        Code::Signed { levels: 1, amplitude: self.v_threshold.to_f64() }
+    }
+
+    fn forward(&self, xs: &[R], out: &mut [R]) {
+        snm(self.timesteps, self.v_threshold, self.v_init, xs, out);
+    }
+
+    fn packed(&self, _xs: &[R], _out: &mut [u8]) {
+        no_counts(self.code())
+    }
+
+    fn has_gradient(&self) -> bool {
+        false
+    }
+
+    /// There is no gate.
+    fn gate_is_whole(&self) -> bool {
+        false
+    }
+
+    fn n_shared(&self) -> usize {
+        0
+    }
+
+    fn backward(&self, _xs: &[R], _grad_out: &[R], _grad_xs: &mut [R], _grad_shared: &mut [R]) {
+        no_gradient("SNM")
+    }
+}
+
+/// [`srp`] as a layer.
+///
+/// ```
+/// use lmht_core::{Dynamics, baselines::Srp};
+/// let mut counts = [9; 4];
+/// Srp::new(4, 2, 2.0).packed(&[2.0, 0.0, 1.0, 1.0], &mut counts); // θ = 2, and v(τ) = 1 lets the unit fire
+/// assert_eq!(counts, [1, 0, 1, 0]);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Srp<R> {
+    timesteps: usize,
+    tau: usize,
+    v_threshold: R,
+}
+
+impl<R: Real> Srp<R> {
+    /// The timesteps of both stages, τ of them in the first, and θ.
+    ///
+    /// # Panics
+    /// If τ exceeds the timesteps.
+    pub fn new(timesteps: usize, tau: usize, v_threshold: R) -> Self {
+        assert_stage("tau", tau, timesteps);
+        Self { timesteps, tau, v_threshold }
+    }
+}
+
+impl<R: Real> Dynamics<R> for Srp<R> {
+    fn timesteps(&self) -> usize {
+        self.timesteps
+    }
+
+    fn code(&self) -> Code {
+        Code::Counts { levels: 1, amplitude: self.v_threshold.to_f64() }
+    }
+
+    fn forward(&self, xs: &[R], out: &mut [R]) {
+        srp(self.timesteps, self.tau, self.v_threshold, xs, out);
+    }
+
+    fn packed(&self, xs: &[R], out: &mut [u8]) {
+        pack(self, xs, out);
+    }
+
+    fn has_gradient(&self) -> bool {
+        false
+    }
+
+    /// There is no gate.
+    fn gate_is_whole(&self) -> bool {
+        false
+    }
+
+    fn n_shared(&self) -> usize {
+        0
+    }
+
+    fn backward(&self, _xs: &[R], _grad_out: &[R], _grad_xs: &mut [R], _grad_shared: &mut [R]) {
+        no_gradient("SRP")
+    }
+}
+
+/// [`cos`] as a layer.
+///
+/// ```
+/// use lmht_core::{Dynamics, baselines::Cos};
+/// let mut counts = [9; 4];
+/// Cos::new(4, 2, 1.0).packed(&[2.0, -3.0, 2.0, 1.0], &mut counts);
+/// assert_eq!(counts, [1, 0, 0, 1]);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cos<R> {
+    timesteps: usize,
+    rho: usize,
+    v_threshold: R,
+}
+
+impl<R: Real> Cos<R> {
+    /// The timesteps of both stages, ρ of them in the first, and θ.
+    ///
+    /// # Panics
+    /// If ρ exceeds the timesteps.
+    pub fn new(timesteps: usize, rho: usize, v_threshold: R) -> Self {
+        assert_stage("rho", rho, timesteps);
+        Self { timesteps, rho, v_threshold }
+    }
+}
+
+impl<R: Real> Dynamics<R> for Cos<R> {
+    fn timesteps(&self) -> usize {
+        self.timesteps
+    }
+
+    fn code(&self) -> Code {
+        Code::Counts { levels: 1, amplitude: self.v_threshold.to_f64() }
+    }
+
+    fn forward(&self, xs: &[R], out: &mut [R]) {
+        cos(self.timesteps, self.rho, self.v_threshold, xs, out);
+    }
+
+    fn packed(&self, xs: &[R], out: &mut [u8]) {
+        pack(self, xs, out);
+    }
+
+    fn has_gradient(&self) -> bool {
+        false
+    }
+
+    /// There is no gate.
+    fn gate_is_whole(&self) -> bool {
+        false
+    }
+
+    fn n_shared(&self) -> usize {
+        0
+    }
+
+    fn backward(&self, _xs: &[R], _grad_out: &[R], _grad_xs: &mut [R], _grad_shared: &mut [R]) {
+        no_gradient("COS")
+    }
+}
+
+/// The single-threshold outputs of a layer as counts; no gradient passes, so no gate is open.
+fn pack<R: Real>(layer: &impl Dynamics<R>, xs: &[R], out: &mut [u8]) {
+    assert!(out.len() == xs.len(), "out: expected the {} values of xs, [T, n], got {}", xs.len(), out.len());
+    let mut outputs = vec![R::ZERO; xs.len()];
+    layer.forward(xs, &mut outputs);
+    for (out, &output) in out.iter_mut().zip(&outputs) {
+        *out = u8::from(output > R::ZERO);
     }
 }
 

@@ -1,23 +1,23 @@
 //! The LM-HT neuron as loops that can be read beside the paper, one unit at a time.
 //!
-//! [`Neuron::forward`] and [`Neuron::backward`] give the same results to the bit, faster. Anything else that computes
+//! [`LmhtNeuron::forward`] and [`LmhtNeuron::backward`] give the same results to the bit, faster. Anything else that computes
 //! this neuron, on whatever device, is to be checked against these two functions.
 
-use crate::fire::in_surrogate_window;
+use super::fire::in_gate;
 use crate::sum::ordered_sum;
-use crate::{GradientMode, Neuron, Real, Tgim};
+use crate::{GradientMode, LmhtNeuron, Real, Tgim};
 
-/// What [`Neuron::forward`] computes, with the same arguments.
+/// What [`LmhtNeuron::forward`] computes, with the same arguments.
 ///
 /// ```
-/// use lmht_core::{NeuronConfig, reference};
-/// let neuron = NeuronConfig::lmht(2, 2).check()?;
+/// use lmht_core::{LmhtConfig, reference};
+/// let neuron = LmhtConfig::lmht(2, 2).check()?;
 /// let mut output = [0.0; 2];
 /// reference::forward(&neuron, &[0.5; 4], 1.0, &[1.0, 2.0], &mut output);
 /// assert_eq!(output, [1.0, 2.0]); // m = 1.5, 2.0
 /// # Ok::<(), lmht_core::ConfigError>(())
 /// ```
-pub fn forward<R: Real>(neuron: &Neuron, omega: &[R], leak: R, xs: &[R], out: &mut [R]) {
+pub fn forward<R: Real>(neuron: &LmhtNeuron, omega: &[R], leak: R, xs: &[R], out: &mut [R]) {
     let n = neuron.units(omega.len(), xs.len(), &[("out", out.len())]);
     let v_threshold = R::from_f64(neuron.v_threshold());
     for i in 0..n {
@@ -27,13 +27,13 @@ pub fn forward<R: Real>(neuron: &Neuron, omega: &[R], leak: R, xs: &[R], out: &m
     }
 }
 
-/// What [`Neuron::backward`] computes, with the same arguments.
+/// What [`LmhtNeuron::backward`] computes, with the same arguments.
 ///
 /// ```
-/// use lmht_core::{NeuronConfig, reference};
-/// let neuron = NeuronConfig::lmht(2, 2).check()?;
+/// use lmht_core::{LmhtConfig, reference};
+/// let neuron = LmhtConfig::lmht(2, 2).check()?;
 /// let (mut grad_xs, mut grad_omega) = ([0.0; 2], [0.0; 4]);
-/// // m = 1.5 and 2.0: both inside the window 0.5..=2.5. v(0) = 0, v(1) = 0.5.
+/// // m = 1.5 and 2.0: both inside the gate 0.5..=2.5. v(0) = 0, v(1) = 0.5.
 /// let grad_leak =
 ///     reference::backward(&neuron, &[0.5; 4], 1.0, &[1.0, 2.0], &[1.0, 4.0], &mut grad_xs, &mut grad_omega);
 /// assert_eq!(grad_xs, [2.5, 2.5]); //            Σ_t ω_tj g(t)
@@ -42,7 +42,7 @@ pub fn forward<R: Real>(neuron: &Neuron, omega: &[R], leak: R, xs: &[R], out: &m
 /// # Ok::<(), lmht_core::ConfigError>(())
 /// ```
 pub fn backward<R: Real>(
-    neuron: &Neuron,
+    neuron: &LmhtNeuron,
     omega: &[R],
     leak: R,
     xs: &[R],
@@ -62,11 +62,11 @@ pub fn backward<R: Real>(
         let steps = charge_fire_reset(neuron, omega, leak, xs, n, i);
         let mut grad_v = R::ZERO; // dLoss/dv(t); nothing follows the last timestep
         for t in (0..timesteps).rev() {
-            let passes = in_surrogate_window(steps[t].v_charged, v_threshold, neuron.levels());
+            let passes = in_gate(steps[t].v_charged, v_threshold, neuron.levels());
             let grad = match (passes, neuron.gradient()) {
                 (true, _) => grad_out[t * n + i],
                 (false, GradientMode::Detached) => R::ZERO,
-                // v = m - sθ: inside the window the two parts cancel, outside dv/dm = 1.
+                // v = m - sθ: inside the gate the two parts cancel, outside dv/dm = 1.
                 (false, GradientMode::Full) => grad_v,
             };
             grad_m[t * n + i] = grad;
@@ -99,17 +99,26 @@ pub fn backward<R: Real>(
 }
 
 /// One timestep of one unit.
-struct Step<R> {
+pub(super) struct Step<R> {
     /// v(t-1).
     v_before: R,
     /// m(t).
-    v_charged: R,
+    pub(super) v_charged: R,
     /// s(t).
-    spikes: u32,
+    pub(super) spikes: u32,
+    /// v(t).
+    pub(super) v: R,
 }
 
 /// Eqs. 5-7 for unit `i`.
-fn charge_fire_reset<R: Real>(neuron: &Neuron, omega: &[R], leak: R, xs: &[R], n: usize, i: usize) -> Vec<Step<R>> {
+pub(super) fn charge_fire_reset<R: Real>(
+    neuron: &LmhtNeuron,
+    omega: &[R],
+    leak: R,
+    xs: &[R],
+    n: usize,
+    i: usize,
+) -> Vec<Step<R>> {
     let timesteps = neuron.timesteps();
     let v_threshold = R::from_f64(neuron.v_threshold());
     let mut v = R::from_f64(neuron.v_init()) * v_threshold;
@@ -131,15 +140,16 @@ fn charge_fire_reset<R: Real>(neuron: &Neuron, omega: &[R], leak: R, xs: &[R], n
         let v_charged = total - R::from_count(count) * v_threshold;
         let reached = |k: &u32| total >= R::from_count(count + k) * v_threshold;
         let spikes = (1..=neuron.levels()).filter(reached).count() as u32;
-        steps.push(Step { v_before: v, v_charged, spikes });
         count += spikes;
+        let v_before = v;
         v = total - R::from_count(count) * v_threshold;
+        steps.push(Step { v_before, v_charged, spikes, v });
     }
     steps
 }
 
 /// λ on entering a window, 1 inside it.
-pub(crate) fn leak_at<R: Real>(neuron: &Neuron, leak: R, t: usize) -> R {
+pub(crate) fn leak_at<R: Real>(neuron: &LmhtNeuron, leak: R, t: usize) -> R {
     if t.is_multiple_of(neuron.window()) { leak } else { R::ONE }
 }
 

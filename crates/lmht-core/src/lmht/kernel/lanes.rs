@@ -5,9 +5,10 @@
 
 use std::hint::select_unpredictable;
 
-use super::{BackwardTask, Emit, ForwardTask, Place, Plan, inside};
+use super::{BackwardTask, Emit, ForwardTask, Place, Plan};
 use crate::Real;
 use crate::sum::{BLOCK, LANES, add_lanes};
+use crate::tile::inside;
 
 /// One quantity of eight neighbouring units.
 type Lanes<R> = [R; LANES];
@@ -159,7 +160,7 @@ fn backward_lanes<R: Real, P: Place<R>, const T: usize, const MIX: bool, const D
         for l in 0..LANES {
             let elsewhere = if DETACHED { R::ZERO } else { grad_v[l] };
             // Told nothing, the compiler branches here, and mispredicting for each unit costs twice the whole pass.
-            g[t][l] = select_unpredictable(inside(constants.surrogate, m[t][l]), grad_out[l], elsewhere);
+            g[t][l] = select_unpredictable(inside(constants.gate, m[t][l]), grad_out[l], elsewhere);
             grad_v[l] = constants.leaks[t] * g[t][l];
         }
     }
@@ -208,7 +209,7 @@ struct Constants<'a, R, const T: usize, const L: usize> {
     n: usize,
     v_threshold: R,
     v_init: R,
-    surrogate: (R, R),
+    gate: (R, R),
     omega: [[R; T]; T],
     leaks: [R; T],
     thresholds: [R; L],
@@ -227,7 +228,7 @@ impl<'a, R: Real, const T: usize, const L: usize> Constants<'a, R, T, L> {
             n: plan.n,
             v_threshold: plan.v_threshold,
             v_init: plan.v_init,
-            surrogate: plan.surrogate,
+            gate: plan.gate,
             omega,
             leaks: std::array::from_fn(|t| plan.leaks[t]),
             thresholds: std::array::from_fn(|k| plan.thresholds[k]),

@@ -32,20 +32,17 @@ pub fn fire<R: Real>(v_charged: R, v_threshold: R, levels: u32) -> (u32, R) {
 /// The paper prints ∂s/∂m = 1; its authors' code has d(sθ)/dm = 1, and so have we. The two agree for θ = 1.
 ///
 /// ```
-/// # use lmht_core::in_surrogate_window;
-/// assert_eq!([0.25, 0.5, 1.0, 2.5, 2.75].map(|m| in_surrogate_window(m, 1.0, 2)), [false, true, true, true, false]);
+/// # use lmht_core::in_gate;
+/// assert_eq!([0.25, 0.5, 1.0, 2.5, 2.75].map(|m| in_gate(m, 1.0, 2)), [false, true, true, true, false]);
 /// ```
 #[inline]
-pub fn in_surrogate_window<R: Real>(v_charged: R, v_threshold: R, levels: u32) -> bool {
-    let (lowest, highest) = surrogate_window(v_threshold, levels);
+pub fn in_gate<R: Real>(v_charged: R, v_threshold: R, levels: u32) -> bool {
+    let (lowest, highest) = gate(v_threshold, levels);
     lowest <= v_charged && v_charged <= highest
 }
 
-/// The bit of a [packed](crate::Neuron::packed) spike count that says: m(t) is in the surrogate's window.
-pub const IN_WINDOW: u8 = 1 << 7;
-
-/// The two ends of the surrogate's window, θ/2 and (L + 1/2)θ.
+/// The two ends of the gate, θ/2 and (L + 1/2)θ.
 #[inline]
-pub(crate) fn surrogate_window<R: Real>(v_threshold: R, levels: u32) -> (R, R) {
+pub(crate) fn gate<R: Real>(v_threshold: R, levels: u32) -> (R, R) {
     (R::HALF * v_threshold, (R::from_count(levels) + R::HALF) * v_threshold)
 }

@@ -1,8 +1,10 @@
 //! SNM, SRP and COS: traces by hand, and what must hold for any current.
 
-use lmht_core::NeuronConfig;
-use lmht_core::relatives::{cos, snm, srp};
+use lmht_core::LmhtConfig;
+use lmht_core::baselines::{cos, snm, srp};
 use proptest::prelude::*;
+
+use crate::seeded;
 
 /// Two units beside each other, time outermost: the slices are not mixed up.
 #[test]
@@ -48,11 +50,13 @@ fn cos_by_hand() {
 }
 
 fn plain_if(xs: &[f64]) -> Vec<f64> {
-    let neuron = NeuronConfig { v_init: 0.5, ..NeuronConfig::lif(xs.len()) }.check().unwrap();
+    let neuron = LmhtConfig { v_init: 0.5, ..LmhtConfig::lif(xs.len()) }.check().unwrap();
     neuron.output(&[], 1., xs)
 }
 
 proptest! {
+    #![proptest_config(seeded())]
+
     #[test]
     fn stages_and_memory(currents in prop::collection::vec(-96..160_i32, 2..=12), split in 1..12_usize) {
         // Quarters are exact.
@@ -85,7 +89,7 @@ proptest! {
             prop_assert!(sent >= 0. && [-1., 0., 1.].contains(spike));
         }
         if xs.iter().all(|x| (0. ..1.).contains(x)) {
-            let neuron = NeuronConfig::lif(timesteps).check().unwrap();
+            let neuron = LmhtConfig::lif(timesteps).check().unwrap();
             prop_assert_eq!(out, neuron.output(&[], 1., &xs), "nothing to take back: SNM is IF");
         }
     }

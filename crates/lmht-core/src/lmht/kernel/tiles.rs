@@ -8,21 +8,10 @@
 use std::hint::select_unpredictable;
 use std::ops::Range;
 
-use super::{BackwardTask, Emit, ForwardTask, Place, Plan, inside};
+use super::{BackwardTask, Emit, ForwardTask, Place, Plan};
 use crate::sum::{BLOCK, LANES, add_block, add_lanes};
+use crate::tile::{AT_ONCE, Tile, charge, fire, inside, reset, tile_of};
 use crate::{Real, Tgim};
-
-/// One quantity of all units of a block.
-type Tile<R> = [R; BLOCK];
-
-/// How many terms or thresholds one loop takes at a time.
-const AT_ONCE: usize = 4;
-
-/// The units of block `block` of a run.
-#[inline(always)]
-fn tile_of(units: &Range<usize>, block: usize) -> Range<usize> {
-    units.start + block * BLOCK..units.end.min(units.start + (block + 1) * BLOCK)
-}
 
 /// I(t) (Eq. 7) of a tile.
 #[inline(always)]
@@ -70,82 +59,24 @@ fn add_weighted<R: Real, const K: usize>(out: &mut [R], fresh: bool, terms: [(R,
     }
 }
 
-/// Eq. 5 on a tile: m(t) takes the place of the current.
-#[inline(always)]
-fn charge<R: Real>(leak: R, v: &[R], current: &mut [R]) {
-    let v = &v[..current.len()];
-    for i in 0..current.len() {
-        current[i] = leak * v[i] + current[i];
-    }
-}
-
-/// s(t) of Eq. 6 on a tile.
-///
-/// Counts are whole numbers and add without rounding, so the thresholds may be taken in groups.
-#[inline(always)]
-fn fire<R: Real>(thresholds: &[R], m: &[R], spikes: &mut [R]) {
-    for (group, thresholds) in thresholds.chunks(AT_ONCE).enumerate() {
-        match *thresholds {
-            [a] => add_reached(group == 0, [a], m, spikes),
-            [a, b] => add_reached(group == 0, [a, b], m, spikes),
-            [a, b, c] => add_reached(group == 0, [a, b, c], m, spikes),
-            [a, b, c, d] => add_reached(group == 0, [a, b, c, d], m, spikes),
-            _ => {}
-        }
-    }
-}
-
-/// How many of `K` thresholds m has reached, begun afresh or added to what is there.
-#[inline(always)]
-fn add_reached<R: Real, const K: usize>(fresh: bool, thresholds: [R; K], m: &[R], spikes: &mut [R]) {
-    let m = &m[..spikes.len()];
-    if fresh {
-        for i in 0..spikes.len() {
-            spikes[i] = reached(m[i], &thresholds);
-        }
-    } else {
-        for i in 0..spikes.len() {
-            spikes[i] += reached(m[i], &thresholds);
-        }
-    }
-}
-
-#[inline(always)]
-fn reached<R: Real, const K: usize>(m: R, thresholds: &[R; K]) -> R {
-    let mut spikes = R::ZERO;
-    for k in 0..K {
-        spikes += if m >= thresholds[k] { R::ONE } else { R::ZERO };
-    }
-    spikes
-}
-
 /// g(t) of the detached gradient on a tile, in the place of m(t).
 ///
 /// A function of its own, as all loops here: so the compiler knows that no two of the slices overlap.
 #[inline(always)]
-fn pass_surrogate<R: Real>(window: (R, R), grad_out: &[R], m: &mut [R]) {
+fn pass_gate<R: Real>(gate: (R, R), grad_out: &[R], m: &mut [R]) {
     let grad_out = &grad_out[..m.len()];
     for i in 0..m.len() {
-        m[i] = select_unpredictable(inside(window, m[i]), grad_out[i], R::ZERO);
+        m[i] = select_unpredictable(inside(gate, m[i]), grad_out[i], R::ZERO);
     }
 }
 
 /// g(t) of the full gradient on a tile, in the place of m(t).
 #[inline(always)]
-fn pass_back<R: Real>(window: (R, R), leak: R, grad_out: &[R], g_next: &[R], m: &mut [R]) {
+fn pass_back<R: Real>(gate: (R, R), leak: R, grad_out: &[R], g_next: &[R], m: &mut [R]) {
     let (grad_out, g_next) = (&grad_out[..m.len()], &g_next[..m.len()]);
     for i in 0..m.len() {
         let grad_v = leak * g_next[i];
-        m[i] = select_unpredictable(inside(window, m[i]), grad_out[i], grad_v);
-    }
-}
-
-/// v(t) of Eq. 6 on a tile.
-#[inline(always)]
-fn reset<R: Real>(v_threshold: R, m: &[R], spikes: &[R], v: &mut [R]) {
-    let (m, spikes) = (&m[..v.len()], &spikes[..v.len()]);
-    for i in 0..v.len() {
-        v[i] = m[i] - spikes[i] * v_threshold;
+        m[i] = select_unpredictable(inside(gate, m[i]), grad_out[i], grad_v);
     }
 }
 
@@ -279,7 +210,7 @@ impl<R: Real, P> BackwardTask<'_, R, P> {
     #[inline(always)]
     fn gradients_of_m(&self, tile: &Range<usize>, g_tiles: &mut [Tile<R>], v_tiles: &mut [Tile<R>]) {
         let (plan, len) = (self.plan, tile.len());
-        let window = plan.surrogate;
+        let gate = plan.gate;
         let [mut spikes, mut count] = [[R::ZERO; BLOCK]; 2];
         let spikes = &mut spikes[..len];
         for t in 0..plan.timesteps {
@@ -291,7 +222,7 @@ impl<R: Real, P> BackwardTask<'_, R, P> {
             Carried { v, count: &mut count[..len] }.step(plan, t, m, spikes);
             if plan.detached {
                 let grad_out = &plan.row(self.grad_out, t, tile)[..len];
-                pass_surrogate(window, grad_out, m);
+                pass_gate(gate, grad_out, m);
             }
         }
         if plan.detached {
@@ -303,7 +234,7 @@ impl<R: Real, P> BackwardTask<'_, R, P> {
             let (g, g_next) = (&mut g[t][..len], &later[0][..len]);
             let grad_out = &plan.row(self.grad_out, t, tile)[..len];
             let leak = plan.leaks.get(t + 1).copied().unwrap_or(R::ONE);
-            pass_back(window, leak, grad_out, g_next, g);
+            pass_back(gate, leak, grad_out, g_next, g);
         }
     }
 
