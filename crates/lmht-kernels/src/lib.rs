@@ -28,6 +28,7 @@
 //! | a synapse, back | [`grad_weight`] of [`WeightMaps`], [`grad_input`] |
 //! | what the choice of a kernel goes by | [`count`], [`tally`], [`Counts`], [`share`] |
 //! | pooling | [`pool`] |
+//! | attention without softmax | [`attention`] |
 //! | loops in the best vectors of the processor | [`run_vectorized`], [`Kernel`], [`Number`] |
 //!
 //! Results do not depend on the number of threads. They depend on the processor in two ways: with fused multiply-add sums
@@ -45,6 +46,7 @@
 //! | `number.rs`, `tile.rs`, `lines.rs`, `phase.rs` | number types and vectors, register tiles, aligned buffers, strides taken apart |
 
 mod amx;
+pub mod attention;
 mod choice;
 mod counts;
 mod dense;
