@@ -26,9 +26,9 @@ mod unit;
 
 use super::ConvShape;
 use super::number::Number;
-pub use forward::{Weights, forward};
-pub use grad_weight::grad_weight;
-pub use unit::Unit;
+pub(crate) use forward::{Weights, forward};
+pub(crate) use grad_weight::grad_weight;
+pub(crate) use unit::Unit;
 
 /// Channels of a block, on either side.
 const SIDE: usize = 32;
@@ -45,7 +45,7 @@ fn fills(n: usize, rows: usize) -> bool {
 }
 
 /// The unit, if [`forward()`] can use one.
-pub fn forward_unit<T: Number>(s: &ConvShape) -> Option<Unit> {
+pub(crate) fn forward_unit<T: Number>(s: &ConvShape) -> Option<Unit> {
     if fits(s) && fills(s.n, unit::ROWS) { Unit::of::<T>() } else { None }
 }
 
@@ -53,18 +53,18 @@ pub fn forward_unit<T: Number>(s: &ConvShape) -> Option<Unit> {
 ///
 /// The limits of these two are from docs/performance.md, "Spikes or dense". Kernels of one pixel have too few products for
 /// the laying out.
-pub fn pays_forward<T: Number>(s: &ConvShape, changes: f64) -> Option<Unit> {
+pub(crate) fn pays_forward<T: Number>(s: &ConvShape, changes: f64) -> Option<Unit> {
     let least = if s.c_in < 64 { 0.05 } else { 0.13 };
     forward_unit::<T>(s).filter(|_| s.k > 1 && changes > least)
 }
 
 /// The unit, if [`grad_weight()`] can use one.
-pub fn grad_weight_unit<T: Number>(s: &ConvShape) -> Option<Unit> {
+pub(crate) fn grad_weight_unit<T: Number>(s: &ConvShape) -> Option<Unit> {
     if fits(s) && fills(s.n, unit::DEPTH) { Unit::of::<T>() } else { None }
 }
 
 /// The unit, if there is one and [`grad_weight()`] is the fastest kernel for so many spikes a unit.
-pub fn pays_grad_weight<T: Number>(s: &ConvShape, spikes: f64) -> Option<Unit> {
+pub(crate) fn pays_grad_weight<T: Number>(s: &ConvShape, spikes: f64) -> Option<Unit> {
     let least = if s.c_in < 64 { 0.08 } else { 0.18 };
     grad_weight_unit::<T>(s).filter(|_| spikes > least)
 }

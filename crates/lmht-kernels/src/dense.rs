@@ -1,7 +1,6 @@
 //! Dense convolution: forward, input gradient, weight gradient.
 //!
-//! Maps are NHWC, `[n, h, w, c]`; the functions of [`nchw`] do the same for `[n, c, h, w]`. Weights are
-//! `[c_out, c_in, k, k]` in both.
+//! Maps are NHWC, `[n, h, w, c]`, weights `[c_out, c_in, k, k]`.
 //!
 //! Nothing is unfolded into columns. The forward pass and the input gradient are correlations ([`correlate`]); the input
 //! gradient of a convolution with stride s is s x s of them, one for every phase of the input grid, each with its share of
@@ -22,73 +21,61 @@ use super::phase::Phase;
 use super::{ConvShape, Source};
 use crate::lines::Lines;
 use correlate::{Correlation, Plan};
+use maps::Maps;
 pub(crate) use maps::turn;
-use maps::{Maps, Order};
 pub(crate) use pack::Packing;
 
-/// `ys[n, y, x, o] = bias[o] + Σ_{i, ky, kx} weight[o, i, ky, kx] xs[n, y s + ky - p, x s + kx - p, i]`.
+/// `ys[n, y, x, o] = Σ_{i, ky, kx} weight[o, i, ky, kx] xs[n, y s + ky - p, x s + kx - p, i]`.
 ///
-/// `xs` is `[n, h, w, c_in]`, `weight` `[c_out, c_in, k, k]`, `bias` `[c_out]`, `ys` `[n, h_out, w_out, c_out]`; `ys` is
-/// overwritten.
-pub fn forward<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], weight: &[T], bias: Option<&[T]>, ys: &mut [T]) {
+/// `xs` is `[n, h, w, c_in]`, `weight` `[c_out, c_in, k, k]`, `ys` `[n, h_out, w_out, c_out]`; `ys` is overwritten.
+pub(crate) fn forward<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], weight: &[T], ys: &mut [T]) {
     let s = &flat(s);
-    forward_plan(s, xs, Order::Nhwc, forward_weights(s, weight), bias).run_nhwc(ys);
+    forward_plan(s, xs, forward_weights(s, weight)).run(ys);
 }
 
 /// Weights in the order in which [`forward_packed`] reads them.
 #[derive(Debug)]
-pub struct PackedWeights<T> {
+pub(crate) struct PackedWeights<T> {
     /// For each block of output channels.
     blocks: Vec<Lines<T>>,
 }
 
 impl<T: Number> PackedWeights<T> {
     /// Packs `weight`, `[c_out, c_in, k, k]`, for convolutions of these channels and this kernel.
-    pub fn new(s: &ConvShape, weight: &[T]) -> Self {
+    pub(crate) fn new(s: &ConvShape, weight: &[T]) -> Self {
         Self { blocks: forward_weights(s, weight).into_blocks() }
     }
 }
 
-/// [`forward`] without a bias, with weights that were packed before.
-pub fn forward_packed<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &PackedWeights<T>, ys: &mut [T]) {
+/// [`forward`] with weights that were packed before.
+pub(crate) fn forward_packed<T: Number, X: Source<T>>(
+    s: &ConvShape,
+    xs: &[X],
+    weights: &PackedWeights<T>,
+    ys: &mut [T],
+) {
     let s = &flat(s);
     let weights = forward_weights(s, &[]).packed_before(&weights.blocks);
-    forward_plan(s, xs, Order::Nhwc, weights, None).run_nhwc(ys);
+    forward_plan(s, xs, weights).run(ys);
 }
 
 /// `dxs[n, y s + ky - p, x s + kx - p, i] = Σ_{o, y, x, ky, kx} weight[o, i, ky, kx] grads[n, y, x, o]`.
 ///
 /// `grads` is `[n, h_out, w_out, c_out]`, `dxs` `[n, h, w, c_in]`; `dxs` is overwritten.
-pub fn grad_input<T: Number>(s: &ConvShape, grads: &[T], weight: &[T], dxs: &mut [T]) {
+pub(crate) fn grad_input<T: Number>(s: &ConvShape, grads: &[T], weight: &[T], dxs: &mut [T]) {
     let s = &flat(s);
-    input_plan(s, grads, Order::Nhwc, weight).run_nhwc(dxs);
+    input_plan(s, grads, weight).run(dxs);
 }
 
 /// `dweight[o, i, ky, kx] = Σ_{n, y, x} grads[n, y, x, o] xs[n, y s + ky - p, x s + kx - p, i]`.
 ///
 /// `xs` is `[n, h, w, c_in]`, `grads` `[n, h_out, w_out, c_out]`, `dweight` `[c_out, c_in, k, k]`; `dweight` is overwritten.
-pub fn grad_weight<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], dweight: &mut [T]) {
-    weight_of_order(&flat(s), xs, grads, Order::Nhwc, dweight);
-}
-
-/// The same for maps `[n, c, h, w]`, which are turned a band at a time inside the tasks.
-pub mod nchw {
-    use super::*;
-
-    /// [`super::forward`] with `xs` `[n, c_in, h, w]` and `ys` `[n, c_out, h_out, w_out]`.
-    pub fn forward<T: Number>(s: &ConvShape, xs: &[T], weight: &[T], bias: Option<&[T]>, ys: &mut [T]) {
-        forward_plan(s, xs, Order::Nchw, forward_weights(s, weight), bias).run_nchw(ys);
-    }
-
-    /// [`super::grad_input`] with `grads` `[n, c_out, h_out, w_out]` and `dxs` `[n, c_in, h, w]`.
-    pub fn grad_input<T: Number>(s: &ConvShape, grads: &[T], weight: &[T], dxs: &mut [T]) {
-        input_plan(s, grads, Order::Nchw, weight).run_nchw(dxs);
-    }
-
-    /// [`super::grad_weight`] with `xs` `[n, c_in, h, w]` and `grads` `[n, c_out, h_out, w_out]`.
-    pub fn grad_weight<T: Number>(s: &ConvShape, xs: &[T], grads: &[T], dweight: &mut [T]) {
-        weight_of_order(s, xs, grads, Order::Nchw, dweight);
-    }
+pub(crate) fn grad_weight<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], dweight: &mut [T]) {
+    let s = &flat(s);
+    let (sampled, sample) = sampling(s);
+    let xs = Maps::new(xs, (s.h, s.w), s.c_in).sampled(sample);
+    let grads = Maps::new(grads, (s.h_out, s.w_out), s.c_out);
+    outer::grad_weight(&sampled, xs, grads, dweight);
 }
 
 /// Positions in a row of a map that may be cut anywhere.
@@ -119,13 +106,7 @@ fn forward_weights<'a, T: Number>(s: &ConvShape, weight: &'a [T]) -> Packing<'a,
     Packing::new(weight, (s.c_out, s.c_in * taps), (s.c_in, taps), taps, (0..taps).collect())
 }
 
-fn forward_plan<'a, T: Number, X: Source<T>>(
-    s: &ConvShape,
-    xs: &'a [X],
-    order: Order,
-    weights: Packing<'a, T>,
-    bias: Option<&'a [T]>,
-) -> Plan<'a, T, X> {
+fn forward_plan<'a, T: Number, X: Source<T>>(s: &ConvShape, xs: &'a [X], weights: Packing<'a, T>) -> Plan<'a, T, X> {
     let (sampled, sample) = sampling(s);
     let correlation = Correlation {
         kh: s.k,
@@ -141,17 +122,16 @@ fn forward_plan<'a, T: Number, X: Source<T>>(
         weights,
     };
     Plan {
-        source: Maps::new(xs, order, (s.h, s.w), s.c_in).sampled(sample),
+        source: Maps::new(xs, (s.h, s.w), s.c_in).sampled(sample),
         correlations: vec![correlation],
         n: s.n,
         h: s.h_out,
         w: s.w_out,
         c_out: s.c_out,
-        bias,
     }
 }
 
-fn input_plan<'a, T: Number>(s: &ConvShape, grads: &'a [T], order: Order, weight: &'a [T]) -> Plan<'a, T, T> {
+fn input_plan<'a, T: Number>(s: &ConvShape, grads: &'a [T], weight: &'a [T]) -> Plan<'a, T, T> {
     let rows = Phase::all(s.h, s.k, s.stride, s.padding);
     let cols = Phase::all(s.w, s.k, s.stride, s.padding);
     let correlations = rows
@@ -176,13 +156,6 @@ fn input_plan<'a, T: Number>(s: &ConvShape, grads: &'a [T], order: Order, weight
             }
         })
         .collect();
-    let source = Maps::new(grads, order, (s.h_out, s.w_out), s.c_out);
-    Plan { source, correlations, n: s.n, h: s.h, w: s.w, c_out: s.c_in, bias: None }
-}
-
-fn weight_of_order<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], order: Order, dweight: &mut [T]) {
-    let (sampled, sample) = sampling(s);
-    let xs = Maps::new(xs, order, (s.h, s.w), s.c_in).sampled(sample);
-    let grads = Maps::new(grads, order, (s.h_out, s.w_out), s.c_out);
-    outer::grad_weight(&sampled, xs, grads, dweight);
+    let source = Maps::new(grads, (s.h_out, s.w_out), s.c_out);
+    Plan { source, correlations, n: s.n, h: s.h, w: s.w, c_out: s.c_in }
 }

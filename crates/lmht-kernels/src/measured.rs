@@ -1,10 +1,10 @@
-//! The kernels of a convolution without Candle around them: each by its name, for the benchmark that holds the choice between
-//! them against the dense ones ([`Convolution`]), and the dense ones of `[N, C, H, W]` maps ([`Dense`]).
+//! The kernels of a convolution, each by its name, for the benchmark that holds the choice between them against the dense
+//! ones.
 //!
-//! Not part of the interface: what is here may change in any version.
+//! No interface: what is here may change in any version.
 
 use super::choice::{self, Path};
-use super::{ConvShape, Images, amx, dense, nchw, winograd};
+use super::{ConvShape, Images, amx, dense, winograd};
 use std::fmt;
 
 /// What a convolution computes.
@@ -29,6 +29,7 @@ impl fmt::Display for Kernel {
             Path::Winograd => "Winograd",
             Path::Spikes => "spikes",
             Path::Matrix(_) => "matrix unit",
+            Path::Grouped => "grouped",
         })
     }
 }
@@ -64,13 +65,6 @@ fn numbers(len: usize, mut random: impl FnMut() -> u32) -> Vec<f32> {
     (0..len).map(|_| random() as f32 * 2_f32.powi(-32) - 0.5).collect()
 }
 
-/// A convolution in f32 of numbers `[N, C, H, W]`, as [`ops::conv2d`](crate::ops::conv2d) computes it.
-#[derive(Debug)]
-pub struct Dense {
-    xs: Vec<f32>,
-    rest: Operands,
-}
-
 /// What a convolution has beside its input: weights, output gradients, and room for what each pass gives.
 #[derive(Debug)]
 struct Operands {
@@ -91,24 +85,6 @@ impl Operands {
             dxs: vec![0.; shape.x_len()],
             dweight: vec![0.; shape.weight_len()],
             shape,
-        }
-    }
-}
-
-impl Dense {
-    /// Of random numbers; `random` gives 32 bits.
-    pub fn new(sizes: Sizes, mut random: impl FnMut() -> u32) -> Self {
-        let shape = sizes.shape();
-        Self { xs: numbers(shape.x_len(), &mut random), rest: Operands::new(shape, random) }
-    }
-
-    /// Computes a pass, into memory of this struct.
-    pub fn run(&mut self, pass: Pass) {
-        let Self { xs, rest: Operands { shape: s, weight, grads, ys, dxs, dweight } } = self;
-        match pass {
-            Pass::Forward => nchw::forward(s, xs, weight, None, ys),
-            Pass::GradWeight => nchw::grad_weight(s, xs, grads, dweight),
-            Pass::GradInput => nchw::grad_input(s, grads, weight, dxs),
         }
     }
 }
@@ -167,7 +143,8 @@ impl Convolution {
     pub fn run(&mut self, pass: Pass, Kernel(path): Kernel) {
         let Self { spikes, rest: Operands { shape: s, weight, grads, ys, dxs, dweight }, .. } = self;
         match (pass, path) {
-            (Pass::Forward, Path::Direct) => dense::forward(s, spikes, weight, None, ys),
+            (_, Path::Grouped) => unreachable!("sizes have no groups"),
+            (Pass::Forward, Path::Direct) => dense::forward(s, spikes, weight, ys),
             (Pass::Forward, Path::Winograd) => winograd::forward(s, spikes, &winograd::Weights::new(s, weight), ys),
             (Pass::Forward, Path::Spikes) => super::spikes::forward(s, &Images::all(1, s.n), spikes, weight, ys),
             (Pass::Forward, Path::Matrix(unit)) => amx::forward(unit, s, spikes, &amx::Weights::new(s, weight), ys),

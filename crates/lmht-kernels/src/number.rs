@@ -2,13 +2,24 @@
 
 use pulp::Arch;
 
+use crate::pool::Comparable;
+
 /// `f32` or `f64`: what the kernels compute in.
-pub trait Number: lmht_core::Real {
+///
+/// ```
+/// use lmht_kernels::Number;
+/// assert_eq!(Number::mul_add::<false>(2_f32, 3., 1.), 7.);
+/// ```
+pub trait Number: lmht_core::Real + Vectorized + Comparable {
+    /// `self * b + c`; with `FMA` rounded once, which is one instruction on processors that have it.
+    #[must_use]
+    fn mul_add<const FMA: bool>(self, b: Self, c: Self) -> Self;
+}
+
+/// What only this crate does with its number types.
+pub trait Vectorized: Sized {
     /// Numbers in a [block](Vectors::Block), 512 bits: 16 of `f32`, 8 of `f64`.
     const LANES: usize;
-
-    /// `self * b + c`; with `FMA` rounded once, which is one instruction on processors that have it.
-    fn mul_add<const FMA: bool>(self, b: Self, c: Self) -> Self;
 
     /// The same numbers, if they are `f32`.
     fn singles(xs: &[Self]) -> Option<&[f32]>;
@@ -101,13 +112,15 @@ macro_rules! memory {
 macro_rules! impl_number {
     ($t:ty, $half:expr, $singles:expr, $mul_add:ident, $mul_add_wide:ident, $transpose:ident) => {
         impl Number for $t {
-            const LANES: usize = 2 * $half;
-
             #[inline(always)]
             fn mul_add<const FMA: bool>(self, b: Self, c: Self) -> Self {
                 // Without the instruction, `mul_add` is a call into libm and a hundred times slower.
                 if FMA { <$t>::mul_add(self, b, c) } else { self * b + c }
             }
+        }
+
+        impl Vectorized for $t {
+            const LANES: usize = 2 * $half;
 
             fn singles(xs: &[Self]) -> Option<&[f32]> {
                 $singles(xs)
@@ -257,13 +270,30 @@ pub trait Kernel {
 }
 
 /// Runs a kernel with the widest vectors of this processor.
+///
+/// ```
+/// use lmht_kernels::{Kernel, run_vectorized};
+///
+/// struct Double<'a>(&'a mut [f32]);
+///
+/// impl Kernel for Double<'_> {
+///     #[inline(always)]
+///     fn run<const FMA: bool>(self) {
+///         self.0.iter_mut().for_each(|x| *x += *x);
+///     }
+/// }
+///
+/// let mut xs = [1., 2., 3.];
+/// run_vectorized(Double(&mut xs));
+/// assert_eq!(xs, [2., 4., 6.]);
+/// ```
 pub fn run_vectorized<K: Kernel>(kernel: K) {
     run_on(Arch::new(), kernel);
 }
 
 /// Runs a kernel with vectors of 256 bits at most: where it works on lines of eight numbers, the compiler makes longer ones by
 /// shuffling two lines into one.
-pub fn run_vectorized_narrow<K: Kernel>(kernel: K) {
+pub(crate) fn run_vectorized_narrow<K: Kernel>(kernel: K) {
     let arch = Arch::new();
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     let arch = if let Arch::V4(v4) = arch { Arch::V3(*v4) } else { arch };
@@ -294,13 +324,13 @@ fn best() -> Arch {
 /// For tests on a processor with wide vectors: the ones that others have. Tests that run at the same time do not notice,
 /// because the vectors change no bit.
 #[cfg(test)]
-pub mod narrow {
+pub(crate) mod narrow {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     pub(super) static IS_ON: AtomicBool = AtomicBool::new(false);
 
     /// Runs `f` with vectors of 256 bits at most.
-    pub fn with<R>(f: impl FnOnce() -> R) -> R {
+    pub(crate) fn with<R>(f: impl FnOnce() -> R) -> R {
         IS_ON.store(true, Ordering::Relaxed);
         let result = f();
         IS_ON.store(false, Ordering::Relaxed);
@@ -309,7 +339,7 @@ pub mod narrow {
 }
 
 /// Whether the best vectors of this processor have 512 bits.
-pub fn has_wide_vectors() -> bool {
+pub(crate) fn has_wide_vectors() -> bool {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     return matches!(Arch::new(), Arch::V4(_));
     #[cfg(not(any(target_arch = "x86", target_arch = "x86_64")))]

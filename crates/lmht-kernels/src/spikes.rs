@@ -25,11 +25,11 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub use forward::{PackedWeights, forward, forward_packed};
-pub use grad_input::grad_input;
+pub(crate) use forward::{PackedWeights, forward, forward_packed};
+pub(crate) use grad_input::grad_input;
 #[cfg(test)]
 use grad_input::{PackedColumns, grad_input_packed};
-pub use grad_weight::grad_weight;
+pub(crate) use grad_weight::grad_weight;
 
 use super::number::{Number, has_wide_vectors};
 use super::phase::Phase;
@@ -41,7 +41,7 @@ use std::ops::Range;
 /// The limits of these three are below the place where both take the same time on the shapes and the machines of
 /// docs/performance.md, "Spikes or dense". Few channels leave the vectors empty and the lists short. Vectors of 512 bits
 /// help the dense kernels more.
-pub fn pays_forward(s: &ConvShape, changes: f64) -> bool {
+pub(crate) fn pays_forward(s: &ConvShape, changes: f64) -> bool {
     let limit = match s.c_in {
         ..32 => by_width(0., 0.),
         32..64 => by_width(0.25, 0.22),
@@ -54,7 +54,7 @@ pub fn pays_forward(s: &ConvShape, changes: f64) -> bool {
 }
 
 /// Whether [`grad_weight()`] beats the dense kernels on inputs that hold `spikes` spikes a unit, all counts added up.
-pub fn pays_grad_weight(s: &ConvShape, spikes: f64) -> bool {
+pub(crate) fn pays_grad_weight(s: &ConvShape, spikes: f64) -> bool {
     let limit = match s.c_in {
         ..16 => by_width(0., 0.),
         16..32 => by_width(0.12, 0.3),
@@ -67,7 +67,7 @@ pub fn pays_grad_weight(s: &ConvShape, spikes: f64) -> bool {
 }
 
 /// Whether [`grad_input()`] beats the dense kernels when a share `wanted` of the units wants a gradient.
-pub fn pays_grad_input(s: &ConvShape, wanted: f64) -> bool {
+pub(crate) fn pays_grad_input(s: &ConvShape, wanted: f64) -> bool {
     let limit = match s.c_in {
         ..32 => by_width(0., 0.),
         32..64 if s.k > 1 => by_width(0.38, 0.28),

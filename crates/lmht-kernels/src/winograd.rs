@@ -59,10 +59,8 @@ mod tests;
 
 use super::ConvShape;
 use super::number::Number;
-pub(crate) use forward::{Scratch, backwards, correlate, correlate_alone};
-pub use forward::{Weights, forward, grad_input};
-pub use grad_weight::grad_weight;
-pub(crate) use grad_weight::{Scratch as WeightScratch, add_part, is_one_part, sum_up};
+pub(crate) use forward::{Weights, forward, grad_input};
+pub(crate) use grad_weight::grad_weight;
 
 /// Taps of a kernel.
 const TAPS: usize = 9;
@@ -103,7 +101,7 @@ macro_rules! for_runs {
 use {for_runs, with_run};
 
 /// Whether a convolution can be computed this way.
-pub fn fits(s: &ConvShape) -> bool {
+pub(crate) fn fits(s: &ConvShape) -> bool {
     // With stride 2 whole blocks of channels follow each other in a matrix, and tiles of the input gradient begin at a pixel
     // that tap 1 reads, which with a padding of 1 is pixel 0.
     s.k == 3 && (s.stride == 1 || (s.stride, s.padding) == (2, 1) && s.c_in.is_multiple_of(BLOCK))
@@ -112,7 +110,7 @@ pub fn fits(s: &ConvShape) -> bool {
 /// Whether the forward pass and the input gradient are faster than direct ones: there must be enough tiles to share the
 /// transformed weights, and enough channels to pay for the transforms of the maps. With stride 2 there is less to be saved,
 /// and with many channels all of it is lost in weights that are too many for the cache.
-pub fn pays(s: &ConvShape) -> bool {
+pub(crate) fn pays(s: &ConvShape) -> bool {
     const LEAST_TILES: usize = 192;
     const MOST_WEIGHTS: usize = 128 * 128;
     fits(s)
@@ -123,7 +121,7 @@ pub fn pays(s: &ConvShape) -> bool {
 }
 
 /// Whether the weight gradient is faster than a direct one. It transforms no weights, so fewer tiles do.
-pub fn pays_grad_weight(s: &ConvShape) -> bool {
+pub(crate) fn pays_grad_weight(s: &ConvShape) -> bool {
     const LEAST_TILES: usize = 96;
     fits(s) && enough_channels(s) && Tiles::of(s).len() >= LEAST_TILES
 }

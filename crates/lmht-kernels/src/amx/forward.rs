@@ -18,14 +18,14 @@ const TASKS: usize = 4;
 
 /// Weights in the order in which the unit reads them.
 #[derive(Debug)]
-pub struct Weights {
+pub(crate) struct Weights {
     /// For each block of outputs `[taps, steps, PARTS, RIGHT]`.
     panels: Vec<Lines<u32>>,
 }
 
 impl Weights {
     /// From `weight`, `[c_out, c_in, k, k]`.
-    pub fn new(s: &ConvShape, weight: &[f32]) -> Self {
+    pub(crate) fn new(s: &ConvShape, weight: &[f32]) -> Self {
         let taps = s.k * s.k;
         let panels = weight.par_chunks_exact(SIDE * s.c_in * taps).map(|weight| {
             let mut panel = Lines::zeros(taps * s.c_in / DEPTH * PARTS * RIGHT);
@@ -80,7 +80,7 @@ impl Kernel for Pack<'_> {
 /// [`fits`].
 ///
 /// `spikes` is `[n, h, w, c_in]`, packed; `ys` `[n, h_out, w_out, c_out]`, which is overwritten.
-pub fn forward(unit: Unit, s: &ConvShape, spikes: &[u8], weights: &Weights, ys: &mut [f32]) {
+pub(crate) fn forward(unit: Unit, s: &ConvShape, spikes: &[u8], weights: &Weights, ys: &mut [f32]) {
     debug_assert!(fits(s));
     Plan { unit, shape: s, rows: Axis::rows(s), cols: Axis::cols(s), spikes, weights }.run(ys);
 }

@@ -7,7 +7,7 @@ use super::{SIDE, fits};
 use crate::ConvShape;
 use crate::dense::turn;
 use crate::lines::Lines;
-use crate::number::{Kernel, Number, VectorKernel, Vectors, run_vectorized};
+use crate::number::{Kernel, VectorKernel, Vectorized, Vectors, run_vectorized};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -25,7 +25,7 @@ const MANY: usize = 128 * 256 * 9;
 ///
 /// `spikes` is `[n, h, w, c_in]`, packed, `grads` `[n, h_out, w_out, c_out]`, `dweight` `[c_out, c_in, k, k]`, which is
 /// overwritten.
-pub fn grad_weight(unit: Unit, s: &ConvShape, spikes: &[u8], grads: &[f32], dweight: &mut [f32]) {
+pub(crate) fn grad_weight(unit: Unit, s: &ConvShape, spikes: &[u8], grads: &[f32], dweight: &mut [f32]) {
     debug_assert!(fits(s));
     let blocks = s.c_in / SIDE;
     let per_range = if s.weight_len() > MANY { blocks.div_ceil(TASKS) } else { blocks };

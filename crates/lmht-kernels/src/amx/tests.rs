@@ -74,8 +74,8 @@ fn check(unit: Unit, s: &ConvShape) {
 
     let (mut ys, mut direct, mut expected) = nan(s.y_len());
     forward(unit, s, &spikes, &Weights::new(s, &weight), &mut ys);
-    dense::forward(s, &spikes, &weight, None, &mut direct);
-    dense::forward(s, &spikes, &wide(&weight), None, &mut expected);
+    dense::forward(s, &spikes, &weight, &mut direct);
+    dense::forward(s, &spikes, &wide(&weight), &mut expected);
     assert_near("forward", s, &ys, &direct, &expected);
 
     let (mut dweight, mut direct, mut expected) = nan(s.weight_len());
@@ -102,7 +102,7 @@ fn sums_of_spikes_are_exact() {
         let spikes: Vec<u8> = numbers(4, s.x_len()).iter().map(|x| (x * 128.) as i8 as u8 & 0x87).collect();
         let weight: Vec<f32> = numbers(2, s.weight_len()).iter().map(|x| (x * 4096.).round() / 4096.).collect();
         let mut expected = vec![0.; s.y_len()];
-        dense::forward(s, &spikes, &weight, None, &mut expected);
+        dense::forward(s, &spikes, &weight, &mut expected);
         for unit in [Some(Unit::emulated()), Unit::get()].into_iter().flatten() {
             let mut ys = vec![f32::NAN; s.y_len()];
             forward(unit, s, &spikes, &Weights::new(s, &weight), &mut ys);

@@ -45,7 +45,7 @@ impl Step {
 
 /// A proof that this processor has the unit and that the system lets us use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unit {
+pub(crate) struct Unit {
     /// In tests: the same in plain Rust, on any processor.
     is_emulated: bool,
 }

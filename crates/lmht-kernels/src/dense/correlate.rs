@@ -8,7 +8,7 @@
 //! while all positions of the band pass by. With many channels a step lies within one tap, and positions whose pixel
 //! would be in the zero border are left out: of a map of 4x4 that is a third.
 
-use super::maps::{Maps, turn};
+use super::maps::Maps;
 use super::pack::Packing;
 use crate::Source;
 use crate::lines::Lines;
@@ -115,7 +115,6 @@ pub(super) struct Plan<'a, T, X> {
     pub(super) h: usize,
     pub(super) w: usize,
     pub(super) c_out: usize,
-    pub(super) bias: Option<&'a [T]>,
 }
 
 /// Buffers of a task, for one band after the other.
@@ -182,7 +181,7 @@ impl<T: Number, X: Source<T>> VectorKernel<T> for Band<'_, '_, T, X> {
             if cover.fragments.is_empty() {
                 continue;
             }
-            self.copy(vectors, &cover);
+            self.copy(&cover);
             let lists = self.list_places(correlation, &cover, &steps);
             self.multiply(vectors, correlation, &cover, &steps, &lists);
         }
@@ -226,7 +225,7 @@ impl<T: Number, X: Source<T>> Band<'_, '_, T, X> {
     }
 
     #[inline(always)]
-    fn copy<V: Vectors<T>>(&mut self, vectors: V, cover: &Cover) {
+    fn copy(&mut self, cover: &Cover) {
         let maps = &self.plan.source;
         let (h, w) = maps.size();
         let source = &mut self.scratch.source;
@@ -244,14 +243,7 @@ impl<T: Number, X: Source<T>> Band<'_, '_, T, X> {
                 row[..left].fill(T::default());
                 row[right..].fill(T::default());
                 let cols = inside.start as usize..inside.end as usize;
-                maps.copy_row(
-                    vectors,
-                    (fragment.image, y as usize),
-                    cols,
-                    0..maps.channels,
-                    &mut row[left..],
-                    cover.pixel,
-                );
+                maps.copy_row((fragment.image, y as usize), cols, &mut row[left..], cover.pixel);
             }
         }
     }
@@ -315,31 +307,20 @@ impl<T: Number, X: Source<T>> Band<'_, '_, T, X> {
 
         let width = plan.c_out.min(self.blocks.end * T::LANES) - self.blocks.start * T::LANES;
         let job = Job { steps, lists, places, segments: &segments, positions: &positions, source };
-        let bias = |start: &mut [T], block: usize| {
-            if let Some(bias) = plan.bias {
-                let bias = &bias[block * T::LANES..];
-                let n = bias.len().min(start.len());
-                start[..n].copy_from_slice(&bias[..n]);
-            }
-        };
         for_blocks!(block, B in width / T::LANES, V => {
             let first = self.blocks.start + block;
-            let mut start = Lines::zeros(B * T::LANES);
-            bias(&mut start, first);
             let mut weights: [&[T]; B] = [&[]; B];
             for (b, (weights, room)) in weights.iter_mut().zip(&mut *rooms).enumerate() {
                 *weights = correlation.weights.block(first + b, room);
             }
-            job.run::<V, B>(vectors, &start, weights, &mut self.outputs[block * T::LANES..], width);
+            job.run::<V, B>(vectors, weights, &mut self.outputs[block * T::LANES..], width);
         });
         let lane = width / T::LANES * T::LANES;
         if lane < width {
             // A block that is not full is computed aside.
             let block = self.blocks.end - 1;
-            let mut start = Lines::zeros(T::LANES);
-            bias(&mut start, block);
             partial.resize(self.outputs.len() / width * T::LANES);
-            job.run::<V, 1>(vectors, &start, [correlation.weights.block(block, &mut rooms[0])], partial, T::LANES);
+            job.run::<V, 1>(vectors, [correlation.weights.block(block, &mut rooms[0])], partial, T::LANES);
             for to in &positions {
                 let from = &partial[to * T::LANES..][..width - lane];
                 self.outputs[to * width + lane..][..width - lane].copy_from_slice(from);
@@ -363,21 +344,14 @@ struct Job<'a, T> {
 }
 
 impl<T: Number> Job<'_, T> {
-    /// Writes `B` blocks of outputs, `to_row` numbers from position to position. Sums begin at `start`; `weights` are
+    /// Writes `B` blocks of outputs, `to_row` numbers from position to position; `weights` are
     /// `[kh, kw, c, L]`.
     #[inline(always)]
-    fn run<V: Vectors<T>, const B: usize>(
-        &self,
-        vectors: V,
-        start: &[T],
-        weights: [&[T]; B],
-        outputs: &mut [T],
-        to_row: usize,
-    ) {
+    fn run<V: Vectors<T>, const B: usize>(&self, vectors: V, weights: [&[T]; B], outputs: &mut [T], to_row: usize) {
         // A single step writes its outputs without reading them.
         let single = self.steps.len() == 1;
         if !single {
-            self.positions.iter().for_each(|to| outputs[to * to_row..][..B * T::LANES].copy_from_slice(start));
+            self.positions.iter().for_each(|to| outputs[to * to_row..][..B * T::LANES].fill(T::default()));
         }
         for (step, list) in self.steps.iter().zip(self.lists) {
             let run = step.run;
@@ -385,7 +359,7 @@ impl<T: Number> Job<'_, T> {
             for_rows!(row, R in places.len() => {
                 let place = |r: usize, b| places[row + r].1 * to_row + b * T::LANES;
                 let mut tile = if single {
-                    tile::load::<T, V, R, B>(vectors, start, |_, b| b * T::LANES)
+                    tile::zeros::<T, V, R, B>(vectors)
                 } else {
                     tile::load::<T, V, R, B>(vectors, outputs, place)
                 };
@@ -424,7 +398,7 @@ impl<T: Number, X: Source<T>> Plan<'_, T, X> {
     }
 
     /// Writes all outputs, `[n, h, w, c_out]`.
-    pub(super) fn run_nhwc(mut self, outputs: &mut [T]) {
+    pub(super) fn run(mut self, outputs: &mut [T]) {
         let n_rows = self.n * self.h;
         let blocks = self.c_out.div_ceil(T::LANES);
         let mut n_bands = n_rows.div_ceil(self.band_rows());
@@ -469,94 +443,5 @@ impl<T: Number, X: Source<T>> Plan<'_, T, X> {
                 }
             },
         );
-    }
-
-    /// Writes all outputs, `[n, c_out, h, w]`.
-    pub(super) fn run_nchw(mut self, outputs: &mut [T]) {
-        let map = self.h * self.w;
-        let blocks = self.c_out.div_ceil(T::LANES);
-        let band_rows = self.band_rows();
-        // Small maps: several images a task. Few images: the output channels are shared out as well.
-        let group = (band_rows / self.h).clamp(1, self.n.div_ceil(TASKS));
-        let n_ranges = TASKS.div_ceil(self.n.div_ceil(group)).min(blocks);
-        let per_task = blocks.div_ceil(n_ranges);
-        let n_ranges = blocks.div_ceil(per_task);
-
-        self.pack_for((self.n * self.h).div_ceil(band_rows).max(self.n.div_ceil(group)));
-
-        let mut tasks = Vec::new();
-        for (i, outputs) in outputs.chunks_mut(group * self.c_out * map).enumerate() {
-            let mut ranges: Vec<Vec<&mut [T]>> = (0..n_ranges).map(|_| Vec::with_capacity(group)).collect();
-            for outputs in outputs.chunks_exact_mut(self.c_out * map) {
-                for (range, outputs) in ranges.iter_mut().zip(outputs.chunks_mut(per_task * T::LANES * map)) {
-                    range.push(outputs);
-                }
-            }
-            tasks.extend(ranges.into_iter().enumerate().map(|(range, outputs)| (i * group, range, outputs)));
-        }
-        tasks.into_par_iter().for_each(|(image, range, outputs)| {
-            let blocks = range * per_task..blocks.min((range + 1) * per_task);
-            let planes = Planes::<T, X> { plan: &self, image, blocks, outputs, band_rows };
-            planes.run();
-        });
-    }
-}
-
-/// Some output channels of some images, for outputs of order NCHW.
-struct Planes<'a, 'out, T, X> {
-    plan: &'a Plan<'a, T, X>,
-    image: usize,
-    blocks: Range<usize>,
-    /// For each image its maps.
-    outputs: Vec<&'out mut [T]>,
-    band_rows: usize,
-}
-
-impl<T: Number, X: Source<T>> Planes<'_, '_, T, X> {
-    fn run(mut self) {
-        let plan = self.plan;
-        let width = plan.c_out.min(self.blocks.end * T::LANES) - self.blocks.start * T::LANES;
-        let (mut scratch, mut band) = (Scratch::default(), Vec::new());
-        let n_rows = self.outputs.len() * plan.h;
-        let rows = n_rows.div_ceil(n_rows.div_ceil(self.band_rows));
-        for first in (0..n_rows).step_by(rows) {
-            let rows = first..n_rows.min(first + rows);
-            band.resize(rows.len() * plan.w * width, T::default());
-            let start = self.image * plan.h;
-            T::run_with_vectors(Band::<T, X> {
-                plan,
-                rows: start + rows.start..start + rows.end,
-                blocks: self.blocks.clone(),
-                outputs: &mut band,
-                scratch: &mut scratch,
-            });
-            let mut row = rows.start;
-            let mut band = band.as_slice();
-            while row < rows.end {
-                let end = rows.end.min((row / plan.h + 1) * plan.h);
-                let (positions, rest) = band.split_at((end - row) * plan.w * width);
-                let first = row % plan.h * plan.w;
-                let planes = &mut *self.outputs[row / plan.h];
-                T::run_with_vectors(ToPlanes { positions, width, planes, place: (plan.h * plan.w, first) });
-                (row, band) = (end, rest);
-            }
-        }
-    }
-}
-
-/// Writes positions `[positions, width]` to maps `[width, map]` of one image; `place` is (`map`, first pixel).
-struct ToPlanes<'a, T> {
-    positions: &'a [T],
-    width: usize,
-    planes: &'a mut [T],
-    place: (usize, usize),
-}
-
-impl<T: Number> VectorKernel<T> for ToPlanes<'_, T> {
-    #[inline(always)]
-    fn run<V: Vectors<T>>(self, vectors: V) {
-        let (width, (map, first)) = (self.width, self.place);
-        let n = self.positions.len() / width;
-        turn(vectors, (n, width), (self.positions, width), (&mut self.planes[first..], map));
     }
 }

@@ -1,23 +1,13 @@
-//! Access to feature maps in either order of their axes.
+//! Access to feature maps, and the exchange of rows and columns.
 
 use crate::Source;
 use crate::number::{Number, Vectors};
 use std::ops::Range;
 
-/// Order of the axes in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// `[n, h, w, c]`: the channels of a pixel lie side by side.
-    Nhwc,
-    /// `[n, c, h, w]`: the pixels of a channel lie side by side.
-    Nchw,
-}
-
-/// Feature maps, of which every `sample`-th pixel of every `sample`-th row is read.
+/// Feature maps `[n, h, w, c]`, of which every `sample`-th pixel of every `sample`-th row is read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Maps<'a, X> {
     xs: &'a [X],
-    order: Order,
     /// Size of a map in memory.
     h: usize,
     w: usize,
@@ -26,8 +16,8 @@ pub(super) struct Maps<'a, X> {
 }
 
 impl<'a, X: Copy> Maps<'a, X> {
-    pub(super) fn new(xs: &'a [X], order: Order, (h, w): (usize, usize), channels: usize) -> Self {
-        Self { xs, order, h, w, channels, sample: 1 }
+    pub(super) fn new(xs: &'a [X], (h, w): (usize, usize), channels: usize) -> Self {
+        Self { xs, h, w, channels, sample: 1 }
     }
 
     /// Every `sample`-th pixel only.
@@ -40,49 +30,21 @@ impl<'a, X: Copy> Maps<'a, X> {
         (self.h.div_ceil(self.sample), self.w.div_ceil(self.sample))
     }
 
-    /// Copies pixels `cols` of row `y` of an image: those of pixel `i` in the range to `row[i * step..]`.
+    /// Copies pixels `cols` of row `y` of an image: pixel `i` of the range to `row[i * step..]`.
     #[inline(always)]
-    pub(super) fn copy_row<T: Number, V: Vectors<T>>(
-        &self,
-        vectors: V,
-        (image, y): (usize, usize),
-        cols: Range<usize>,
-        channels: Range<usize>,
-        row: &mut [T],
-        step: usize,
-    ) where
+    pub(super) fn copy_row<T: Number>(&self, (image, y): (usize, usize), cols: Range<usize>, row: &mut [T], step: usize)
+    where
         X: Source<T>,
     {
-        let n_channels = channels.len();
-        let y = y * self.sample;
-        match self.order {
-            Order::Nhwc => {
-                let first = ((image * self.h + y) * self.w + cols.start * self.sample) * self.channels + channels.start;
-                let from = &self.xs[first..];
-                if self.sample == 1 && n_channels == self.channels && step == n_channels {
-                    let len = cols.len() * step;
-                    copy(&mut row[..len], &from[..len]);
-                } else {
-                    let pixels = from.chunks(self.sample * self.channels);
-                    for (to, pixel) in row.chunks_mut(step).zip(pixels).take(cols.len()) {
-                        copy(to, &pixel[..n_channels]);
-                    }
-                }
-            }
-            Order::Nchw => {
-                let map = self.h * self.w;
-                let first = (image * self.channels + channels.start) * map + y * self.w + cols.start * self.sample;
-                let n = cols.len();
-                let planes = &self.xs[first..];
-                if self.sample == 1 {
-                    turn(vectors, (n_channels, n), (planes, map), (row, step));
-                } else {
-                    for (i, pixel) in row.chunks_mut(step).take(n).enumerate() {
-                        for (c, to) in pixel[..n_channels].iter_mut().enumerate() {
-                            *to = planes[c * map + i * self.sample].value();
-                        }
-                    }
-                }
+        let first = ((image * self.h + y * self.sample) * self.w + cols.start * self.sample) * self.channels;
+        let from = &self.xs[first..];
+        if self.sample == 1 && step == self.channels {
+            let len = cols.len() * step;
+            copy(&mut row[..len], &from[..len]);
+        } else {
+            let pixels = from.chunks(self.sample * self.channels);
+            for (to, pixel) in row.chunks_mut(step).zip(pixels).take(cols.len()) {
+                copy(to, &pixel[..self.channels]);
             }
         }
     }
@@ -90,9 +52,8 @@ impl<'a, X: Copy> Maps<'a, X> {
     /// Copies pixels `cols` of row `y` of an image in blocks of `cb` channels: those of pixel `i`, block `b` to
     /// `row[b * block_len + i * cb..]`.
     #[inline(always)]
-    pub(super) fn copy_blocks<T: Number, V: Vectors<T>>(
+    pub(super) fn copy_blocks<T: Number>(
         &self,
-        vectors: V,
         (image, y): (usize, usize),
         cols: Range<usize>,
         channels: Range<usize>,
@@ -101,27 +62,17 @@ impl<'a, X: Copy> Maps<'a, X> {
     ) where
         X: Source<T>,
     {
-        match self.order {
-            Order::Nhwc => {
-                // Pixel by pixel: memory is read in order.
-                let y = y * self.sample;
-                let first = ((image * self.h + y) * self.w + cols.start * self.sample) * self.channels;
-                let pixels = self.xs[first..].chunks(self.sample * self.channels);
-                for (i, pixel) in pixels.take(cols.len()).enumerate() {
-                    for (block, from) in pixel[channels.clone()].chunks(cb).enumerate() {
-                        let to = &mut row[block * block_len + i * cb..];
-                        // Most blocks have 16 channels; a length that the compiler knows becomes a few vectors.
-                        match (to.first_chunk_mut::<16>(), <&[X; 16]>::try_from(from).ok()) {
-                            (Some(to), Some(from)) => copy(to, from),
-                            _ => copy(to, from),
-                        }
-                    }
-                }
-            }
-            Order::Nchw => {
-                for (block, first) in channels.clone().step_by(cb).enumerate() {
-                    let channels = first..channels.end.min(first + cb);
-                    self.copy_row(vectors, (image, y), cols.clone(), channels, &mut row[block * block_len..], cb);
+        // Pixel by pixel: memory is read in order.
+        let y = y * self.sample;
+        let first = ((image * self.h + y) * self.w + cols.start * self.sample) * self.channels;
+        let pixels = self.xs[first..].chunks(self.sample * self.channels);
+        for (i, pixel) in pixels.take(cols.len()).enumerate() {
+            for (block, from) in pixel[channels.clone()].chunks(cb).enumerate() {
+                let to = &mut row[block * block_len + i * cb..];
+                // Most blocks have 16 channels; a length that the compiler knows becomes a few vectors.
+                match (to.first_chunk_mut::<16>(), <&[X; 16]>::try_from(from).ok()) {
+                    (Some(to), Some(from)) => copy(to, from),
+                    _ => copy(to, from),
                 }
             }
         }
@@ -141,7 +92,7 @@ fn copy<T: Number, X: Source<T>>(to: &mut [T], from: &[X]) {
 /// Four squares make a block of whole lines of the cache on either side. Blocks follow each other along the side whose rows
 /// are further apart, which is then a few streams of memory.
 #[inline(always)]
-pub fn turn<T: Number, X: Source<T>, V: Vectors<T>>(
+pub(crate) fn turn<T: Number, X: Source<T>, V: Vectors<T>>(
     vectors: V,
     (n, m): (usize, usize),
     (from, from_pitch): (&[X], usize),
@@ -200,7 +151,7 @@ fn turn_square<T: Number, X: Source<T>, V: Vectors<T>>(
 /// Writes `to[place(j) + i] = from[row(i) + j]` for `i` in `0..n` and `j` in `0..m`, in squares of a vector's side: [`turn`]
 /// where places are listed.
 #[inline(always)]
-pub fn transpose<T: Number, X: Source<T>, V: Vectors<T>>(
+pub(crate) fn transpose<T: Number, X: Source<T>, V: Vectors<T>>(
     vectors: V,
     (n, m): (usize, usize),
     from: &[X],

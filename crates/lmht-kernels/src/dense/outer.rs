@@ -139,7 +139,7 @@ impl<T: Number, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
             for (i, row) in rows.clone().enumerate() {
                 let at = (row / s.h_out, row % s.h_out);
                 let to = &mut grads[i * grad_line..];
-                self.grads.copy_blocks(vectors, at, 0..s.w_out, out_channels.clone(), to, (T::LANES, panel));
+                self.grads.copy_blocks(at, 0..s.w_out, out_channels.clone(), to, (T::LANES, panel));
             }
 
             let block_len = slab.lines.len() * line;
@@ -160,7 +160,7 @@ impl<T: Number, X: Source<T>> VectorKernel<T> for Task<'_, T, X> {
                     if left < right {
                         let cols = left - s.padding..right - s.padding;
                         let to = &mut source[i * line + left * cb..];
-                        self.xs.copy_blocks(vectors, (image, y), cols, channels.clone(), to, (cb, block_len));
+                        self.xs.copy_blocks((image, y), cols, channels.clone(), to, (cb, block_len));
                     }
                 }
                 // A tile is some weights of some blocks of output channels, and runs along the positions.

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 /// Packed all at once when many tasks read them; otherwise each task packs what it needs, when it needs it, and the packed
 /// weights never leave the cache.
 #[derive(Debug)]
-pub struct Packing<'a, T> {
+pub(crate) struct Packing<'a, T> {
     weight: &'a [T],
     /// (number, step between them in `weight`); one step is that between kernels.
     outputs: (usize, usize),
@@ -26,7 +26,7 @@ pub struct Packing<'a, T> {
 
 impl<'a, T: Number> Packing<'a, T> {
     /// The taps `taps` of kernels of `kernel` taps each.
-    pub fn new(
+    pub(crate) fn new(
         weight: &'a [T],
         outputs: (usize, usize),
         channels: (usize, usize),
@@ -64,7 +64,7 @@ impl<'a, T: Number> Packing<'a, T> {
     }
 
     /// The weights of a block, packed to `room` if they are not yet.
-    pub fn block<'b>(&'b self, block: usize, room: &'b mut Lines<T>) -> &'b [T] {
+    pub(crate) fn block<'b>(&'b self, block: usize, room: &'b mut Lines<T>) -> &'b [T] {
         if let Some(packed) = self.packed.get(block).or(self.before.get(block)) {
             return packed;
         }

@@ -69,22 +69,16 @@ fn numbers(seed: u64, len: usize) -> Vec<f64> {
 struct Case {
     xs: Vec<f64>,
     weight: Vec<f64>,
-    bias: Vec<f64>,
     grads: Vec<f64>,
 }
 
 impl Case {
     fn new(s: &ConvShape) -> Self {
-        Self {
-            xs: numbers(1, s.x_len()),
-            weight: numbers(2, s.weight_len()),
-            bias: numbers(3, s.c_out),
-            grads: numbers(4, s.y_len()),
-        }
+        Self { xs: numbers(1, s.x_len()), weight: numbers(2, s.weight_len()), grads: numbers(4, s.y_len()) }
     }
 }
 
-/// Output, input gradient and weight gradient by the definition, NHWC.
+/// Output, input gradient and weight gradient by the definition.
 fn naive(s: &ConvShape, case: &Case) -> [Vec<f64>; 3] {
     let mut ys = vec![0.; s.y_len()];
     let (mut dxs, mut dweight) = (vec![0.; s.x_len()], vec![0.; s.weight_len()]);
@@ -93,7 +87,6 @@ fn naive(s: &ConvShape, case: &Case) -> [Vec<f64>; 3] {
             for x in 0..s.w_out {
                 for o in 0..s.c_out {
                     let at = ((image * s.h_out + y) * s.w_out + x) * s.c_out + o;
-                    ys[at] = case.bias[o];
                     for ky in 0..s.k {
                         for kx in 0..s.k {
                             let row = (y * s.stride + ky).checked_sub(s.padding).filter(|&row| row < s.h);
@@ -115,12 +108,6 @@ fn naive(s: &ConvShape, case: &Case) -> [Vec<f64>; 3] {
     [ys, dxs, dweight]
 }
 
-/// `[n, h, w, c]` to `[n, c, h, w]`.
-fn to_nchw<T: Copy>(xs: &[T], n: usize, map: usize, c: usize) -> Vec<T> {
-    let at = |image: usize, c_at: usize, pixel: usize| xs[(image * map + pixel) * c + c_at];
-    (0..n * c * map).map(|i| at(i / (c * map), i / map % c, i % map)).collect()
-}
-
 #[track_caller]
 fn assert_near(what: &str, s: &ConvShape, got: &[f64], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what} of {s:?}");
@@ -131,26 +118,18 @@ fn assert_near(what: &str, s: &ConvShape, got: &[f64], expected: &[f64], toleran
     }
 }
 
-/// Forward, input and weight gradient of NHWC and of NCHW maps. Outputs begin as NaN: all must be written.
-fn run<T: Number>(s: &ConvShape, case: &Case, from: fn(f64) -> T, to: fn(T) -> f64) -> [[Vec<f64>; 3]; 2] {
+/// Forward, input and weight gradient. Outputs begin as NaN: all must be written.
+fn run<T: Number>(s: &ConvShape, case: &Case, from: fn(f64) -> T, to: fn(T) -> f64) -> [Vec<f64>; 3] {
     let convert = |values: &[f64]| values.iter().map(|&x| from(x)).collect::<Vec<T>>();
-    let (xs, weight, bias, grads) =
-        (convert(&case.xs), convert(&case.weight), convert(&case.bias), convert(&case.grads));
+    let (xs, weight, grads) = (convert(&case.xs), convert(&case.weight), convert(&case.grads));
     let nan = |len| vec![from(f64::NAN); len];
     let back = |values: Vec<T>| values.into_iter().map(to).collect::<Vec<f64>>();
 
     let (mut ys, mut dxs, mut dweight) = (nan(s.y_len()), nan(s.x_len()), nan(s.weight_len()));
-    forward(s, &xs, &weight, Some(&bias), &mut ys);
+    forward(s, &xs, &weight, &mut ys);
     grad_input(s, &grads, &weight, &mut dxs);
     grad_weight(s, &xs, &grads, &mut dweight);
-    let nhwc = [back(ys), back(dxs), back(dweight)];
-
-    let (xs, grads) = (to_nchw(&xs, s.n, s.h * s.w, s.c_in), to_nchw(&grads, s.n, s.h_out * s.w_out, s.c_out));
-    let (mut ys, mut dxs, mut dweight) = (nan(s.y_len()), nan(s.x_len()), nan(s.weight_len()));
-    nchw::forward(s, &xs, &weight, Some(&bias), &mut ys);
-    nchw::grad_input(s, &grads, &weight, &mut dxs);
-    nchw::grad_weight(s, &xs, &grads, &mut dweight);
-    [nhwc, [back(ys), back(dxs), back(dweight)]]
+    [back(ys), back(dxs), back(dweight)]
 }
 
 #[test]
@@ -158,18 +137,12 @@ fn kernels_match_the_definition() {
     for s in shapes() {
         let case = Case::new(&s);
         let [ys, dxs, dweight] = naive(&s, &case);
-        let (ys_nchw, dxs_nchw) =
-            (to_nchw(&ys, s.n, s.h_out * s.w_out, s.c_out), to_nchw(&dxs, s.n, s.h * s.w, s.c_in));
         for (got, tolerance) in
             [(run::<f64>(&s, &case, |x| x, |x| x), 1e-13), (run::<f32>(&s, &case, |x| x as f32, f64::from), 1e-5)]
         {
-            let [nhwc, nchw] = got;
-            assert_near("forward", &s, &nhwc[0], &ys, tolerance);
-            assert_near("grad_input", &s, &nhwc[1], &dxs, tolerance);
-            assert_near("grad_weight", &s, &nhwc[2], &dweight, tolerance);
-            assert_near("forward, NCHW", &s, &nchw[0], &ys_nchw, tolerance);
-            assert_near("grad_input, NCHW", &s, &nchw[1], &dxs_nchw, tolerance);
-            assert_near("grad_weight, NCHW", &s, &nchw[2], &dweight, tolerance);
+            assert_near("forward", &s, &got[0], &ys, tolerance);
+            assert_near("grad_input", &s, &got[1], &dxs, tolerance);
+            assert_near("grad_weight", &s, &got[2], &dweight, tolerance);
         }
     }
 }
@@ -184,8 +157,8 @@ fn packed_spikes_are_their_counts() {
         let weight: Vec<f32> = case.weight.iter().map(|&x| x as f32).collect();
         let grads: Vec<f32> = case.grads.iter().map(|&x| x as f32).collect();
         let (mut ys, mut expected) = (vec![f32::NAN; s.y_len()], vec![f32::NAN; s.y_len()]);
-        forward(&s, &packed, &weight, None, &mut ys);
-        forward(&s, &counts, &weight, None, &mut expected);
+        forward(&s, &packed, &weight, &mut ys);
+        forward(&s, &counts, &weight, &mut expected);
         assert_eq!(ys, expected, "{s:?}");
         let (mut dweight, mut expected) = (vec![f32::NAN; s.weight_len()], vec![f32::NAN; s.weight_len()]);
         grad_weight(&s, &packed, &grads, &mut dweight);

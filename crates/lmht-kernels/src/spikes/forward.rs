@@ -18,7 +18,7 @@ const FEW: usize = 128;
 
 /// Weights in the order in which [`forward_packed`] reads them.
 #[derive(Debug)]
-pub struct PackedWeights<T> {
+pub(crate) struct PackedWeights<T> {
     /// For each block of output channels `[input blocks, k, k, per_block, vectors]`.
     blocks: Vec<Vec<Line<T>>>,
     /// Lines of a block of output channels.
@@ -30,7 +30,7 @@ pub struct PackedWeights<T> {
 
 impl<T: Number> PackedWeights<T> {
     /// Packs `weight`, `[c_out, c_in, k, k]`, for convolutions of these channels and this kernel.
-    pub fn new(s: &ConvShape, weight: &[T]) -> Self {
+    pub(crate) fn new(s: &ConvShape, weight: &[T]) -> Self {
         // Four registers of sums, and as many again for every second row.
         let wide = 4 * size_of::<f32>() / size_of::<T>();
         let vectors = if s.c_out <= wide / 2 * LINE { wide / 2 } else { wide };
@@ -43,7 +43,7 @@ impl<T: Number> PackedWeights<T> {
     }
 
     /// Packs other numbers of the same shape, into the memory at hand: fresh memory would cost more than the packing.
-    pub fn update(&mut self, s: &ConvShape, weight: &[T]) {
+    pub(crate) fn update(&mut self, s: &ConvShape, weight: &[T]) {
         let &mut Self { ref mut blocks, vectors, per_block, .. } = self;
         blocks.par_iter_mut().enumerate().for_each(|(block, lines)| {
             run_vectorized(Pack { shape: s, weight, block, vectors, per_block, lines });
@@ -91,12 +91,12 @@ impl<T: Number> Kernel for Pack<'_, T> {
 
 /// `ys[n, y, x, o] = Σ_{ky, kx, i} weight[o, i, ky, kx] s[n, y stride + ky - p, x stride + kx - p, i]` for the maps n of
 /// `images`; the other outputs stay as they are.
-pub fn forward<T: Number>(s: &ConvShape, images: &Images, spikes: &[u8], weight: &[T], ys: &mut [T]) {
+pub(crate) fn forward<T: Number>(s: &ConvShape, images: &Images, spikes: &[u8], weight: &[T], ys: &mut [T]) {
     forward_packed(s, images, spikes, &PackedWeights::new(s, weight), ys);
 }
 
 /// [`forward()`] with weights that were packed before.
-pub fn forward_packed<T: Number>(
+pub(crate) fn forward_packed<T: Number>(
     s: &ConvShape,
     images: &Images,
     spikes: &[u8],

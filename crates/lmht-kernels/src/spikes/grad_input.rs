@@ -72,21 +72,21 @@ impl<'a> Plan<'a> {
 
 /// Weights in the order in which [`grad_input_packed`] reads them.
 #[derive(Debug)]
-pub struct PackedColumns<T> {
+pub(crate) struct PackedColumns<T> {
     /// For each block of input channels `[pieces, per_block, lines of the piece]`.
     blocks: Vec<Vec<Line<T>>>,
 }
 
 impl<T: Number> PackedColumns<T> {
     /// Packs `weight`, `[c_out, c_in, k, k]`, for convolutions of this shape with any `n`.
-    pub fn new(s: &ConvShape, weight: &[T]) -> Self {
+    pub(crate) fn new(s: &ConvShape, weight: &[T]) -> Self {
         let mut packed = Self { blocks: Vec::new() };
         packed.update(s, weight);
         packed
     }
 
     /// Packs other numbers, into the memory at hand: fresh memory would cost more than the packing.
-    pub fn update(&mut self, s: &ConvShape, weight: &[T]) {
+    pub(crate) fn update(&mut self, s: &ConvShape, weight: &[T]) {
         let plan = Plan::new::<T>(s);
         self.blocks.resize(plan.blocks, Vec::new());
         self.blocks.par_iter_mut().enumerate().for_each(|(block, lines)| {
@@ -133,12 +133,12 @@ impl<T: Number> Kernel for Pack<'_, '_, T> {
 
 /// `dxs[n, y stride + ky - p, x stride + kx - p, i] = Σ_{ky, kx, o} weight[o, i, ky, kx] dys[n, y, x, o]` where the
 /// top bit of the unit is set, 0 elsewhere.
-pub fn grad_input<T: Number>(s: &ConvShape, grads: &[T], weight: &[T], units: &[u8], dxs: &mut [T]) {
+pub(crate) fn grad_input<T: Number>(s: &ConvShape, grads: &[T], weight: &[T], units: &[u8], dxs: &mut [T]) {
     grad_input_packed(s, grads, &PackedColumns::new(s, weight), units, dxs);
 }
 
 /// [`grad_input()`] with weights that were packed before.
-pub fn grad_input_packed<T: Number>(
+pub(crate) fn grad_input_packed<T: Number>(
     s: &ConvShape,
     grads: &[T],
     weights: &PackedColumns<T>,

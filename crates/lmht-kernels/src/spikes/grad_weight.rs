@@ -153,7 +153,7 @@ impl Kernel for ListTask<'_, '_> {
 }
 
 /// `dweight[o, i, ky, kx] = Σ_{n, y, x} s[n, y stride + ky - p, x stride + kx - p, i] dys[n, y, x, o]`.
-pub fn grad_weight<T: Number>(s: &ConvShape, spikes: &[u8], grads: &[T], dweight: &mut [T]) {
+pub(crate) fn grad_weight<T: Number>(s: &ConvShape, spikes: &[u8], grads: &[T], dweight: &mut [T]) {
     let plan = Plan::new(s);
     // The tile of output gradients, of one block of channels, stays in the first-level cache.
     let positions = PANEL_BYTES / (plan.vectors * size_of::<Line<T>>());

@@ -24,7 +24,7 @@ const TASKS: usize = 32;
 
 /// Kernels, transformed.
 #[derive(Debug)]
-pub struct Weights<T> {
+pub(crate) struct Weights<T> {
     /// For each block of `L` output channels, for each sum `[planes, c_in, L]`.
     blocks: Vec<Lines<T>>,
     kind: Kind,
@@ -60,14 +60,14 @@ macro_rules! with_form {
 
 impl<T: Number> Weights<T> {
     /// From `weight`, `[c_out, c_in, 3, 3]`.
-    pub fn new(s: &ConvShape, weight: &[T]) -> Self {
+    pub(crate) fn new(s: &ConvShape, weight: &[T]) -> Self {
         let taps = (0..TAPS).collect();
         let kind = if s.stride == 1 { Kind::Plain } else { Kind::Strided };
         Self::of(kind, s.c_out, Packing::new(weight, (s.c_out, s.c_in * TAPS), (s.c_in, TAPS), TAPS, taps))
     }
 
     /// For [`grad_input`]: of the convolution that the input gradient is.
-    pub fn flipped(s: &ConvShape, weight: &[T]) -> Self {
+    pub(crate) fn flipped(s: &ConvShape, weight: &[T]) -> Self {
         let taps = (0..TAPS).rev().collect();
         let kind = if s.stride == 1 { Kind::Plain } else { Kind::Backward };
         Self::of(kind, s.c_in, Packing::new(weight, (s.c_in, TAPS), (s.c_out, s.c_in * TAPS), TAPS, taps))
@@ -122,7 +122,7 @@ impl<T: Number, F: Form> VectorKernel<T> for WeightBlock<'_, T, F> {
 /// `ys[n, y, x, o] = Σ_{i, ky, kx} weight[o, i, ky, kx] xs[n, y stride + ky - p, x stride + kx - p, i]`; a shape that [`fits`].
 ///
 /// `xs` is `[n, h, w, c_in]`, `ys` `[n, h_out, w_out, c_out]`, which is overwritten.
-pub fn forward<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &Weights<T>, ys: &mut [T]) {
+pub(crate) fn forward<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &Weights<T>, ys: &mut [T]) {
     debug_assert!(fits(s));
     correlate(s, xs, weights, ys);
 }
@@ -132,14 +132,14 @@ pub fn forward<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &Weigh
 ///
 /// `grads` is `[n, h_out, w_out, c_out]`, `dxs` `[n, h, w, c_in]`, which is overwritten; `weights` are
 /// [flipped](Weights::flipped).
-pub fn grad_input<T: Number>(s: &ConvShape, grads: &[T], weights: &Weights<T>, dxs: &mut [T]) {
+pub(crate) fn grad_input<T: Number>(s: &ConvShape, grads: &[T], weights: &Weights<T>, dxs: &mut [T]) {
     debug_assert!(fits(s));
     correlate(&backwards(s), grads, weights, dxs);
 }
 
 /// The input gradient as something that reads and writes maps: it has the sizes of those, and in `padding` how far before
 /// the maps the first tile begins to read.
-pub fn backwards(s: &ConvShape) -> ConvShape {
+fn backwards(s: &ConvShape) -> ConvShape {
     ConvShape {
         c_in: s.c_out,
         h: s.h_out,
@@ -153,19 +153,8 @@ pub fn backwards(s: &ConvShape) -> ConvShape {
 }
 
 /// What the weights are for, [`forward`] or what [`backwards`] describes.
-pub fn correlate<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &Weights<T>, ys: &mut [T]) {
+fn correlate<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], weights: &Weights<T>, ys: &mut [T]) {
     with_form!(form of weights.kind => share_out(form, s, xs, weights, ys));
-}
-
-/// [`correlate`] without sharing the work out.
-pub fn correlate_alone<T: Number, X: Source<T>>(
-    s: &ConvShape,
-    xs: &[X],
-    weights: &Weights<T>,
-    ys: &mut [T],
-    scratch: &mut Scratch<T>,
-) {
-    with_form!(form of weights.kind => do_alone(form, s, xs, weights, ys, scratch));
 }
 
 fn share_out<T: Number, X: Source<T>, F: Form>(form: F, s: &ConvShape, xs: &[X], weights: &Weights<T>, ys: &mut [T]) {
@@ -177,19 +166,6 @@ fn share_out<T: Number, X: Source<T>, F: Form>(form: F, s: &ConvShape, xs: &[X],
         let first = task * per_task;
         T::run_with_vectors(Task { form, shape: s, tiles, xs, zeros: &zeros, weights, first, rows, per_pass, scratch });
     });
-}
-
-fn do_alone<T: Number, X: Source<T>, F: Form>(
-    form: F,
-    s: &ConvShape,
-    xs: &[X],
-    weights: &Weights<T>,
-    ys: &mut [T],
-    scratch: &mut Scratch<T>,
-) {
-    let (tiles, per_pass) = (Tiles::of_side(F::WRITTEN, s), rows_of_a_pass::<F>(s));
-    let (rows, zeros) = (&mut *rows_of_tiles::<T, F>(s, ys), &*vec![X::default(); s.c_in]);
-    T::run_with_vectors(Task { form, shape: s, tiles, xs, zeros, weights, first: 0, rows, per_pass, scratch });
 }
 
 /// Rows of tiles of a pass over the weights.
@@ -245,7 +221,7 @@ struct Task<'a, 'out, T, X, F> {
 
 /// Buffers of a task, for one after the other: the matrices `[tiles, planes c_in]`, and the sums `[tiles, c_out]`.
 #[derive(Debug, Default)]
-pub struct Scratch<T> {
+struct Scratch<T> {
     inputs: Lines<T>,
     products: Lines<T>,
 }

@@ -39,57 +39,7 @@ macro_rules! with_form {
 /// `dweight[o, i, ky, kx] = Σ_{n, y, x} grads[n, y, x, o] xs[n, y stride + ky - p, x stride + kx - p, i]`; a shape that [`fits`].
 ///
 /// `xs` is `[n, h, w, c_in]`, `grads` `[n, h_out, w_out, c_out]`, `dweight` `[c_out, c_in, 3, 3]`, which is overwritten.
-pub fn grad_weight<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], dweight: &mut [T]) {
-    sum_up(s, 1, dweight, |part, sums| {
-        add_part(s, xs, grads, part, sums, &mut Scratch::default());
-    });
-}
-
-/// Whether every [`Part`] has all channels of both sides.
-pub fn is_one_part(s: &ConvShape) -> bool {
-    s.c_in.max(s.c_out) <= CHANNELS
-}
-
-/// What a task sums up: some channels over some rows of tiles, counted over all images.
-#[derive(Debug, Clone)]
-pub struct Part {
-    pub rows: Range<usize>,
-    inputs: Range<usize>,
-    outputs: Range<usize>,
-}
-
-impl Part {
-    /// The same channels over other rows.
-    pub fn with_rows(&self, rows: Range<usize>) -> Self {
-        Self { rows, ..self.clone() }
-    }
-}
-
-/// Buffers of a task, for one after the other.
-#[derive(Debug, Default)]
-pub struct Scratch<T> {
-    xs: Lines<T>,
-    grads: Lines<T>,
-}
-
-/// Adds to `sums` what a part of these maps gives.
-pub fn add_part<T: Number, X: Source<T>>(
-    s: &ConvShape,
-    xs: &[X],
-    grads: &[T],
-    part: Part,
-    sums: &mut [T],
-    scratch: &mut Scratch<T>,
-) {
-    let zeros = (&*vec![X::default(); s.c_in], &*vec![T::default(); s.c_out]);
-    let tiles = Tiles::of(s);
-    with_form!(form of s => {
-        T::run_with_vectors(Task { form, shape: s, tiles, xs, grads, zeros, part, sums, scratch });
-    });
-}
-
-/// The weight gradient from the sums that `add` adds up for each part, which begins at a multiple of `multiple` rows.
-pub fn sum_up<T: Number>(s: &ConvShape, multiple: usize, dweight: &mut [T], add: impl Fn(Part, &mut [T]) + Sync) {
+pub(crate) fn grad_weight<T: Number, X: Source<T>>(s: &ConvShape, xs: &[X], grads: &[T], dweight: &mut [T]) {
     debug_assert!(fits(s));
     let cut = |c: usize| c.div_ceil(c.div_ceil(CHANNELS)).next_multiple_of(T::LANES);
     let (per_in, per_out) = (cut(s.c_in), cut(s.c_out));
@@ -97,13 +47,17 @@ pub fn sum_up<T: Number>(s: &ConvShape, multiple: usize, dweight: &mut [T], add:
     let n_planes = with_form!(form of s => planes_of(form));
     let tiles = Tiles::of(s);
     let n_rows = tiles.n * tiles.rows;
-    let per_group = n_rows.div_ceil(TASKS.div_ceil(n_in * n_out)).max(1).next_multiple_of(multiple);
+    let per_group = n_rows.div_ceil(TASKS.div_ceil(n_in * n_out)).max(1);
     let n_groups = n_rows.div_ceil(per_group).max(1);
     let range = |i: usize, per: usize, c: usize| i * per..c.min((i + 1) * per);
+    let zeros = (&*vec![X::default(); s.c_in], &*vec![T::default(); s.c_out]);
     let sums_of = |i: usize, o: usize, group: usize| {
         let (inputs, outputs) = (range(i, per_in, s.c_in), range(o, per_out, s.c_out));
         let mut sums = Lines::zeros(n_planes * sum_len::<T>(&inputs, &outputs));
-        add(Part { rows: range(group, per_group, n_rows), inputs, outputs }, &mut sums);
+        let part = Part { rows: range(group, per_group, n_rows), inputs, outputs };
+        with_form!(form of s => {
+            T::run_with_vectors(Task { form, shape: s, tiles, xs, grads, zeros, part, sums: &mut sums });
+        });
         sums
     };
     // Ordered by outputs, inputs, group.
@@ -126,6 +80,14 @@ pub fn sum_up<T: Number>(s: &ConvShape, multiple: usize, dweight: &mut [T], add:
     });
 }
 
+/// What a task sums up: some channels over some rows of tiles, counted over all images.
+#[derive(Debug, Clone)]
+struct Part {
+    rows: Range<usize>,
+    inputs: Range<usize>,
+    outputs: Range<usize>,
+}
+
 fn planes_of<F: Adjoint>(_: F) -> usize {
     all_places(F::MATRICES).len()
 }
@@ -146,7 +108,6 @@ struct Task<'a, T, X, F> {
     zeros: (&'a [X], &'a [T]),
     part: Part,
     sums: &'a mut [T],
-    scratch: &'a mut Scratch<T>,
 }
 
 impl<T: Number, X: Source<T>, F: Adjoint> VectorKernel<T> for Task<'_, T, X, F> {
@@ -178,9 +139,8 @@ impl<T: Number, X: Source<T>, F: Adjoint> Task<'_, T, X, F> {
         let grads_len = outputs.len().div_ceil(T::LANES) * block + T::LANES;
         let places = all_places(F::MATRICES);
         debug_assert!(F::SUMS.iter().copied().eq(0..F::MATRICES.len()));
-        let Scratch { xs, grads } = self.scratch;
-        xs.resize(places.len() * plane_len);
-        grads.resize(F::SUMS.len() * F::SUMS.len() * grads_len);
+        let mut xs = Lines::zeros(places.len() * plane_len);
+        let mut grads = Lines::zeros(F::SUMS.len() * F::SUMS.len() * grads_len);
         let per_plane = sum_len::<T>(inputs, outputs);
         for start in (0..n).step_by(TILES) {
             let n = TILES.min(n - start);

@@ -80,8 +80,8 @@ fn direct<T: Number>(s: &ConvShape, case: &Case<T>) -> [Vec<T>; 5] {
     let [mut ys, mut ys_spikes] = [(); 2].map(|()| zeros(s.y_len()));
     let mut dxs = zeros(s.x_len());
     let [mut dweight, mut dweight_spikes] = [(); 2].map(|()| zeros(s.weight_len()));
-    dense::forward(s, &case.xs, &case.weight, None, &mut ys);
-    dense::forward(s, &case.spikes, &case.weight, None, &mut ys_spikes);
+    dense::forward(s, &case.xs, &case.weight, &mut ys);
+    dense::forward(s, &case.spikes, &case.weight, &mut ys_spikes);
     dense::grad_input(s, &case.grads, &case.weight, &mut dxs);
     dense::grad_weight(s, &case.xs, &case.grads, &mut dweight);
     dense::grad_weight(s, &case.spikes, &case.grads, &mut dweight_spikes);
