@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::Subcommand;
-use lmht_convert::{ConvertedModel, checkpoint};
+use lmht_convert::{Model, checkpoint};
 use lmht_nn::{ModelCard, ModelConfig, save_pretrained};
 
 use crate::experiment::Experiment;
@@ -151,7 +151,7 @@ fn to_pytorch(args: &ToPytorch) -> Result<()> {
 }
 
 /// The number type of a model: that of its tensors.
-fn dtype(model: &ConvertedModel) -> DType {
+fn dtype(model: &Model) -> DType {
     model.tensors.values().next().map_or(DType::F32, |tensor| tensor.dtype())
 }
 

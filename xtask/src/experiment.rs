@@ -204,7 +204,8 @@ mod tests {
     use candle_core::{DType, Device, Tensor};
     use lmht_nn::optim::OptimizerConfig;
     use lmht_nn::schedule::ScheduleConfig;
-    use lmht_nn::{Backbone, Network, NeuronConfig, ParamStore, Pass};
+    use lmht_nn::neurons;
+use lmht_nn::{Backbone, Network, NeuronConfig, ParamStore, Pass};
 
     use super::*;
     use crate::published;
@@ -258,7 +259,7 @@ mod tests {
                     assert_eq!(model.n_classes, n_classes, "{name}: {}", row.dataset);
                     assert_eq!(data.events.is_some(), row.dataset == "CIFAR10-DVS", "{name}");
                     match (&model.neuron, row.quant_levels) {
-                        (NeuronConfig::Qcfs { quant_levels, .. }, Some(expected)) => {
+                        (NeuronConfig::Qcfs(neurons::Qcfs { quant_levels, .. }), Some(expected)) => {
                             assert_eq!((*quant_levels, start), (expected, &None), "{name}");
                         }
                         (neuron, _) if neuron.is_spiking() => {
@@ -270,11 +271,11 @@ mod tests {
                             } else {
                                 assert_eq!(found, expected, "{name}");
                             }
-                            let tgim = matches!(neuron, NeuronConfig::Lmht { .. });
+                            let tgim = matches!(neuron, NeuronConfig::Lmht(_));
                             assert_eq!(tgim, row.tgim.unwrap_or(true), "{name}");
                             let hybrid = row.table == "Table 4";
                             assert_eq!(hybrid, start.is_some(), "{name}");
-                            if let NeuronConfig::Lmht { v_init, .. } = neuron {
+                            if let NeuronConfig::Lmht(neurons::Lmht { v_init, .. }) = neuron {
                                 assert_eq!(*v_init, if hybrid { 0.5 } else { 0. }, "{name}");
                             }
                         }

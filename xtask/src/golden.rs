@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use lmht_bench::CostCounter;
-use lmht_convert::{ConvertedModel, reparameterize};
+use lmht_convert::{Model, reparameterize};
 use lmht_nn::ops::{self, Learned};
 use lmht_nn::optim::{OptimizerConfig, SgdConfig};
 use lmht_nn::{
-    Backbone, GradientMode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, QcfsWindow,
+    Backbone, GradientMode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, QcfsGate,
     Schedule, Signal, Stem, SynapseEvent, Tgim, loss,
 };
 use serde::Deserialize;
@@ -243,7 +243,7 @@ fn neuron(case: &mut Case) -> Result<()> {
 
 fn qcfs(case: &mut Case) -> Result<()> {
     let (xs, scale) = (case.var("x")?, case.var("scale")?);
-    let ys = ops::qcfs(&xs, &scale, case.json("quant_levels")?, QcfsWindow::default())?;
+    let ys = ops::qcfs(&xs, &scale, case.json("quant_levels")?, QcfsGate::default())?;
     let gradients = backward(&ys, &case.tensor("grad_out")?.clone())?;
     case.compare("y", &ys)?;
     case.compare("grad_x", gradients.get(&xs).context("no gradient")?)?;
@@ -277,32 +277,32 @@ impl NetworkConfig {
             serde_json::from_value(self.arch.clone().into()).with_context(|| format!("arch {:?}", self.arch))?;
         let (v_threshold, v_init) = (self.v_threshold, self.v_init);
         let neuron = match self.neuron.as_str() {
-            "lmht" => NeuronConfig::Lmht {
+            "lmht" => NeuronConfig::Lmht(neurons::Lmht {
                 levels: self.levels,
                 tgim: Tgim::Full,
                 v_threshold: Some(v_threshold),
                 v_init,
                 gradient: gradient(self.detach, GradientMode::Detached),
-            },
-            "mht" => NeuronConfig::Mht {
+            }),
+            "mht" => NeuronConfig::Mht(neurons::Mht {
                 levels: self.levels,
                 leak: self.leak.unwrap_or(1.),
                 v_threshold: Some(v_threshold),
                 v_init,
                 gradient: gradient(self.detach, GradientMode::Detached),
-            },
-            "if" => NeuronConfig::If { v_threshold, v_init, gradient: gradient(self.detach, GradientMode::Full) },
-            "lif" => NeuronConfig::Lif {
+            }),
+            "if" => NeuronConfig::If(neurons::If { v_threshold, v_init, gradient: gradient(self.detach, GradientMode::Full) }),
+            "lif" => NeuronConfig::Lif(neurons::Lif {
                 leak: self.leak.context("the config lacks leak")?,
                 v_threshold,
                 v_init,
                 gradient: gradient(self.detach, GradientMode::Full),
-            },
-            "qcfs" => NeuronConfig::Qcfs {
+            }),
+            "qcfs" => NeuronConfig::Qcfs(neurons::Qcfs {
                 quant_levels: self.quant_levels.context("the config lacks quant_levels")?,
                 scale: self.scale.context("the config lacks scale")?,
-                window: QcfsWindow::default(),
-            },
+                window: QcfsGate::default(),
+            }),
             other => bail!("neuron is {other:?}; expected lmht, mht, if, lif or qcfs"),
         };
         Ok(ModelConfig {
@@ -346,7 +346,7 @@ impl Observer for Recorder {
     }
 
     fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
-        if let Signal::Spikes { v_threshold } = event.signal {
+        if let SignalKind::Spikes { v_threshold } = event.signal {
             let per_step = event.output.elem_count() / event.timesteps;
             let output = event.output.reshape((event.timesteps, per_step))?;
             let spikes = (output / v_threshold)?.round()?.sum(1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
@@ -391,7 +391,7 @@ fn reparameterized(case: &mut Case, description: &NetworkCase) -> Result<()> {
             continue;
         }
         let (_, params) = description.build(DType::F64)?;
-        let single = reparameterize(&ConvertedModel::of(&description.model, &params), schedule)?;
+        let single = reparameterize(&Model::of(&description.model, &params), schedule)?;
         let (network, _) = single.build(DType::F64, &Device::Cpu)?;
         let mut recorder = Recorder::default();
         let logits = network.forward(&description.input, &mut Pass::eval().observed_by(&mut recorder))?;

@@ -7,6 +7,7 @@ use candle_core::{DType, Device};
 use lmht_bench::{CostCounter, CostReport};
 use lmht_nn::atomic::write_file;
 use lmht_nn::train::{Metrics, Progress, RunRecord, evaluate, fit};
+use lmht_nn::neurons;
 use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 
 use crate::experiment::{Experiment, presets};
@@ -124,7 +125,7 @@ fn load_start(start: &Path, model: &ModelConfig, params: &ParamStore) -> Result<
     )?;
     let mut there = ModelConfig::from_json(&json).with_context(|| path.display().to_string())?;
     // θ is stored with the weights.
-    if let (NeuronConfig::Lmht { v_threshold: there, .. }, NeuronConfig::Lmht { v_threshold, .. }) =
+    if let (NeuronConfig::Lmht(neurons::Lmht { v_threshold: there, .. }), NeuronConfig::Lmht(neurons::Lmht { v_threshold, .. })) =
         (&mut there.neuron, &model.neuron)
     {
         *there = *v_threshold;

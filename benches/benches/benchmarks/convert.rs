@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use candle_core::{DType, Device};
 use criterion::Criterion;
-use lmht_convert::{ConvertedModel, HybridStart, absorb_bn, absorb_thresholds, qcfs_to_lmht, reparameterize};
+use lmht_convert::{Model, HybridStart, absorb_bn, absorb_thresholds, qcfs_to_lmht, reparameterize};
 use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Schedule};
 
 use super::backbones::{memory_of, status_kib};
@@ -23,15 +23,15 @@ fn conversions() -> [(&'static str, NeuronConfig); 4] {
     ]
 }
 
-fn model(neuron: NeuronConfig) -> lmht_nn::Result<ConvertedModel> {
+fn model(neuron: NeuronConfig) -> lmht_nn::Result<Model> {
     let timesteps = if neuron.is_spiking() { 2 } else { 1 };
     let config = ModelConfig { width: size(64, 4), neuron, timesteps, ..ModelConfig::resnet18(10) };
     let params = ParamStore::new(42);
     Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
-    Ok(ConvertedModel::of(&config, &params))
+    Ok(Model::of(&config, &params))
 }
 
-fn convert(name: &str, model: &ConvertedModel) -> lmht_nn::Result<ConvertedModel> {
+fn convert(name: &str, model: &Model) -> lmht_nn::Result<Model> {
     match name {
         "convert: hybrid start" => qcfs_to_lmht(model, 2, 2, HybridStart::Exact),
         "convert: reparameterize" => reparameterize(model, Schedule::FrontLoaded),

@@ -231,8 +231,8 @@ impl Observer for ActivityCounter {
         }
         let n_units = values / (timesteps * n_images);
         let (is_spiking, v_threshold) = match event.signal {
-            Signal::Spikes { v_threshold } => (true, v_threshold),
-            Signal::Averaged { .. } | Signal::Analog => (false, 1.),
+            SignalKind::Spikes { v_threshold } => (true, v_threshold),
+            SignalKind::Averaged { .. } | SignalKind::Analog => (false, 1.),
         };
         let at = self.layers.iter().position(|layer| layer.name == event.name).unwrap_or(self.layers.len());
         if at == self.layers.len() {

@@ -422,8 +422,8 @@ impl Observer for CostCounter {
     fn synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
         let connections = Connections::of(event)?;
         let v_threshold = match event.signal {
-            Signal::Spikes { v_threshold } => Some(v_threshold),
-            Signal::Averaged { .. } | Signal::Analog => None,
+            SignalKind::Spikes { v_threshold } => Some(v_threshold),
+            SignalKind::Averaged { .. } | SignalKind::Analog => None,
         };
         let named = |error: lmht_nn::Error| candle_core::Error::Msg(format!("{}: {error}", event.name));
         let rows = tally_rows(&connections, event.weight, event.input, v_threshold).map_err(named)?;
@@ -440,10 +440,10 @@ impl Observer for CostCounter {
             |layer| layer.name == event.name,
             || {
                 let input = match event.signal {
-                    Signal::Spikes { .. } => InputKind::Spikes,
-                    Signal::Averaged { .. } => InputKind::Averaged,
-                    Signal::Analog if is_first => InputKind::Image,
-                    Signal::Analog => InputKind::Analog,
+                    SignalKind::Spikes { .. } => InputKind::Spikes,
+                    SignalKind::Averaged { .. } => InputKind::Averaged,
+                    SignalKind::Analog if is_first => InputKind::Image,
+                    SignalKind::Analog => InputKind::Analog,
                 };
                 let name = event.name.to_string();
                 let (total, sops) = (Tally::default(), Vec::new());
@@ -465,12 +465,12 @@ impl Observer for CostCounter {
         }
         layer.total += total;
         match event.signal {
-            Signal::Spikes { .. } => layer.paper += total.sops as f64,
-            Signal::Averaged { v_threshold } => {
+            SignalKind::Spikes { .. } => layer.paper += total.sops as f64,
+            SignalKind::Averaged { v_threshold } => {
                 layer.macs += n_rows * connections.dense();
                 layer.paper += amplitude(&connections, event)? / v_threshold;
             }
-            Signal::Analog => layer.macs += n_rows * connections.dense(),
+            SignalKind::Analog => layer.macs += n_rows * connections.dense(),
         }
         Ok(())
     }
@@ -484,7 +484,7 @@ impl Observer for CostCounter {
         let values = event.output.elem_count() as u64;
         let t = event.timesteps as u64;
         let per_step = values / t.max(1);
-        let is_spiking = matches!(event.signal, Signal::Spikes { .. });
+        let is_spiking = matches!(event.signal, SignalKind::Spikes { .. });
         let layer = entry(
             &mut self.neurons,
             |layer| layer.name == event.name,
@@ -558,7 +558,7 @@ fn product(event: &ProductEvent<'_>) -> Result<ProductTotal> {
     let right = sides(&event.right.t()?, event.right_signal, k).map_err(&bad)?;
     let pairs = |left: &[u64], right: &[u64]| left.iter().zip(right).map(|(left, right)| left * right).sum::<u64>();
     let effective = pairs(&left.active, &right.active);
-    let is_spikes = |signal| matches!(signal, Signal::Spikes { .. });
+    let is_spikes = |signal| matches!(signal, SignalKind::Spikes { .. });
     Ok(match (is_spikes(event.left_signal), is_spikes(event.right_signal)) {
         (true, true) => ProductTotal { acs: pairs(&left.spikes, &right.spikes), effective, ..counted },
         (true, false) => ProductTotal { acs: left.spikes.iter().sum::<u64>() * m as u64, effective, ..counted },
@@ -576,8 +576,8 @@ struct Side {
 /// Sums a tensor `[.., N, K]` over N.
 fn sides(tensor: &candle_core::Tensor, signal: Signal, k: usize) -> std::result::Result<Side, String> {
     let scale = match signal {
-        Signal::Spikes { v_threshold } => Some(1. / v_threshold),
-        Signal::Averaged { .. } | Signal::Analog => None,
+        SignalKind::Spikes { v_threshold } => Some(1. / v_threshold),
+        SignalKind::Averaged { .. } | SignalKind::Analog => None,
     };
     let n = tensor.dims()[tensor.rank() - 2];
     let of_map = |map: &[f64]| {

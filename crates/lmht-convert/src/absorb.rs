@@ -5,7 +5,7 @@ use lmht_nn::graph::{Graph, Op};
 use lmht_nn::layers::BatchNorm;
 use lmht_nn::{Error, ModelConfig, Result};
 
-use crate::ConvertedModel;
+use crate::Model;
 
 /// Folds batch norm into the synapses before it: w' = wγ/√(σ² + ε), b' = (b - μ)γ/√(σ² + ε) + β.
 ///
@@ -16,18 +16,18 @@ use crate::ConvertedModel;
 ///
 /// ```
 /// use candle_core::{DType, Device};
-/// use lmht_convert::{ConvertedModel, absorb_bn};
+/// use lmht_convert::{Model, absorb_bn};
 /// use lmht_nn::{ModelConfig, Network, ParamStore};
 ///
 /// # fn main() -> lmht_nn::Result<()> {
 /// let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
 /// let params = ParamStore::new(42);
 /// Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
-/// let folded = absorb_bn(&ConvertedModel::of(&config, &params))?;
+/// let folded = absorb_bn(&Model::of(&config, &params))?;
 /// assert!(folded.tensors.contains_key("conv1.bias") && !folded.tensors.contains_key("bn1.bias"));
 /// # Ok(()) }
 /// ```
-pub fn absorb_bn(model: &ConvertedModel) -> Result<ConvertedModel> {
+pub fn absorb_bn(model: &Model) -> Result<Model> {
     let graph = model.check()?;
     if !model.config.batch_norm {
         return Err(Error::Config("the network has no batch norm: nothing to fold".into()));
@@ -57,7 +57,7 @@ pub fn absorb_bn(model: &ConvertedModel) -> Result<ConvertedModel> {
         };
         tensors.insert(name, (before.mul(&factor)? + beta)?.to_dtype(dtype)?);
     }
-    Ok(ConvertedModel { config: ModelConfig { batch_norm: false, ..model.config.clone() }, tensors })
+    Ok(Model { config: ModelConfig { batch_norm: false, ..model.config.clone() }, tensors })
 }
 
 /// Folds the amplitude θ of spikes into the weights that read them: the neurons then send s instead of s·θ, and a spike is
@@ -71,18 +71,18 @@ pub fn absorb_bn(model: &ConvertedModel) -> Result<ConvertedModel> {
 ///
 /// ```
 /// use candle_core::{DType, Device};
-/// use lmht_convert::{ConvertedModel, absorb_thresholds};
+/// use lmht_convert::{Model, absorb_thresholds};
 /// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 ///
 /// # fn main() -> lmht_nn::Result<()> {
 /// let config = ModelConfig { width: 4, neuron: NeuronConfig::lmht(4), ..ModelConfig::resnet18(10) }; // θ = 1/2
 /// let params = ParamStore::new(42);
 /// Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
-/// let unit = absorb_thresholds(&ConvertedModel::of(&config, &params))?;
+/// let unit = absorb_thresholds(&Model::of(&config, &params))?;
 /// assert_eq!(unit.tensors["layer1.0.shortcut_scale"].to_vec1::<f32>()?, [0.5]);
 /// # Ok(()) }
 /// ```
-pub fn absorb_thresholds(model: &ConvertedModel) -> Result<ConvertedModel> {
+pub fn absorb_thresholds(model: &Model) -> Result<Model> {
     let graph = model.check()?;
     if model.config.unit_spikes {
         return Err(Error::Config("the spikes have amplitude 1 already: nothing to fold".into()));
@@ -110,7 +110,7 @@ pub fn absorb_thresholds(model: &ConvertedModel) -> Result<ConvertedModel> {
             _ => {}
         }
     }
-    Ok(ConvertedModel { config, tensors })
+    Ok(Model { config, tensors })
 }
 
 /// The neuron layer whose spikes, pooled or averaged at most, a node gives; `None` for real values.
@@ -123,7 +123,7 @@ fn sender(graph: &Graph, node: usize) -> Option<&str> {
     }
 }
 
-fn amplitude(model: &ConvertedModel, neuron: &str) -> Result<f64> {
+fn amplitude(model: &Model, neuron: &str) -> Result<f64> {
     let name = format!("{neuron}.v_threshold");
     let theta = model.tensors.get(&name).ok_or_else(|| missing(&name))?;
     Ok(theta.to_dtype(DType::F64)?.to_vec1::<f64>()?[0])

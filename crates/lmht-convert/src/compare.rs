@@ -76,14 +76,14 @@ impl SpikeComparison {
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
-/// use lmht_convert::{ConvertedModel, compare_spikes, reparameterize};
+/// use lmht_convert::{Model, compare_spikes, reparameterize};
 /// use lmht_nn::{ModelConfig, Network, ParamStore, Schedule};
 ///
 /// # fn main() -> lmht_nn::Result<()> {
 /// let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
 /// let params = ParamStore::new(42);
 /// let network = Network::new(&config, params.builder(DType::F64, &Device::Cpu))?;
-/// let twin = reparameterize(&ConvertedModel::of(&config, &params), Schedule::FrontLoaded)?;
+/// let twin = reparameterize(&Model::of(&config, &params), Schedule::FrontLoaded)?;
 /// let (twin, _) = twin.build(DType::F64, &Device::Cpu)?;
 /// let images = Tensor::ones((1, 3, 8, 8), DType::F64, &Device::Cpu)?;
 /// let labels = Tensor::zeros(1, DType::U32, &Device::Cpu)?;
@@ -146,7 +146,7 @@ fn compare_batch(before: &Network, after: &Network, images: &Tensor, labels: &Te
 /// Spike counts of every neuron layer, by window, and the class of every image.
 fn counts(network: &Network, images: &Tensor) -> Result<(Counts, Vec<u32>)> {
     let neuron = &network.config().neuron;
-    let takes_back = matches!(neuron, NeuronConfig::Snm { .. });
+    let takes_back = matches!(neuron, NeuronConfig::Snm(_));
     let mut counts = Counts { window: neuron.window(), takes_back, ..Counts::default() };
     let logits = network.forward(images, &mut Pass::eval().observed_by(&mut counts))?;
     let classes = loss::readout(&logits)?.argmax(1)?.to_vec1::<u32>()?;
@@ -164,7 +164,7 @@ struct Counts {
 
 impl Observer for Counts {
     fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
-        let Signal::Spikes { v_threshold } = event.signal else {
+        let SignalKind::Spikes { v_threshold } = event.signal else {
             return Err(Error::Config(format!("{}: expected spikes, got activations of an ANN", event.name)));
         };
         let spikes = (event.output / v_threshold)?.round()?;

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use lmht_nn::{Error, GradientMode, ModelConfig, Network, NeuronConfig, ParamStore, Result, Tgim};
 
-use crate::ConvertedModel;
+use crate::Model;
 
 /// How the spiking network starts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum HybridStart {
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
-/// use lmht_convert::{ConvertedModel, HybridStart, qcfs_to_lmht};
+/// use lmht_convert::{Model, HybridStart, qcfs_to_lmht};
 /// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Pass, loss};
 ///
 /// # fn main() -> lmht_nn::Result<()> {
@@ -34,7 +34,7 @@ pub enum HybridStart {
 /// let params = ParamStore::new(42);
 /// let network = Network::new(&ann, params.builder(DType::F64, &Device::Cpu))?;
 /// // Q = 4 = LT: the same function.
-/// let spiking = qcfs_to_lmht(&ConvertedModel::of(&ann, &params), 2, 2, HybridStart::Exact)?;
+/// let spiking = qcfs_to_lmht(&Model::of(&ann, &params), 2, 2, HybridStart::Exact)?;
 /// let (spiking, _) = spiking.build(DType::F64, &Device::Cpu)?;
 /// let image = Tensor::ones((1, 3, 8, 8), DType::F64, &Device::Cpu)?;
 /// let expected = loss::readout(&network.forward(&image, &mut Pass::eval())?)?;
@@ -43,23 +43,23 @@ pub enum HybridStart {
 /// # Ok(()) }
 /// ```
 pub fn qcfs_to_lmht(
-    model: &ConvertedModel,
+    model: &Model,
     levels: u32,
     timesteps: usize,
     start: HybridStart,
-) -> Result<ConvertedModel> {
+) -> Result<Model> {
     let scale = scale_of(model)?;
     let share = match start {
         HybridStart::Exact => f64::from(levels.max(1)),
         HybridStart::Published => 1.,
     };
-    let neuron = NeuronConfig::Lmht {
+    let neuron = NeuronConfig::Lmht(neurons::Lmht {
         levels,
         tgim: Tgim::Full,
         v_threshold: Some(scale / share),
         v_init: 0.5,
         gradient: GradientMode::Detached,
-    };
+    });
     let input_scale = match start {
         HybridStart::Exact => model.config.input_scale,
         HybridStart::Published => model.config.input_scale * f64::from(levels.max(1)),
@@ -74,29 +74,29 @@ pub fn qcfs_to_lmht(
 ///
 /// ```
 /// use candle_core::{DType, Device};
-/// use lmht_convert::{ConvertedModel, qcfs_to_if};
+/// use lmht_convert::{Model, qcfs_to_if};
 /// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 ///
 /// # fn main() -> lmht_nn::Result<()> {
 /// let ann = ModelConfig { width: 4, neuron: NeuronConfig::qcfs(4), timesteps: 1, ..ModelConfig::resnet20(10) };
 /// let params = ParamStore::new(42);
 /// Network::new(&ann, params.builder(DType::F32, &Device::Cpu))?;
-/// let spiking = qcfs_to_if(&ConvertedModel::of(&ann, &params), 8)?;
+/// let spiking = qcfs_to_if(&Model::of(&ann, &params), 8)?;
 /// assert_eq!(spiking.config.timesteps, 8);
 /// assert_eq!(spiking.tensors["conv1.2.v_threshold"].to_vec1::<f32>()?, [8.]); // ϑ as it starts
 /// # Ok(()) }
 /// ```
-pub fn qcfs_to_if(model: &ConvertedModel, timesteps: usize) -> Result<ConvertedModel> {
+pub fn qcfs_to_if(model: &Model, timesteps: usize) -> Result<Model> {
     let v_threshold = scale_of(model)?;
-    let neuron = NeuronConfig::If { v_threshold, v_init: 0.5, gradient: GradientMode::Full };
+    let neuron = NeuronConfig::If(neurons::If { v_threshold, v_init: 0.5, gradient: GradientMode::Full });
     spiking(model, ModelConfig { neuron, timesteps, ..model.config.clone() }, 1.)
 }
 
 /// ϑ of the configuration, after checking that there is one.
-pub(crate) fn scale_of(model: &ConvertedModel) -> Result<f64> {
+pub(crate) fn scale_of(model: &Model) -> Result<f64> {
     model.check()?;
     match &model.config.neuron {
-        NeuronConfig::Qcfs { scale, .. } => Ok(*scale),
+        NeuronConfig::Qcfs(neurons::Qcfs { scale, .. }) => Ok(*scale),
         other => Err(Error::Config(format!(
             "expected a QCFS network, which hybrid training starts from, got neurons of {other:?}; train one with \
              NeuronConfig::qcfs"
@@ -105,7 +105,7 @@ pub(crate) fn scale_of(model: &ConvertedModel) -> Result<f64> {
 }
 
 /// The tensors of `model` in the network of `config`: θ = ϑ/`share`, what is new as it starts.
-pub(crate) fn spiking(model: &ConvertedModel, config: ModelConfig, share: f64) -> Result<ConvertedModel> {
+pub(crate) fn spiking(model: &Model, config: ModelConfig, share: f64) -> Result<Model> {
     let outline = ParamStore::blank();
     Network::new(&config, outline.builder(DType::F32, &Device::Cpu))?;
     let mut tensors = std::collections::HashMap::new();
@@ -121,7 +121,7 @@ pub(crate) fn spiking(model: &ConvertedModel, config: ModelConfig, share: f64) -
         };
         tensors.insert(name, tensor);
     }
-    Ok(ConvertedModel { config, tensors })
+    Ok(Model { config, tensors })
 }
 
 fn threshold(neuron: &str, scale: &Tensor, share: f64) -> Result<Tensor> {

@@ -1,7 +1,7 @@
 //! Conversion of networks: a pretrained ANN into an LM-HT network, a trained LM-HT network into a single-threshold one.
 //!
 //! A conversion is a pure function from a configuration and named tensors to a configuration and named tensors: Candle has
-//! no tree of modules to walk, and a pure function can be tested on a handful of tensors. [`ConvertedModel`] is what goes
+//! no tree of modules to walk, and a pure function can be tested on a handful of tensors. [`Model`] is what goes
 //! in and what comes out.
 //!
 //! - [`qcfs_to_lmht`] and [`qcfs_to_if`] make a spiking network of a pretrained QCFS network (§4.4);
@@ -14,14 +14,14 @@
 //!
 //! ```
 //! use candle_core::{DType, Device};
-//! use lmht_convert::ConvertedModel;
+//! use lmht_convert::Model;
 //! use lmht_nn::{ModelConfig, Network, ParamStore};
 //!
 //! # fn main() -> lmht_nn::Result<()> {
 //! let config = ModelConfig { width: 4, ..ModelConfig::resnet20(10) };
 //! let params = ParamStore::new(42);
 //! Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
-//! let model = ConvertedModel::of(&config, &params);
+//! let model = Model::of(&config, &params);
 //! let (_network, copies) = model.build(DType::F32, &Device::Cpu)?;
 //! assert_eq!(copies.to_safetensors()?, params.to_safetensors()?);
 //! # Ok(()) }
@@ -53,14 +53,14 @@ const IMAGE_SIDE: usize = 32;
 
 /// A network as a value: its configuration and its tensors under their published names.
 #[derive(Debug, Clone)]
-pub struct ConvertedModel {
+pub struct Model {
     /// What the network is.
     pub config: ModelConfig,
     /// Parameters and buffers by name.
     pub tensors: HashMap<String, Tensor>,
 }
 
-impl ConvertedModel {
+impl Model {
     /// The value of a network that exists; the tensors are shared, not copied.
     pub fn of(config: &ModelConfig, params: &ParamStore) -> Self {
         let tensors = params.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));

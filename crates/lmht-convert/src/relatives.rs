@@ -8,7 +8,7 @@ use lmht_nn::{
     Error, GradientMode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, Result,
 };
 
-use crate::ConvertedModel;
+use crate::Model;
 use crate::hybrid::{scale_of, spiking};
 
 /// The largest activation of each layer of a ReLU network, or a percentile of it: the thresholds of RMP and SNM.
@@ -97,7 +97,7 @@ impl Observer for Ceilings {
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
-/// use lmht_convert::{Calibration, ConvertedModel, relu_to_if, relu_to_snm};
+/// use lmht_convert::{Calibration, Model, relu_to_if, relu_to_snm};
 /// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 ///
 /// # fn main() -> lmht_nn::Result<()> {
@@ -106,13 +106,13 @@ impl Observer for Ceilings {
 /// let network = Network::new(&ann, params.builder(DType::F32, &Device::Cpu))?;
 /// let images = Tensor::rand(0f32, 1., (2, 3, 8, 8), &Device::Cpu)?;
 /// let calibration = Calibration::of(&network, &images, 100.)?;
-/// let ann = ConvertedModel::of(&ann, &params);
+/// let ann = Model::of(&ann, &params);
 /// let (rmp, snm) = (relu_to_if(&ann, &calibration, 32)?, relu_to_snm(&ann, &calibration, 32)?);
 /// assert_eq!((rmp.config.timesteps, snm.config.timesteps), (32, 32));
 /// # Ok(()) }
 /// ```
-pub fn relu_to_if(model: &ConvertedModel, calibration: &Calibration, timesteps: usize) -> Result<ConvertedModel> {
-    let neuron = NeuronConfig::If { v_threshold: 1., v_init: 0., gradient: GradientMode::Full };
+pub fn relu_to_if(model: &Model, calibration: &Calibration, timesteps: usize) -> Result<Model> {
+    let neuron = NeuronConfig::If(neurons::If { v_threshold: 1., v_init: 0., gradient: GradientMode::Full });
     calibrated(model, calibration, neuron, timesteps)
 }
 
@@ -122,16 +122,16 @@ pub fn relu_to_if(model: &ConvertedModel, calibration: &Calibration, timesteps: 
 ///
 /// # Errors
 /// As [`relu_to_if`], where there is an example of both.
-pub fn relu_to_snm(model: &ConvertedModel, calibration: &Calibration, timesteps: usize) -> Result<ConvertedModel> {
-    calibrated(model, calibration, NeuronConfig::Snm { v_threshold: 1., v_init: 0. }, timesteps)
+pub fn relu_to_snm(model: &Model, calibration: &Calibration, timesteps: usize) -> Result<Model> {
+    calibrated(model, calibration, NeuronConfig::Snm(neurons::Snm { v_threshold: 1., v_init: 0. }), timesteps)
 }
 
 fn calibrated(
-    model: &ConvertedModel,
+    model: &Model,
     calibration: &Calibration,
     neuron: NeuronConfig,
     timesteps: usize,
-) -> Result<ConvertedModel> {
+) -> Result<Model> {
     model.check()?;
     if model.config.neuron != NeuronConfig::Relu {
         return Err(expected_relu(&model.config.neuron));
@@ -152,7 +152,7 @@ fn calibrated(
         let dtype = model.tensors.values().next().map_or(DType::F32, Tensor::dtype);
         tensors.insert(name, Tensor::new(&[ceiling], &Device::Cpu)?.to_dtype(dtype)?);
     }
-    Ok(ConvertedModel { config, tensors })
+    Ok(Model { config, tensors })
 }
 
 /// SRP (Hao et al., AAAI 2023): the QCFS network's IF neurons, silenced where the potential after τ timesteps shows that a
@@ -163,21 +163,21 @@ fn calibrated(
 ///
 /// ```
 /// use candle_core::{DType, Device};
-/// use lmht_convert::{ConvertedModel, qcfs_to_cos, qcfs_to_srp};
+/// use lmht_convert::{Model, qcfs_to_cos, qcfs_to_srp};
 /// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 ///
 /// # fn main() -> lmht_nn::Result<()> {
 /// let ann = ModelConfig { width: 4, neuron: NeuronConfig::qcfs(4), timesteps: 1, ..ModelConfig::resnet20(10) };
 /// let params = ParamStore::new(42);
 /// Network::new(&ann, params.builder(DType::F32, &Device::Cpu))?;
-/// let ann = ConvertedModel::of(&ann, &params);
+/// let ann = Model::of(&ann, &params);
 /// assert_eq!(qcfs_to_srp(&ann, 4, 2)?.config.timesteps, 6);
 /// assert_eq!(qcfs_to_cos(&ann, 4, 8)?.config.timesteps, 12);
 /// # Ok(()) }
 /// ```
-pub fn qcfs_to_srp(model: &ConvertedModel, tau: usize, timesteps: usize) -> Result<ConvertedModel> {
+pub fn qcfs_to_srp(model: &Model, tau: usize, timesteps: usize) -> Result<Model> {
     let v_threshold = scale_of(model)?;
-    staged(model, NeuronConfig::Srp { tau, v_threshold }, tau, timesteps)
+    staged(model, NeuronConfig::Srp(neurons::Srp { tau, v_threshold }), tau, timesteps)
 }
 
 /// COS (Hao et al., ICLR 2023): the QCFS network's IF neurons, started with an offset that ρ timesteps have shown to be
@@ -185,12 +185,12 @@ pub fn qcfs_to_srp(model: &ConvertedModel, tau: usize, timesteps: usize) -> Resu
 ///
 /// # Errors
 /// As [`qcfs_to_srp`], where there is an example of both.
-pub fn qcfs_to_cos(model: &ConvertedModel, rho: usize, timesteps: usize) -> Result<ConvertedModel> {
+pub fn qcfs_to_cos(model: &Model, rho: usize, timesteps: usize) -> Result<Model> {
     let v_threshold = scale_of(model)?;
-    staged(model, NeuronConfig::Cos { rho, v_threshold }, rho, timesteps)
+    staged(model, NeuronConfig::Cos(neurons::Cos { rho, v_threshold }), rho, timesteps)
 }
 
-fn staged(model: &ConvertedModel, neuron: NeuronConfig, stage: usize, timesteps: usize) -> Result<ConvertedModel> {
+fn staged(model: &Model, neuron: NeuronConfig, stage: usize, timesteps: usize) -> Result<Model> {
     spiking(model, ModelConfig { neuron, timesteps: stage.saturating_add(timesteps), ..model.config.clone() }, 1.)
 }
 

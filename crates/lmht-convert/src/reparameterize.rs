@@ -3,7 +3,7 @@
 use lmht_nn::graph::Op;
 use lmht_nn::{Error, ModelConfig, NeuronConfig, Result, Schedule, Tgim};
 
-use crate::ConvertedModel;
+use crate::Model;
 
 /// Rewrites a network of L levels and T timesteps as one of a single threshold and LT timesteps, a window of L for each.
 ///
@@ -24,14 +24,14 @@ use crate::ConvertedModel;
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
-/// use lmht_convert::{ConvertedModel, reparameterize};
+/// use lmht_convert::{Model, reparameterize};
 /// use lmht_nn::{ModelConfig, Network, ParamStore, Pass, Schedule, loss};
 ///
 /// # fn main() -> lmht_nn::Result<()> {
 /// let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) }; // L = 2, T = 2
 /// let params = ParamStore::new(42);
 /// let network = Network::new(&config, params.builder(DType::F64, &Device::Cpu))?;
-/// let single = reparameterize(&ConvertedModel::of(&config, &params), Schedule::FrontLoaded)?;
+/// let single = reparameterize(&Model::of(&config, &params), Schedule::FrontLoaded)?;
 /// assert_eq!(single.config.timesteps, 4);
 ///
 /// let (twin, _) = single.build(DType::F64, &Device::Cpu)?;
@@ -41,16 +41,16 @@ use crate::ConvertedModel;
 /// assert!(((after * 2.)? - before)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
 /// # Ok(()) }
 /// ```
-pub fn reparameterize(model: &ConvertedModel, schedule: Schedule) -> Result<ConvertedModel> {
+pub fn reparameterize(model: &Model, schedule: Schedule) -> Result<Model> {
     let graph = model.check()?;
     let config = &model.config;
     let (tgim, leak, v_init) = match &config.neuron {
-        NeuronConfig::Lmht { tgim, v_init, .. } => (*tgim, None, *v_init),
-        NeuronConfig::Mht { leak, v_init, .. } | NeuronConfig::Lif { leak, v_init, .. } => {
+        NeuronConfig::Lmht(neurons::Lmht { tgim, v_init, .. }) => (*tgim, None, *v_init),
+        NeuronConfig::Mht(neurons::Mht { leak, v_init, .. }) | NeuronConfig::Lif(neurons::Lif { leak, v_init, .. }) => {
             (Tgim::Identity, Some(*leak), *v_init)
         }
-        NeuronConfig::If { v_init, .. } => (Tgim::Identity, Some(1.), *v_init),
-        NeuronConfig::Reparameterized { .. } => {
+        NeuronConfig::If(neurons::If { v_init, .. }) => (Tgim::Identity, Some(1.), *v_init),
+        NeuronConfig::Reparameterized(_) => {
             return Err(Error::Config("the network has single-threshold neurons already: nothing to convert".into()));
         }
         other => {
@@ -63,7 +63,7 @@ pub fn reparameterize(model: &ConvertedModel, schedule: Schedule) -> Result<Conv
     let levels = config.neuron.levels();
     let window = levels as usize;
     let v_threshold = config.neuron.v_threshold().unwrap_or(1.);
-    let neuron = NeuronConfig::Reparameterized { window, schedule, tgim, leak, v_threshold, v_init };
+    let neuron = NeuronConfig::Reparameterized(neurons::Reparameterized { window, schedule, tgim, leak, v_threshold, v_init });
     let config = ModelConfig {
         timesteps: config.timesteps.saturating_mul(window),
         neuron,
@@ -89,5 +89,5 @@ pub fn reparameterize(model: &ConvertedModel, schedule: Schedule) -> Result<Conv
             _ => {}
         }
     }
-    Ok(ConvertedModel { config, tensors })
+    Ok(Model { config, tensors })
 }

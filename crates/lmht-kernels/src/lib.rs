@@ -69,7 +69,7 @@ pub(crate) use choice::Path;
 pub use counts::{Counts, count, share, tally};
 pub use gradients::{WeightMaps, grad_input, grad_weight};
 /// The top bit of a packed byte.
-pub(crate) use lmht_core::IN_WINDOW as IN_GATE;
+pub(crate) use lmht_core::IN_GATE;
 pub use number::{Kernel, Number, run_vectorized};
 pub use synapse::{Maps, Weights, forward};
 

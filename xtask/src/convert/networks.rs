@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
 use lmht_convert::nir::{self, Profile};
 use lmht_convert::{
-    Calibration, ConvertedModel, HybridStart, SpikeComparison, absorb_bn, absorb_thresholds, compare_spikes,
+    Calibration, Model, HybridStart, SpikeComparison, absorb_bn, absorb_thresholds, compare_spikes,
     qcfs_to_cos, qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, relu_to_if, relu_to_snm, reparameterize,
 };
 use lmht_nn::train::BatchSource;
@@ -217,12 +217,12 @@ impl Fold {
 
 /// A conversion without training.
 pub(crate) fn convert(
-    model: &ConvertedModel,
+    model: &Model,
     method: Method,
     timesteps: usize,
     first_stage: usize,
     calibration: Option<&Calibration>,
-) -> Result<ConvertedModel> {
+) -> Result<Model> {
     let none = Calibration::default();
     let calibration = calibration.unwrap_or(&none);
     Ok(match method {
@@ -239,7 +239,7 @@ const CALIBRATION_BATCH: usize = 100;
 
 /// The ceilings of a ReLU network's layers on so many training images, as they are: no crop, no flip.
 pub(crate) fn calibrate(
-    model: &ConvertedModel,
+    model: &Model,
     data: &DataConfig,
     n_images: usize,
     percentile: f64,
@@ -258,12 +258,12 @@ pub(crate) fn calibrate(
 
 /// The spikes of two networks on the first `limit` test images, or on all.
 pub(crate) fn compare(
-    before: &ConvertedModel,
-    after: &ConvertedModel,
+    before: &Model,
+    after: &Model,
     test: &Source,
     limit: Option<usize>,
 ) -> Result<SpikeComparison> {
-    let build = |model: &ConvertedModel| -> Result<Network> { Ok(model.build(DType::F32, &Device::Cpu)?.0) };
+    let build = |model: &Model| -> Result<Network> { Ok(model.build(DType::F32, &Device::Cpu)?.0) };
     let source = First { source: test, n_images: limit.unwrap_or(usize::MAX).min(test.0.data().len()) };
     let bar = ProgressBar::new(source.n_batches() as u64);
     bar.set_style(ProgressStyle::with_template("comparing spikes {wide_bar} {pos}/{len} {eta} left")?);
@@ -295,18 +295,18 @@ fn describe(comparison: &SpikeComparison) -> String {
 }
 
 /// The network of a run or model folder as a value, and the data it belongs to.
-fn load(path: &Path) -> Result<(ConvertedModel, DataConfig)> {
+fn load(path: &Path) -> Result<(Model, DataConfig)> {
     let (folder, data) = eval::locate(path)?;
     Ok((read(&folder)?, data))
 }
 
 /// The network of a model folder as a value.
-pub(crate) fn read(folder: &Path) -> Result<ConvertedModel> {
+pub(crate) fn read(folder: &Path) -> Result<Model> {
     let (network, params) = from_pretrained(folder, DType::F32, &Device::Cpu)?;
-    Ok(ConvertedModel::of(network.config(), &params))
+    Ok(Model::of(network.config(), &params))
 }
 
-fn save(out: &Path, model: &ConvertedModel, from: &Path) -> Result<()> {
+fn save(out: &Path, model: &Model, from: &Path) -> Result<()> {
     let (_, params) = model.build(DType::F32, &Device::Cpu)?;
     let card = ModelCard {
         command: provenance::command(),

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use lmht_nn::ops::{self, Learned};
-use lmht_nn::{NeuronEvent, Observer, Pass, QcfsWindow, Signal};
+use lmht_nn::{NeuronEvent, Observer, Pass, QcfsGate, Signal};
 
 use super::{Case, NetworkCase, nan_max, neuron_config};
 
@@ -107,7 +107,7 @@ fn neuron(case: &Case) -> Result<Outcome> {
 fn qcfs(case: &Case) -> Result<Outcome> {
     let quant_levels: u32 = case.json("quant_levels")?;
     let scale = single(case, "scale")?;
-    let ys = ops::qcfs(&single(case, "x")?, &scale, quant_levels, QcfsWindow::default())?;
+    let ys = ops::qcfs(&single(case, "x")?, &scale, quant_levels, QcfsGate::default())?;
     one_layer(case, &ys, case.tensor("scale")?.to_vec1::<f64>()?[0] / f64::from(quant_levels))
 }
 
@@ -149,7 +149,7 @@ struct Spikes<'a> {
 impl Observer for Spikes<'_> {
     fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
         let amplitude = match (event.signal, self.scales.get(&format!("{}.thresh", event.name))) {
-            (Signal::Spikes { v_threshold }, _) => v_threshold,
+            (SignalKind::Spikes { v_threshold }, _) => v_threshold,
             (_, Some(scale)) => {
                 scale.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?[0] / f64::from(event.levels)
             }

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use lmht_bench::CostCounter;
-use lmht_convert::{ConvertedModel, HybridStart, qcfs_to_lmht, reparameterize};
+use lmht_convert::{Model, HybridStart, qcfs_to_lmht, reparameterize};
 use lmht_nn::atomic::write_file;
 use lmht_nn::optim::OptimizerConfig;
 use lmht_nn::train::{Progress, evaluate};
-use lmht_nn::{ModelCard, ModelConfig, NeuronConfig, QcfsWindow, Schedule, save_pretrained};
+use lmht_nn::neurons;
+use lmht_nn::{ModelCard, ModelConfig, NeuronConfig, QcfsGate, Schedule, save_pretrained};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +114,7 @@ pub(crate) fn ann_runs(preset: Preset, out: &Path) -> [Run; 2] {
 
 /// The published scale starts at 8, for 300 epochs; a run of a few starts where the currents are.
 fn qcfs() -> NeuronConfig {
-    NeuronConfig::Qcfs { quant_levels: QUANT_LEVELS, scale: 2., window: QcfsWindow::default() }
+    NeuronConfig::Qcfs(neurons::Qcfs { quant_levels: QUANT_LEVELS, scale: 2., window: QcfsGate::default() })
 }
 
 fn ann(preset: Preset, neuron: NeuronConfig) -> Experiment {
@@ -194,7 +195,7 @@ pub(crate) fn table4(preset: Preset, [qcfs, relu]: &[Run; 2], hybrids: &[Run], p
 }
 
 /// Top-1 on the test images, %.
-fn top1(preset: Preset, model: &ConvertedModel, experiment: &Experiment, progress: Progress) -> Result<f64> {
+fn top1(preset: Preset, model: &Model, experiment: &Experiment, progress: Progress) -> Result<f64> {
     let (network, _) = model.build(DType::F32, &Device::Cpu)?;
     let test = data::open_test(&experiment.data, &model.config)?;
     let shown = First { source: &test, n_images: preset.compared_images().unwrap_or(test.0.data().len()) };
@@ -207,7 +208,7 @@ pub(crate) fn table2(preset: Preset, arch: &str, run: &Run, progress: Progress) 
         let model = read(&run.folder.join("model"))?;
         let test = data::open_test(&run.experiment.data, &model.config)?;
         let shown = First { source: &test, n_images: preset.compared_images().unwrap_or(test.0.data().len()) };
-        let sops_m = |model: &ConvertedModel| -> Result<f64> {
+        let sops_m = |model: &Model| -> Result<f64> {
             let (network, _) = model.build(DType::F32, &Device::Cpu)?;
             let mut counter = CostCounter::new();
             let evaluation = evaluate(&network, &shown, progress, Some(&mut counter))?;

@@ -176,7 +176,7 @@ impl Report {
         };
         let model_config = &self.subject.model;
         let quantized = match &model_config.neuron {
-            NeuronConfig::Qcfs { quant_levels, .. } => format!("quantized ANN, {quant_levels} levels"),
+            NeuronConfig::Qcfs(neurons::Qcfs { quant_levels, .. }) => format!("quantized ANN, {quant_levels} levels"),
             NeuronConfig::Relu => "quantized ANN".to_string(),
             spiking => {
                 let answering = self.cost.timesteps.saturating_sub(spiking.first_stage());

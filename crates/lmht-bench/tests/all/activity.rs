@@ -20,7 +20,7 @@ fn show(counter: &mut ActivityCounter, output: &[f32], signal: Signal, levels: u
     })
 }
 
-const SPIKES: Signal = Signal::Spikes { v_threshold: 0.5 };
+const SPIKES: Signal = SignalKind::Spikes { v_threshold: 0.5 };
 
 // Levels of units a, b, c:   image 0: t=0: 0 1 2, t=1: 0 1 2;   image 1: t=0: 0 2 2, t=1: 0 0 2.
 const OUTPUT: [f32; 12] = [0., 0.5, 1., 0., 1., 1., 0., 0.5, 1., 0., 0., 1.];
@@ -66,7 +66,7 @@ fn a_layer_that_never_fires_has_no_share_of_firing_units() {
 #[test]
 fn activations_of_an_ann_have_only_zeros_to_count() {
     let mut counter = ActivityCounter::new();
-    show(&mut counter, &[0.3, 0., 0., 0.3, 0., 7., 0.3, 0., 0., 0.2, 0., 0.], Signal::Analog, 4).unwrap();
+    show(&mut counter, &[0.3, 0., 0., 0.3, 0., 7., 0.3, 0., 0., 0.2, 0., 0.], SignalKind::Analog, 4).unwrap();
     let layer = counter.report().remove(0);
     assert_eq!((layer.rate_nz, layer.silent, layer.is_spiking), (5. / 12., 1. / 3., false));
     assert!(layer.histogram.is_empty() && counter.rasters().is_empty());

@@ -149,7 +149,7 @@ fn spikingjelly_counts_our_attention_products() {
         let shape = [shape[0], 1, shape[1], shape[2]];
         Tensor::from_vec(floats(product, side), &shape, &Device::Cpu).unwrap()
     };
-    let signal = |is_spikes| if is_spikes { Signal::Spikes { v_threshold: 1. } } else { Signal::Analog };
+    let signal = |is_spikes| if is_spikes { SignalKind::Spikes { v_threshold: 1. } } else { SignalKind::Analog };
     let kinds = [(true, true), (false, true), (true, false)];
     for (product, (left_is_spikes, right_is_spikes)) in list(&fixture, "products").iter().zip(kinds) {
         let (left, right) = (tensor(product, "left"), tensor(product, "right"));

@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Device, Tensor};
 use lmht_bench::{CostCounter, Footprint, InputKind, Profiler};
-use lmht_nn::layers::{Conv2d, Flow, Linear, avg_pool2d};
+use lmht_nn::layers::{Conv2d, Signal, Linear, avg_pool2d};
 use lmht_nn::ops::{Conv2dParams, Pool2dParams};
 use lmht_nn::{
     Backbone, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, ProductEvent, Result,
@@ -45,7 +45,7 @@ struct Reference {
 
 impl Observer for Reference {
     fn synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
-        let Signal::Spikes { v_threshold } = event.signal else { return Ok(()) };
+        let SignalKind::Spikes { v_threshold } = event.signal else { return Ok(()) };
         let counts = (event.input.to_dtype(DType::F64)? / v_threshold)?.round()?;
         let ones = event.weight.ones_like()?.to_dtype(DType::F64)?;
         let sum = match event.kind {
@@ -176,9 +176,9 @@ fn averages_are_macs_but_the_paper_counts_their_amplitude() {
     for at in [2 * 8 + 2, 2 * 8 + 3, 3 * 8 + 2] {
         map[at] = 0.5;
     }
-    let spikes = Flow {
+    let spikes = Signal {
         xs: Tensor::from_vec(map, (1, 1, 8, 8), &Device::Cpu).unwrap(),
-        signal: Signal::Spikes { v_threshold: 0.5 },
+        signal: SignalKind::Spikes { v_threshold: 0.5 },
         node: 0,
     };
     let two = Pool2dParams { kernel: 2, stride: 2, padding: 0 };
@@ -187,7 +187,7 @@ fn averages_are_macs_but_the_paper_counts_their_amplitude() {
     let mut pass = Pass::eval().observed_by(&mut counter);
     pass.begin(1, 1).unwrap();
     let current = conv.forward(&averaged, &mut pass).unwrap();
-    readout.forward(&Flow::analog(current.xs.flatten(1, D::Minus1).unwrap()), &mut pass).unwrap();
+    readout.forward(&Signal::analog(current.xs.flatten(1, D::Minus1).unwrap()), &mut pass).unwrap();
     let report = counter.report(1);
     let conv = &report.layers[0];
     // 3/4 of a spike, nine taps.
@@ -201,18 +201,18 @@ fn averages_are_macs_but_the_paper_counts_their_amplitude() {
 fn neurons_count_updates_and_what_mixes_time() {
     // The stem's neurons of width 8 on 16x16.
     let units = 8. * 16. * 16.;
-    let lmht = |tgim| NeuronConfig::Lmht {
+    let lmht = |tgim| NeuronConfig::Lmht(neurons::Lmht {
         levels: 2,
         tgim,
         v_threshold: None,
         v_init: 0.,
         gradient: lmht_nn::GradientMode::Detached,
-    };
+    });
     for (neuron, tgim, leak) in [
         (lmht(Tgim::Full), 16., 4.),
         (lmht(Tgim::Causal), 10., 4.),
         (NeuronConfig::mht(2), 0., 0.),
-        (NeuronConfig::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: lmht_nn::GradientMode::Full }, 0., 4.),
+        (NeuronConfig::Lif(neurons::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: lmht_nn::GradientMode::Full }), 0., 4.),
     ] {
         let config = ModelConfig { timesteps: 4, neuron, ..small(Backbone::Resnet18) };
         let (network, _) = build(&config);
@@ -233,7 +233,7 @@ impl Observer for Products {
         let counts = |xs: &Tensor, signal| -> Result<Tensor> {
             let xs = xs.to_dtype(DType::F64)?.contiguous()?;
             Ok(match signal {
-                Signal::Spikes { v_threshold } => (xs / v_threshold)?.round()?,
+                SignalKind::Spikes { v_threshold } => (xs / v_threshold)?.round()?,
                 _ => xs.ones_like()?,
             })
         };
@@ -266,7 +266,7 @@ fn attention_counts_spikes_that_meet() {
 fn a_product_by_hand() {
     let left = Tensor::new(&[[[[1f32, 1., 0.], [0., 1., 0.]]]], &Device::Cpu).unwrap();
     let right = Tensor::new(&[[[[1f32, 2.], [1., 0.], [1., 1.]]]], &Device::Cpu).unwrap();
-    let spikes = Signal::Spikes { v_threshold: 1. };
+    let spikes = SignalKind::Spikes { v_threshold: 1. };
     let count = |left_signal, right_signal| {
         let mut counter = CostCounter::new();
         let event = ProductEvent { name: "q_k", left: &left, left_signal, right: &right, right_signal };
@@ -275,9 +275,9 @@ fn a_product_by_hand() {
     };
     let both = count(spikes, spikes);
     assert_eq!((both.acs, both.macs, both.effective, both.dense), (3 + 2, 0, 2 + 2, 12));
-    let right_only = count(Signal::Analog, spikes);
+    let right_only = count(SignalKind::Analog, spikes);
     assert_eq!((right_only.acs, right_only.macs), (6 * 2, 0));
-    let none = count(Signal::Analog, Signal::Analog);
+    let none = count(SignalKind::Analog, SignalKind::Analog);
     assert_eq!((none.acs, none.macs, none.effective), (0, 12, 4));
 }
 
@@ -321,12 +321,12 @@ fn what_does_not_fit_is_said_with_the_layers_name() {
     let weight = Tensor::zeros((3, 2, 3, 3), DType::F32, &Device::Cpu).unwrap();
     let mut counter = CostCounter::new();
     let kind = SynapseKind::Conv2d { c_out: 4, kernel: 3, stride: 1, padding: 1 };
-    let event = SynapseEvent { name: "layer1.0.conv1.0", kind, input: &xs, weight: &weight, signal: Signal::Analog };
+    let event = SynapseEvent { name: "layer1.0.conv1.0", kind, input: &xs, weight: &weight, signal: SignalKind::Analog };
     assert!(counter.synapse(&event).unwrap_err().to_string().contains("layer1.0.conv1.0"));
 
     let odd = (xs + 0.3).unwrap();
     let kind = SynapseKind::Conv2d { c_out: 3, kernel: 3, stride: 1, padding: 1 };
-    let signal = Signal::Spikes { v_threshold: 0.5 };
+    let signal = SignalKind::Spikes { v_threshold: 0.5 };
     let event = SynapseEvent { name: "layer1.0.conv1.0", kind, input: &odd, weight: &weight, signal };
     let message = counter.synapse(&event).unwrap_err().to_string();
     assert!(message.contains("layer1.0.conv1.0") && message.contains("0.5"), "{message}");

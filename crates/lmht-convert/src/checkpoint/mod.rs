@@ -9,8 +9,9 @@
 //!
 //! ```
 //! use candle_core::{DType, Device};
-//! use lmht_convert::{ConvertedModel, checkpoint};
-//! use lmht_nn::{ModelConfig, Network, ParamStore};
+//! use lmht_convert::{Model, checkpoint};
+//! use lmht_nn::neurons;
+use lmht_nn::{ModelConfig, Network, ParamStore};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
@@ -18,7 +19,7 @@
 //! Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
 //! let folder = tempfile::tempdir()?;
 //! let path = folder.path().join("published.safetensors");
-//! checkpoint::write_published(&path, &ConvertedModel::of(&config, &params))?;
+//! checkpoint::write_published(&path, &Model::of(&config, &params))?;
 //!
 //! let model = checkpoint::read(&path)?.into_model(&config)?;
 //! let (_network, copies) = model.build(DType::F32, &Device::Cpu)?;
@@ -37,7 +38,7 @@ use candle_core::{DType, Device, Tensor};
 use lmht_nn::{Error, ModelConfig, Network, NeuronConfig, ParamStore, Result, Tgim};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::ConvertedModel;
+use crate::Model;
 pub use published::{to_published, write_published};
 
 /// What a checkpoint was written by.
@@ -246,7 +247,7 @@ impl Checkpoint {
     /// [`Error::Config`] if the configuration is not valid; [`Error::Mismatch`] with every tensor that is missing,
     /// superfluous or of another shape, and the nearest name beside it; [`Error::NonFinite`] if a tensor has a value that is
     /// not finite; [`Error::File`] if a threshold, a QCFS scale or a variance is out of its range.
-    pub fn into_model(self, config: &ModelConfig) -> Result<ConvertedModel> {
+    pub fn into_model(self, config: &ModelConfig) -> Result<Model> {
         config.check()?;
         let is_double = self.tensors.values().any(|tensor| tensor.dtype() == DType::F64);
         let dtype = if is_double { DType::F64 } else { DType::F32 };
@@ -256,8 +257,8 @@ impl Checkpoint {
         for (name, var) in params.all() {
             check_values(&self.origin, &name, var.as_tensor())?;
         }
-        let mut model = ConvertedModel::of(config, &params);
-        if matches!(config.neuron, NeuronConfig::Lmht { tgim: Tgim::Causal, .. }) {
+        let mut model = Model::of(config, &params);
+        if matches!(config.neuron, NeuronConfig::Lmht(neurons::Lmht { tgim: Tgim::Causal, .. })) {
             published::set_future(&mut model, 0.)?;
         }
         Ok(model)

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use lmht_nn::{Backbone, Error, NeuronConfig, Result, Tgim, atomic};
 
-use crate::ConvertedModel;
+use crate::Model;
 
 /// A logit whose sigmoid is exactly 0, in float32 and in float64.
 const LOGIT_OF_ZERO: f64 = -1000.;
@@ -27,31 +27,31 @@ const LOGIT_OF_ZERO: f64 = -1000.;
 ///
 /// # Errors
 /// [`Error::Config`] for a neuron that the published networks do not have: M-HT, LIF, and LM-HT with the identity for a
-/// T-GIM. As [`ConvertedModel::build`] if the tensors do not fit the configuration.
+/// T-GIM. As [`Model::build`] if the tensors do not fit the configuration.
 ///
 /// ```
 /// use candle_core::{DType, Device};
-/// use lmht_convert::{ConvertedModel, checkpoint};
+/// use lmht_convert::{Model, checkpoint};
 /// use lmht_nn::{ModelConfig, Network, ParamStore};
 ///
 /// # fn main() -> lmht_nn::Result<()> {
 /// let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
 /// let params = ParamStore::new(42);
 /// Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
-/// let tensors = checkpoint::to_published(&ConvertedModel::of(&config, &params))?;
+/// let tensors = checkpoint::to_published(&Model::of(&config, &params))?;
 /// assert_eq!(tensors["layer1.0.sn1.mask"].dims(), [2, 2, 1, 1, 1, 1]);
 /// assert_eq!(tensors["layer1.0.sn1.mask_linear"].dims(), [2, 2, 1, 1, 1]);
 /// assert_eq!(tensors["bn1.num_batches_tracked"].to_scalar::<i64>()?, 0);
 /// # Ok(()) }
 /// ```
-pub fn to_published(model: &ConvertedModel) -> Result<BTreeMap<String, Tensor>> {
+pub fn to_published(model: &Model) -> Result<BTreeMap<String, Tensor>> {
     let config = &model.config;
     let neuron = match &config.neuron {
-        NeuronConfig::Lmht { tgim: Tgim::Identity, .. } => Some("LM-HT with tgim = identity"),
-        NeuronConfig::Mht { .. } => Some("M-HT"),
-        NeuronConfig::Lif { .. } => Some("LIF"),
-        NeuronConfig::Reparameterized { .. } => Some("reparameterized"),
-        NeuronConfig::Snm { .. } | NeuronConfig::Srp { .. } | NeuronConfig::Cos { .. } => Some("of another method"),
+        NeuronConfig::Lmht(neurons::Lmht { tgim: Tgim::Identity, .. }) => Some("LM-HT with tgim = identity"),
+        NeuronConfig::Mht(_) => Some("M-HT"),
+        NeuronConfig::Lif(_) => Some("LIF"),
+        NeuronConfig::Reparameterized(_) => Some("reparameterized"),
+        NeuronConfig::Snm(_) | NeuronConfig::Srp(_) | NeuronConfig::Cos(_) => Some("of another method"),
         _ => None,
     };
     if let Some(neuron) = neuron {
@@ -71,8 +71,8 @@ pub fn to_published(model: &ConvertedModel) -> Result<BTreeMap<String, Tensor>> 
     let is_double = model.tensors.values().any(|tensor| tensor.dtype() == DType::F64);
     let dtype = if is_double { DType::F64 } else { DType::F32 };
     let (_network, params) = model.build(dtype, &Device::Cpu)?;
-    let mut fitted = ConvertedModel::of(config, &params);
-    if matches!(config.neuron, NeuronConfig::Lmht { tgim: Tgim::Causal, .. }) {
+    let mut fitted = Model::of(config, &params);
+    if matches!(config.neuron, NeuronConfig::Lmht(neurons::Lmht { tgim: Tgim::Causal, .. })) {
         set_future(&mut fitted, LOGIT_OF_ZERO)?;
     }
     let mut tensors: BTreeMap<String, Tensor> = fitted.tensors.into_iter().collect();
@@ -94,7 +94,7 @@ pub fn to_published(model: &ConvertedModel) -> Result<BTreeMap<String, Tensor>> 
         if let Some(v_threshold) = threshold {
             added.push(("sn1.v_threshold".into(), v_threshold));
         }
-        if matches!(config.neuron, NeuronConfig::Lmht { .. }) {
+        if matches!(config.neuron, NeuronConfig::Lmht(_)) {
             added.push(("sn1.alpha".into(), Tensor::zeros(1, dtype, &Device::Cpu)?));
             added.push(("sn1.mask".into(), Tensor::zeros((t, t, 1, 1, 1, 1), dtype, &Device::Cpu)?));
             added.push(("sn1.mask_linear".into(), Tensor::zeros((t, t, 1, 1, 1), dtype, &Device::Cpu)?));
@@ -110,7 +110,7 @@ pub fn to_published(model: &ConvertedModel) -> Result<BTreeMap<String, Tensor>> 
 ///
 /// # Errors
 /// As [`to_published`], and [`Error::Write`] if the file cannot be written; what was there before is intact then.
-pub fn write_published(path: impl AsRef<Path>, model: &ConvertedModel) -> Result<()> {
+pub fn write_published(path: impl AsRef<Path>, model: &Model) -> Result<()> {
     let tensors = to_published(model)?;
     // Hugging Face's readers ask who wrote the names. One entry only: safetensors writes them in hash order.
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
@@ -121,7 +121,7 @@ pub fn write_published(path: impl AsRef<Path>, model: &ConvertedModel) -> Result
 }
 
 /// Sets the logits of what later timesteps give to earlier ones, in every T-GIM.
-pub(super) fn set_future(model: &mut ConvertedModel, logit: f64) -> Result<()> {
+pub(super) fn set_future(model: &mut Model, logit: f64) -> Result<()> {
     let t = model.config.timesteps;
     for (name, tensor) in &mut model.tensors {
         if !matches!(name.rsplit('.').next(), Some("mask" | "mask_linear")) {

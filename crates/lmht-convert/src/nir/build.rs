@@ -8,7 +8,7 @@ use lmht_nn::{Error, NeuronConfig, Result, Tgim};
 
 use super::Profile;
 use super::graph::{Array, Integration, Metadata, NirGraph, Node, Pair, Precision, Primitive, RESET};
-use crate::{ConvertedModel, absorb_bn};
+use crate::{Model, absorb_bn};
 
 /// τ/dt where a LIF stands for an IF in snnTorch: λ = 1 - dt/τ is 1 in float32 and in float64.
 const ENDLESS: f64 = (1_u64 << 60) as f64;
@@ -19,7 +19,7 @@ const ENDLESS_IN_NORSE: f64 = (1_u64 << 40) as f64;
 
 /// The graph, and notes that belong to this network.
 pub(super) fn build(
-    model: &ConvertedModel,
+    model: &Model,
     image: (usize, usize),
     profile: Profile,
     precision: Precision,
@@ -28,7 +28,7 @@ pub(super) fn build(
     let neurons = check(model, &Graph::of(&model.config, image)?)?;
 
     let tensors = model.tensors.iter().map(|(name, tensor)| Ok((name.clone(), tensor.to_dtype(DType::F64)?)));
-    let mut model = ConvertedModel { config: model.config.clone(), tensors: tensors.collect::<Result<_>>()? };
+    let mut model = Model { config: model.config.clone(), tensors: tensors.collect::<Result<_>>()? };
     if model.config.batch_norm {
         model = absorb_bn(&model)?;
     }
@@ -93,7 +93,7 @@ struct Neuron {
 }
 
 /// The neurons by name, if NIR can hold every layer.
-fn check(model: &ConvertedModel, graph: &Graph) -> Result<HashMap<String, Neuron>> {
+fn check(model: &Model, graph: &Graph) -> Result<HashMap<String, Neuron>> {
     // First, since a Transformer has max-pooling too, and nothing helps it.
     if let Some(product) = graph.nodes.iter().find(|node| node.op == Op::Product) {
         return Err(refused(
@@ -126,24 +126,24 @@ fn refused(layer: &str, why: impl std::fmt::Display) -> Error {
 
 fn v_init(neuron: &NeuronConfig) -> f64 {
     match neuron {
-        NeuronConfig::Lmht { v_init, .. }
-        | NeuronConfig::Mht { v_init, .. }
-        | NeuronConfig::If { v_init, .. }
-        | NeuronConfig::Lif { v_init, .. }
-        | NeuronConfig::Reparameterized { v_init, .. } => *v_init,
+        NeuronConfig::Lmht(neurons::Lmht { v_init, .. })
+        | NeuronConfig::Mht(neurons::Mht { v_init, .. })
+        | NeuronConfig::If(neurons::If { v_init, .. })
+        | NeuronConfig::Lif(neurons::Lif { v_init, .. })
+        | NeuronConfig::Reparameterized(neurons::Reparameterized { v_init, .. }) => *v_init,
         // Refused before this is asked.
-        NeuronConfig::Qcfs { .. }
+        NeuronConfig::Qcfs(_)
         | NeuronConfig::Relu
-        | NeuronConfig::Snm { .. }
-        | NeuronConfig::Srp { .. }
-        | NeuronConfig::Cos { .. } => 0.,
+        | NeuronConfig::Snm(_)
+        | NeuronConfig::Srp(_)
+        | NeuronConfig::Cos(_) => 0.,
     }
 }
 
-fn neuron(model: &ConvertedModel, layer: &str) -> Result<Neuron> {
+fn neuron(model: &Model, layer: &str) -> Result<Neuron> {
     let config = &model.config.neuron;
     let fixed = match config {
-        NeuronConfig::Qcfs { .. } => {
+        NeuronConfig::Qcfs(_) => {
             return Err(refused(
                 layer,
                 "it is a QCFS activation, not a spiking neuron; convert the network with qcfs_to_if first",
@@ -152,17 +152,17 @@ fn neuron(model: &ConvertedModel, layer: &str) -> Result<Neuron> {
         NeuronConfig::Relu => {
             return Err(refused(layer, "it is a ReLU, not a spiking neuron; train a spiking network"));
         }
-        NeuronConfig::Snm { .. } | NeuronConfig::Srp { .. } | NeuronConfig::Cos { .. } => {
+        NeuronConfig::Snm(_) | NeuronConfig::Srp(_) | NeuronConfig::Cos(_) => {
             return Err(refused(
                 layer,
                 "it is not an IF or LIF neuron (it takes spikes back, or has two stages); convert with qcfs_to_if or \
                  relu_to_if",
             ));
         }
-        NeuronConfig::Lmht { .. } => None,
-        NeuronConfig::Mht { leak, .. } | NeuronConfig::Lif { leak, .. } => Some(*leak),
-        NeuronConfig::If { .. } => Some(1.),
-        NeuronConfig::Reparameterized { leak, .. } => *leak,
+        NeuronConfig::Lmht(_) => None,
+        NeuronConfig::Mht(neurons::Mht { leak, .. }) | NeuronConfig::Lif(neurons::Lif { leak, .. }) => Some(*leak),
+        NeuronConfig::If(_) => Some(1.),
+        NeuronConfig::Reparameterized(neurons::Reparameterized { leak, .. }) => *leak,
     };
     let levels = config.levels();
     if levels != 1 {
@@ -175,7 +175,7 @@ fn neuron(model: &ConvertedModel, layer: &str) -> Result<Neuron> {
             ),
         ));
     }
-    if let NeuronConfig::Lmht { tgim, .. } | NeuronConfig::Reparameterized { tgim, .. } = config
+    if let NeuronConfig::Lmht(neurons::Lmht { tgim, .. }) | NeuronConfig::Reparameterized(neurons::Reparameterized { tgim, .. }) = config
         && *tgim != Tgim::Identity
     {
         return Err(refused(
@@ -211,12 +211,12 @@ fn neuron(model: &ConvertedModel, layer: &str) -> Result<Neuron> {
     Ok(Neuron { leak, v_threshold })
 }
 
-fn scalar(model: &ConvertedModel, name: &str) -> Result<f64> {
+fn scalar(model: &Model, name: &str) -> Result<f64> {
     let values = tensor(model, name)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
     Ok(values[0])
 }
 
-fn tensor<'a>(model: &'a ConvertedModel, name: &str) -> Result<&'a Tensor> {
+fn tensor<'a>(model: &'a Model, name: &str) -> Result<&'a Tensor> {
     let missing = || Error::Config(format!("the tensor {name} is missing; load a whole model"));
     model.tensors.get(name).ok_or_else(missing)
 }
@@ -232,7 +232,7 @@ struct Value {
 }
 
 struct Builder<'a> {
-    model: &'a ConvertedModel,
+    model: &'a Model,
     graph: &'a Graph,
     neurons: HashMap<String, Neuron>,
     profile: Profile,

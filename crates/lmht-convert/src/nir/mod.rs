@@ -35,7 +35,7 @@
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
-//! use lmht_convert::{ConvertedModel, nir};
+//! use lmht_convert::{Model, nir};
 //! use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 //!
 //! # fn main() -> lmht_nn::Result<()> {
@@ -43,7 +43,7 @@
 //! let config = ModelConfig { width: 4, timesteps: 4, neuron, ..ModelConfig::resnet20(10) };
 //! let params = ParamStore::new(42);
 //! Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
-//! let model = ConvertedModel::of(&config, &params);
+//! let model = Model::of(&config, &params);
 //!
 //! let export = nir::export(&model, (8, 8), nir::Profile::Spec)?;
 //! let images = Tensor::ones((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
@@ -63,7 +63,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Tensor};
 use lmht_nn::{Error, Result, atomic};
 
-use crate::{ConvertedModel, LayerSpikes};
+use crate::{Model, LayerSpikes};
 use graph::Precision;
 
 /// Who is to read the file. Importers disagree about every free choice of the format.
@@ -212,7 +212,7 @@ pub struct Export {
 /// # Errors
 /// If NIR, or the importer of this profile, cannot hold a layer: the message names the layer, its value and what to do. If
 /// the tensors do not fit the configuration, or hold a value that is not finite.
-pub fn export(model: &ConvertedModel, image: (usize, usize), profile: Profile) -> Result<Export> {
+pub fn export(model: &Model, image: (usize, usize), profile: Profile) -> Result<Export> {
     let f64_weights = model.tensors.iter().any(|(name, t)| name.ends_with(".weight") && t.dtype() == DType::F64);
     let precision = if profile == Profile::Spec && f64_weights { Precision::F64 } else { Precision::F32 };
     let (graph, mut more) = build::build(model, image, profile, precision)?;
@@ -228,7 +228,7 @@ pub fn export(model: &ConvertedModel, image: (usize, usize), profile: Profile) -
 ///
 /// ```
 /// use candle_core::{DType, Device};
-/// use lmht_convert::{ConvertedModel, nir};
+/// use lmht_convert::{Model, nir};
 /// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -237,14 +237,14 @@ pub fn export(model: &ConvertedModel, image: (usize, usize), profile: Profile) -
 /// Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("vgg13.nir");
-/// let notes = nir::write(&path, &ConvertedModel::of(&config, &params), (16, 16), nir::Profile::Sinabs)?;
+/// let notes = nir::write(&path, &Model::of(&config, &params), (16, 16), nir::Profile::Sinabs)?;
 /// assert!(notes.iter().any(|note| note.contains("SingleSpike")));
 /// assert!(path.is_file());
 /// # Ok(()) }
 /// ```
 pub fn write(
     path: impl AsRef<Path>,
-    model: &ConvertedModel,
+    model: &Model,
     image: (usize, usize),
     profile: Profile,
 ) -> Result<Vec<String>> {
@@ -289,7 +289,7 @@ impl Verification {
 /// # Errors
 /// If the bytes are not a NIR file of known nodes without cycles, its neuron layers, timesteps or shapes are not those of
 /// the network, or the images do not fit. Different spikes are no error but a count.
-pub fn verify(bytes: &[u8], model: &ConvertedModel, images: &Tensor) -> Result<Verification> {
+pub fn verify(bytes: &[u8], model: &Model, images: &Tensor) -> Result<Verification> {
     replay::verify(&PathBuf::from("NIR file"), bytes, model, images)
 }
 
@@ -300,14 +300,14 @@ pub fn verify(bytes: &[u8], model: &ConvertedModel, images: &Tensor) -> Result<V
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
-/// use lmht_convert::{ConvertedModel, nir};
+/// use lmht_convert::{Model, nir};
 /// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let config = ModelConfig { width: 2, neuron: NeuronConfig::integrate_and_fire(), ..ModelConfig::vgg13(10) };
 /// let params = ParamStore::new(42);
 /// Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
-/// let model = ConvertedModel::of(&config, &params);
+/// let model = Model::of(&config, &params);
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("vgg13.nir");
 /// nir::write(&path, &model, (16, 16), nir::Profile::Spec)?;
@@ -315,7 +315,7 @@ pub fn verify(bytes: &[u8], model: &ConvertedModel, images: &Tensor) -> Result<V
 /// assert!(nir::verify_file(&path, &model, &images)?.logit_error < 1e-5);
 /// # Ok(()) }
 /// ```
-pub fn verify_file(path: impl AsRef<Path>, model: &ConvertedModel, images: &Tensor) -> Result<Verification> {
+pub fn verify_file(path: impl AsRef<Path>, model: &Model, images: &Tensor) -> Result<Verification> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|error| Error::File {
         path: path.to_path_buf(),

@@ -11,10 +11,10 @@ use lmht_nn::{Error, NeuronEvent, Observer, Pass, Result, Signal, ops};
 use super::Verification;
 use super::graph::{Array, Integration, Metadata, NirGraph, Node, Pair, Primitive, RESET};
 use super::hdf5;
-use crate::{ConvertedModel, LayerSpikes};
+use crate::{Model, LayerSpikes};
 
 /// See [`verify`](super::verify).
-pub(super) fn verify(origin: &Path, bytes: &[u8], model: &ConvertedModel, images: &Tensor) -> Result<Verification> {
+pub(super) fn verify(origin: &Path, bytes: &[u8], model: &Model, images: &Tensor) -> Result<Verification> {
     let bad = |what: String| Error::File { path: origin.to_path_buf(), what };
     let graph = hdf5::decode(origin, bytes)?;
     let t = model.config.timesteps;
@@ -78,7 +78,7 @@ struct Sent(Vec<(String, Vec<u8>)>);
 
 impl Observer for Sent {
     fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
-        let Signal::Spikes { v_threshold } = event.signal else {
+        let SignalKind::Spikes { v_threshold } = event.signal else {
             return Err(Error::Config(format!("{}: expected spikes, got activations of an ANN", event.name)));
         };
         let spikes = (event.output / v_threshold)?.round()?.to_dtype(DType::U8)?;

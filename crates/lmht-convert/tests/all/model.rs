@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use candle_core::{DType, Device, Tensor};
 use lmht_convert::checkpoint::{self, Checkpoint, Format};
-use lmht_convert::{ConvertedModel, checkpoint::to_published};
+use lmht_convert::{Model, checkpoint::to_published};
+use lmht_nn::neurons;
 use lmht_nn::{Backbone, Error, ModelConfig, NeuronConfig, Pass, Tgim};
 
 use crate::support::{assert_refused, bytes, fixture, model, python, qcfs, small, values};
 
-fn written(model: &ConvertedModel) -> Checkpoint {
+fn written(model: &Model) -> Checkpoint {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.safetensors");
     checkpoint::write_published(&path, model).unwrap();
@@ -40,13 +41,13 @@ fn out_and_in_again_gives_the_same_bytes() {
         let timesteps = if neuron.is_spiking() { config.timesteps } else { 1 };
         ModelConfig { neuron, timesteps, ..config }
     };
-    let causal = NeuronConfig::Lmht {
+    let causal = NeuronConfig::Lmht(neurons::Lmht {
         levels: 4,
         tgim: Tgim::Causal,
         v_threshold: None,
         v_init: 0.,
         gradient: lmht_nn::GradientMode::Detached,
-    };
+    });
     let mut configs: Vec<_> = [
         Backbone::Resnet18,
         Backbone::Resnet19,
@@ -113,13 +114,13 @@ fn what_strict_loading_asks_for_is_there() {
     assert_eq!(tensors.len(), model.tensors.len() + n_norms + n_masks + 4);
 
     // The published classes have no fixed leak and no identity for a T-GIM.
-    let identity = NeuronConfig::Lmht {
+    let identity = NeuronConfig::Lmht(neurons::Lmht {
         levels: 2,
         tgim: Tgim::Identity,
         v_threshold: None,
         v_init: 0.,
         gradient: lmht_nn::GradientMode::Detached,
-    };
+    });
     for (neuron, part) in [(NeuronConfig::mht(2), "M-HT"), (identity, "tgim = identity")] {
         let other = crate::support::model(&ModelConfig { neuron, ..config.clone() }, DType::F32);
         assert_refused(to_published(&other), &[part, "which the published networks do not have"]);
@@ -218,7 +219,7 @@ fn the_type_is_the_widest_of_the_file() {
     }
     // Half precision widens without loss.
     let (half, whole) = (cast(DType::F16), cast(DType::F32));
-    let bias = |model: &ConvertedModel| values(&model.tensors["fc.bias"]);
+    let bias = |model: &Model| values(&model.tensors["fc.bias"]);
     assert!(bias(&half).iter().zip(bias(&whole)).all(|(half, whole)| (half - whole).abs() <= whole.abs() / 1024.));
 }
 

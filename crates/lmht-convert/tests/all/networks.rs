@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::init::Init;
-use lmht_convert::ConvertedModel;
+use lmht_convert::Model;
+use lmht_nn::neurons;
 use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Pass, Result, Stem, Tgim, loss};
 
 /// Every backbone at a small width, with the side of the smallest image that gives it something to do; both stems.
@@ -32,10 +33,10 @@ pub(crate) fn small_networks() -> Vec<(ModelConfig, usize)> {
 }
 
 /// A network whose statistics, thresholds, T-GIMs and leaks are all random, with layers that are silent and saturated.
-pub(crate) fn random_model(config: &ModelConfig, seed: u64) -> Result<ConvertedModel> {
+pub(crate) fn random_model(config: &ModelConfig, seed: u64) -> Result<Model> {
     let params = ParamStore::new(seed);
     Network::new(config, params.builder(DType::F64, &Device::Cpu))?;
-    let mut model = ConvertedModel::of(config, &params);
+    let mut model = Model::of(config, &params);
     for (name, tensor) in &mut model.tensors {
         // A factor and a shift for each layer: most are ordinary, some all but silent, some saturated.
         let layer = name.rsplit_once('.').map_or(name.as_str(), |(layer, _)| layer);
@@ -80,12 +81,12 @@ pub(crate) fn random_input(config: &ModelConfig, side: usize, temporal: bool, se
 }
 
 pub(crate) fn lmht(levels: u32, tgim: Tgim, v_init: f64) -> NeuronConfig {
-    let NeuronConfig::Lmht { v_threshold, gradient, .. } = NeuronConfig::lmht(levels) else { unreachable!() };
-    NeuronConfig::Lmht { levels, tgim, v_threshold, v_init, gradient }
+    let NeuronConfig::Lmht(neurons::Lmht { v_threshold, gradient, .. }) = NeuronConfig::lmht(levels) else { unreachable!() };
+    NeuronConfig::Lmht(neurons::Lmht { levels, tgim, v_threshold, v_init, gradient })
 }
 
 /// Logits of the mean over time, `[B, K]`.
-pub(crate) fn readout(model: &ConvertedModel, images: &Tensor) -> Result<Tensor> {
+pub(crate) fn readout(model: &Model, images: &Tensor) -> Result<Tensor> {
     let (network, _) = model.build(DType::F64, &Device::Cpu)?;
     Ok(loss::readout(&network.forward(images, &mut Pass::eval())?)?)
 }

@@ -10,7 +10,7 @@ use hdf5_reader::group::Group;
 use hdf5_reader::{Datatype, Hdf5File};
 use hdf5_writer::{DatasetBuilder, Hdf5Builder, WriteOptions};
 use lmht_convert::nir::{self, Profile, Verification};
-use lmht_convert::{ConvertedModel, absorb_bn, absorb_thresholds, reparameterize};
+use lmht_convert::{Model, absorb_bn, absorb_thresholds, reparameterize};
 use lmht_nn::{
     GradientMode, ModelConfig, NeuronConfig, NeuronEvent, Observer, Pass, Result, Schedule, Signal, Stem, Tgim, ops,
 };
@@ -18,16 +18,16 @@ use lmht_nn::{
 use crate::networks::{is_transformer, random_input, random_model, small_networks};
 
 fn if_neuron(v_init: f64) -> NeuronConfig {
-    NeuronConfig::If { v_threshold: 1., v_init, gradient: GradientMode::Full }
+    NeuronConfig::If(neurons::If { v_threshold: 1., v_init, gradient: GradientMode::Full })
 }
 
 fn lif_neuron(leak: f64, v_init: f64) -> NeuronConfig {
-    NeuronConfig::Lif { leak, v_threshold: 1., v_init, gradient: GradientMode::Full }
+    NeuronConfig::Lif(neurons::Lif { leak, v_threshold: 1., v_init, gradient: GradientMode::Full })
 }
 
 fn learned_leak() -> NeuronConfig {
     let gradient = GradientMode::Detached;
-    NeuronConfig::Lmht { levels: 1, tgim: Tgim::Identity, v_threshold: None, v_init: 0.25, gradient }
+    NeuronConfig::Lmht(neurons::Lmht { levels: 1, tgim: Tgim::Identity, v_threshold: None, v_init: 0.25, gradient })
 }
 
 /// Every network that NIR can hold.
@@ -36,7 +36,7 @@ fn networks() -> impl Iterator<Item = (ModelConfig, usize)> {
 }
 
 /// Random tensors, with leaks that NIR can hold.
-fn model(config: &ModelConfig, seed: u64) -> Result<ConvertedModel> {
+fn model(config: &ModelConfig, seed: u64) -> Result<Model> {
     let mut model = random_model(config, seed)?;
     for (_, logit) in model.tensors.iter_mut().filter(|(name, _)| name.ends_with(".alpha")) {
         *logit = logit.abs()?.neg()?;
@@ -44,9 +44,9 @@ fn model(config: &ModelConfig, seed: u64) -> Result<ConvertedModel> {
     Ok(model)
 }
 
-fn as_f32(model: &ConvertedModel) -> Result<ConvertedModel> {
+fn as_f32(model: &Model) -> Result<Model> {
     let tensors = model.tensors.iter().map(|(name, tensor)| Ok((name.clone(), tensor.to_dtype(DType::F32)?)));
-    Ok(ConvertedModel { config: model.config.clone(), tensors: tensors.collect::<Result<_>>()? })
+    Ok(Model { config: model.config.clone(), tensors: tensors.collect::<Result<_>>()? })
 }
 
 fn spikes(verification: &Verification) -> u64 {
@@ -175,7 +175,7 @@ fn ties_fire() -> Result<()> {
         assert_ne!(at_theta.0, above_theta.0, "no potential met the threshold: the test would not see a tie");
 
         for (name, profile) in Profile::ALL {
-            if profile == Profile::Sinabs && matches!(config.neuron, NeuronConfig::Lif { .. }) {
+            if profile == Profile::Sinabs && matches!(config.neuron, NeuronConfig::Lif(_)) {
                 continue;
             }
             let export = nir::export(&as_f32(&model)?, (8, 8), profile)?;
@@ -401,15 +401,15 @@ fn what_nir_cannot_hold_is_refused() -> Result<()> {
     let base = ModelConfig { timesteps: 4, neuron: if_neuron(0.), ..ModelConfig::resnet18(5) };
     let with = |neuron: NeuronConfig| ModelConfig { neuron, ..base.clone() };
     let gradient = GradientMode::Detached;
-    let lmht = |levels, tgim| NeuronConfig::Lmht { levels, tgim, v_threshold: None, v_init: 0., gradient };
-    let window = |window| NeuronConfig::Reparameterized {
+    let lmht = |levels, tgim| NeuronConfig::Lmht(neurons::Lmht { levels, tgim, v_threshold: None, v_init: 0., gradient });
+    let window = |window| NeuronConfig::Reparameterized(neurons::Reparameterized {
         window,
         schedule: Schedule::FrontLoaded,
         tgim: Tgim::Identity,
         leak: Some(1.),
         v_threshold: 1.,
         v_init: 0.,
-    };
+    });
     let ann = |neuron| ModelConfig { timesteps: 1, ..with(neuron) };
     for (config, profile, parts) in [
         (with(lmht(2, Tgim::Full)), Profile::Spec, ["sn1", "L = 2", "qcfs_to_if"]),
@@ -520,7 +520,7 @@ fn a_file_that_python_wrote_is_read() -> Result<()> {
 }
 
 /// The network of the golden file.
-fn golden() -> Result<(ConvertedModel, Tensor)> {
+fn golden() -> Result<(Model, Tensor)> {
     let config = ModelConfig { width: 1, timesteps: 2, neuron: lif_neuron(0.75, 0.5), ..ModelConfig::resnet20(3) };
     Ok((model(&config, 2024)?, random_input(&config, 8, true, 2024)?))
 }
@@ -618,7 +618,7 @@ fn importers_have_our_logits() -> Result<()> {
 }
 
 /// Writes a file, and beside it what the network was shown and sent; returns the path of the file.
-fn dump(folder: &Path, name: &str, model: &ConvertedModel, images: &Tensor, profile: Profile) -> Result<PathBuf> {
+fn dump(folder: &Path, name: &str, model: &Model, images: &Tensor, profile: Profile) -> Result<PathBuf> {
     let path = folder.join(format!("{name}.nir"));
     let side = images.dim(images.rank() - 1)?;
     nir::write(&path, model, (side, side), profile)?;
@@ -637,7 +637,7 @@ struct Dump(BTreeMap<String, Tensor>);
 
 impl Observer for Dump {
     fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
-        let Signal::Spikes { v_threshold } = event.signal else { panic!("{}: no spikes", event.name) };
+        let SignalKind::Spikes { v_threshold } = event.signal else { panic!("{}: no spikes", event.name) };
         let spikes = (event.output / v_threshold)?.round()?.to_dtype(DType::U8)?;
         self.0.insert(format!("spikes.{}", event.name), spikes);
         Ok(())

@@ -1,7 +1,7 @@
 //! The compared conversions on whole networks.
 
 use candle_core::{DType, Device};
-use lmht_convert::{Calibration, ConvertedModel, qcfs_to_cos, qcfs_to_if, qcfs_to_srp, relu_to_if, relu_to_snm};
+use lmht_convert::{Calibration, Model, qcfs_to_cos, qcfs_to_if, qcfs_to_srp, relu_to_if, relu_to_snm};
 use lmht_nn::{ModelConfig, Network, NeuronConfig, Pass, Result};
 
 use crate::networks::{random_input, random_model, readout, relative_error};
@@ -26,7 +26,7 @@ fn rmp_and_snm_converge_to_the_ann() -> Result<()> {
         ceilings: calibration.ceilings.into_iter().map(|(name, c)| (name, if c > 0. { c } else { 1. })).collect(),
     };
     let expected = readout(&model, &images)?;
-    type Convert = fn(&ConvertedModel, &Calibration, usize) -> Result<ConvertedModel>;
+    type Convert = fn(&Model, &Calibration, usize) -> Result<Model>;
     for (name, convert) in [("RMP", relu_to_if as Convert), ("SNM", relu_to_snm)] {
         let error = |timesteps| -> Result<f64> {
             relative_error(&readout(&convert(&model, &calibration, timesteps)?, &images)?, &expected)
@@ -78,7 +78,7 @@ fn percentiles_are_order_statistics() -> Result<()> {
 fn what_cannot_be_converted_is_refused() -> Result<()> {
     let (ann, quantized) = (random_model(&relu(), 1)?, random_model(&qcfs(), 1)?);
     let calibration = Calibration::default();
-    let message = |result: Result<ConvertedModel>| result.unwrap_err().to_string();
+    let message = |result: Result<Model>| result.unwrap_err().to_string();
     let text = message(relu_to_if(&ann, &calibration, 8));
     assert!(text.contains("layer1.1") && text.contains("calibrate"), "{text}");
     assert!(message(relu_to_snm(&quantized, &calibration, 8)).contains("expected a ReLU network"));

@@ -2,14 +2,15 @@
 
 use candle_core::{DType, Device, Tensor};
 use lmht_bench::CostCounter;
-use lmht_convert::{ConvertedModel, SpikeComparison, compare_spikes, reparameterize};
+use lmht_convert::{Model, SpikeComparison, compare_spikes, reparameterize};
+use lmht_nn::neurons;
 use lmht_nn::{ModelConfig, NeuronConfig, Pass, Result, Schedule, Stem, Tgim, loss, ops};
 use proptest::prelude::*;
 
 use crate::networks::{is_transformer, lmht, random_input, random_model, relative_error, small_networks};
 
 /// The comparison of a network with its twin, and the relative error of the logits summed over windows.
-fn twin(model: &ConvertedModel, schedule: Schedule, images: &Tensor) -> Result<(SpikeComparison, f64)> {
+fn twin(model: &Model, schedule: Schedule, images: &Tensor) -> Result<(SpikeComparison, f64)> {
     let single = reparameterize(model, schedule)?;
     let (before, _) = model.build(DType::F64, &Device::Cpu)?;
     let (after, _) = single.build(DType::F64, &Device::Cpu)?;
@@ -82,7 +83,7 @@ fn front_loaded_costs_the_same_operations() -> Result<()> {
         let config = ModelConfig { neuron: lmht(3, Tgim::Full, 0.5), ..config };
         let model = random_model(&config, 19)?;
         let images = random_input(&config, side, true, 19)?;
-        let sops = |model: &ConvertedModel| -> Result<Vec<(String, f64)>> {
+        let sops = |model: &Model| -> Result<Vec<(String, f64)>> {
             let (network, _) = model.build(DType::F64, &Device::Cpu)?;
             let mut counter = CostCounter::new();
             network.forward(&images, &mut Pass::eval().observed_by(&mut counter))?;
@@ -167,14 +168,14 @@ fn the_schedules_are_the_matrices_of_the_core_crate() -> Result<()> {
 /// M-HT, LIF and IF networks have no logits to keep; the converted network is saved, loaded and trained as any other.
 #[test]
 fn every_spiking_neuron_converts_and_stays_a_network() -> Result<()> {
-    let mht = NeuronConfig::Mht {
+    let mht = NeuronConfig::Mht(neurons::Mht {
         levels: 3,
         leak: 0.75,
         v_threshold: None,
         v_init: 0.25,
         gradient: lmht_nn::GradientMode::Detached,
-    };
-    let lif = NeuronConfig::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: lmht_nn::GradientMode::Full };
+    });
+    let lif = NeuronConfig::Lif(neurons::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: lmht_nn::GradientMode::Full });
     for neuron in [mht, lif, NeuronConfig::integrate_and_fire()] {
         let config = ModelConfig { width: 2, neuron, timesteps: 3, ..ModelConfig::ms_resnet18(5) };
         let model = random_model(&config, 3)?;
@@ -197,7 +198,7 @@ fn every_spiking_neuron_converts_and_stays_a_network() -> Result<()> {
 
 #[test]
 fn what_cannot_be_converted_is_refused() -> Result<()> {
-    let message = |model: &ConvertedModel| reparameterize(model, Schedule::FrontLoaded).unwrap_err().to_string();
+    let message = |model: &Model| reparameterize(model, Schedule::FrontLoaded).unwrap_err().to_string();
     let qcfs = ModelConfig { width: 2, timesteps: 1, neuron: NeuronConfig::qcfs(4), ..ModelConfig::resnet20(5) };
     let text = message(&random_model(&qcfs, 1)?);
     assert!(text.contains("qcfs_to_lmht"), "{text}");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
-use lmht_convert::ConvertedModel;
+use lmht_convert::Model;
 use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore};
 
 /// A file of `fixtures/`.
@@ -46,10 +46,10 @@ pub(crate) fn small(backbone: Backbone) -> ModelConfig {
 }
 
 /// A model whose tensors all have values of their own, as training gives them.
-pub(crate) fn model(config: &ModelConfig, dtype: DType) -> ConvertedModel {
+pub(crate) fn model(config: &ModelConfig, dtype: DType) -> Model {
     let params = ParamStore::new(7);
     Network::new(config, params.builder(dtype, &Device::Cpu)).expect("a valid configuration");
-    let mut model = ConvertedModel::of(config, &params);
+    let mut model = Model::of(config, &params);
     let mut names: Vec<_> = model.tensors.keys().cloned().collect();
     names.sort();
     for (i, name) in names.iter().enumerate() {
@@ -62,7 +62,7 @@ pub(crate) fn model(config: &ModelConfig, dtype: DType) -> ConvertedModel {
 }
 
 /// The bytes of a model, in the order of names.
-pub(crate) fn bytes(model: &ConvertedModel) -> Vec<u8> {
+pub(crate) fn bytes(model: &Model) -> Vec<u8> {
     let dtype = model.tensors.values().next().expect("a model has tensors").dtype();
     let (_, params) = model.build(dtype, &Device::Cpu).expect("a model that fits its configuration");
     params.to_safetensors().expect("tensors on the CPU")

@@ -7,12 +7,11 @@ use candle_core::Tensor;
 use lmht_kernels::{Kernel, run_vectorized};
 use rayon::prelude::*;
 
-use super::Number;
-use super::value::{Line, Norm};
+use super::value::{ChannelAffine, Norm};
 use crate::Result;
-use crate::layers::BatchNorm;
-use crate::ops::BatchStats;
-use lmht_kernels::{Kernel, run_vectorized};
+use crate::ops::storage::Element;
+use crate::ops::{BATCH_NORM_EPS, BatchStats, update_running_stats};
+use crate::trace::NormTensors;
 
 /// Tasks for the rows.
 const TASKS: usize = 32;

@@ -323,8 +323,9 @@ impl<T: Element> State<T> {
                 if pass.is_observed() {
                     self.show_products(program, i, shape, pass)?;
                 }
+                let len = self.values[input].maps().map_or(0, |queries| queries.len()) / shape.window;
+                let mut out = self.pool.numbers.take(len);
                 let (heads, qkv) = self.attention_inputs(program, i, shape)?;
-                let mut out = self.pool.numbers.take(heads.len());
                 attention::forward(&heads, qkv.each_ref().map(Tokened::tokens), shape.scale, &mut out);
                 Value::Real(front_loaded(out, shape))
             }

@@ -6,7 +6,7 @@
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType, bail};
-use lmht_core::{GradientMode, Neuron, NeuronConfig, Real, Tgim};
+use lmht_core::{GradientMode, LmhtConfig, LmhtNeuron, Real, Tgim};
 
 use super::is_fused;
 
@@ -53,13 +53,13 @@ pub enum Learned {
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// // Two levels at θ = 1: the first timestep crosses both and carries 0.5, which lifts the second over one.
-/// let config = lmht_core::NeuronConfig { tgim: lmht_core::Tgim::Identity, ..lmht_core::NeuronConfig::lmht(2, 2) };
+/// let config = lmht_core::LmhtConfig { tgim: lmht_core::Tgim::Identity, ..lmht_core::LmhtConfig::lmht(2, 2) };
 /// let xs = Tensor::new(&[[2.5f32], [0.5]], &Device::Cpu)?;
 /// let ys = neuron(&xs, &config.check()?, &Learned::Nothing { leak: 1. })?;
 /// assert_eq!(ys.to_vec2::<f32>()?, [[2.], [1.]]);
 /// # Ok(()) }
 /// ```
-pub fn neuron(xs: &Tensor, neuron: &Neuron, learned: &Learned) -> Result<Tensor> {
+pub fn neuron(xs: &Tensor, neuron: &LmhtNeuron, learned: &Learned) -> Result<Tensor> {
     check(xs, &neuron.config(), learned)?;
     if !is_fused(xs) {
         return compose(xs, neuron, learned);
@@ -75,7 +75,7 @@ pub fn neuron(xs: &Tensor, neuron: &Neuron, learned: &Learned) -> Result<Tensor>
     }
 }
 
-fn check(xs: &Tensor, config: &NeuronConfig, learned: &Learned) -> Result<()> {
+fn check(xs: &Tensor, config: &LmhtConfig, learned: &Learned) -> Result<()> {
     let t = config.timesteps;
     if xs.rank() == 0 || !xs.dims()[0].is_multiple_of(t) || xs.elem_count() == 0 {
         bail!(
@@ -125,12 +125,12 @@ fn check(xs: &Tensor, config: &NeuronConfig, learned: &Learned) -> Result<()> {
 ///
 /// # Errors
 /// As [`neuron`].
-pub fn neuron_composed(xs: &Tensor, neuron: &Neuron, learned: &Learned) -> Result<Tensor> {
+pub fn neuron_composed(xs: &Tensor, neuron: &LmhtNeuron, learned: &Learned) -> Result<Tensor> {
     check(xs, &neuron.config(), learned)?;
     compose(xs, neuron, learned)
 }
 
-fn compose(xs: &Tensor, neuron: &Neuron, learned: &Learned) -> Result<Tensor> {
+fn compose(xs: &Tensor, neuron: &LmhtNeuron, learned: &Learned) -> Result<Tensor> {
     let config = neuron.config();
     let (t, theta) = (config.timesteps, config.v_threshold);
     let shape = xs.shape().clone();
@@ -195,7 +195,7 @@ pub fn tgim(logit: &Tensor, kind: Tgim) -> Result<Tensor> {
 
 /// The fused layer. One type for one, two or three inputs, as Candle has a trait for each number.
 struct Fused {
-    neuron: Neuron,
+    neuron: LmhtNeuron,
     /// λ where it is not learned.
     fixed_leak: f64,
 }
@@ -209,7 +209,7 @@ pub(super) fn values<'a, R: WithDType>(storage: &'a CpuStorage, layout: &Layout)
 }
 
 /// Ω and λ from the layer's other inputs: `[leak]` or `[tgim, leak]` or nothing.
-fn mix<R: Real>(config: &NeuronConfig, fixed_leak: f64, learned: &[&[R]]) -> (Vec<R>, R) {
+fn mix<R: Real>(config: &LmhtConfig, fixed_leak: f64, learned: &[&[R]]) -> (Vec<R>, R) {
     match learned {
         [] => (Vec::new(), R::from_f64(fixed_leak)),
         [leak] => (Vec::new(), lmht_core::leak_from_logit(leak[0])),

@@ -2,7 +2,7 @@
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, bail};
-use lmht_core::{QcfsWindow, Real, qcfs as mathematics};
+use lmht_core::{QcfsGate, Real, qcfs as mathematics};
 
 use super::neuron::values;
 use super::{check_operands, is_fused};
@@ -28,7 +28,7 @@ use super::{check_operands, is_fused};
 /// assert_eq!(ys.to_vec1::<f64>()?, [0., 0., 0.5, 2.]);
 /// # Ok(()) }
 /// ```
-pub fn qcfs(xs: &Tensor, scale: &Tensor, quant_levels: u32, window: QcfsWindow) -> Result<Tensor> {
+pub fn qcfs(xs: &Tensor, scale: &Tensor, quant_levels: u32, window: QcfsGate) -> Result<Tensor> {
     check(xs, scale, quant_levels)?;
     if is_fused(xs) {
         xs.contiguous()?.apply_op2(&scale.contiguous()?, Fused { quant_levels, window })
@@ -52,20 +52,20 @@ fn check(xs: &Tensor, scale: &Tensor, quant_levels: u32) -> Result<()> {
 ///
 /// # Errors
 /// As [`qcfs`].
-pub fn qcfs_composed(xs: &Tensor, scale: &Tensor, quant_levels: u32, window: QcfsWindow) -> Result<Tensor> {
+pub fn qcfs_composed(xs: &Tensor, scale: &Tensor, quant_levels: u32, window: QcfsGate) -> Result<Tensor> {
     check(xs, scale, quant_levels)?;
     compose(xs, scale, quant_levels, window)
 }
 
-fn compose(xs: &Tensor, scale: &Tensor, quant_levels: u32, window: QcfsWindow) -> Result<Tensor> {
+fn compose(xs: &Tensor, scale: &Tensor, quant_levels: u32, window: QcfsGate) -> Result<Tensor> {
     let q = f64::from(quant_levels);
     let ratio = xs.broadcast_div(scale)?;
     // Divided by a tensor: Candle divides by a number through its reciprocal, which rounds differently.
     let levels = Tensor::new(&[q], xs.device())?.to_dtype(xs.dtype())?;
     let floored = (&ratio * q)?.affine(1., 0.5)?.floor()?.broadcast_div(&levels)?;
     let clipped = match window {
-        QcfsWindow::AfterFloor => &floored,
-        QcfsWindow::BeforeFloor => &ratio,
+        QcfsGate::AfterFloor => &floored,
+        QcfsGate::BeforeFloor => &ratio,
     };
     let passes = (clipped.ge(0.)?.to_dtype(xs.dtype())? * clipped.le(1.)?.to_dtype(xs.dtype())?)?;
     // Straight through: exactly 0 is added, and it carries the gradient of the window.
@@ -76,7 +76,7 @@ fn compose(xs: &Tensor, scale: &Tensor, quant_levels: u32, window: QcfsWindow) -
 
 struct Fused {
     quant_levels: u32,
-    window: QcfsWindow,
+    window: QcfsGate,
 }
 
 impl Fused {

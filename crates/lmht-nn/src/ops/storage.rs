@@ -1,7 +1,7 @@
 //! Access to the numbers of contiguous CPU tensors.
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType, bail};
-use lmht_kernels::number::Number;
+use lmht_kernels::Number;
 
 /// A number type of the kernels that is one of Candle's, too.
 pub(crate) trait Element: Number + WithDType {

@@ -657,17 +657,17 @@ fn record(config: &ModelConfig) -> Result<Recorder> {
     Ok(recorder)
 }
 
-const SPIKES: Signal = Signal::Spikes { v_threshold: 1. };
-const AVERAGED: Signal = Signal::Averaged { v_threshold: 1. };
+const SPIKES: Signal = SignalKind::Spikes { v_threshold: 1. };
+const AVERAGED: Signal = SignalKind::Averaged { v_threshold: 1. };
 
 #[test]
 fn residual_streams_of_ms_resnets_are_analog_and_of_the_others_spikes() -> Result<()> {
     for (backbone, block_input, readout) in
-        [(Backbone::Resnet34, SPIKES, AVERAGED), (Backbone::MsResnet34, Signal::Analog, Signal::Analog)]
+        [(Backbone::Resnet34, SPIKES, AVERAGED), (Backbone::MsResnet34, SignalKind::Analog, SignalKind::Analog)]
     {
         let seen = record(&tiny(backbone))?.synapses;
         let signal = |name: &str| seen[name].2;
-        assert_eq!(signal("conv1"), Signal::Analog, "{backbone:?}");
+        assert_eq!(signal("conv1"), SignalKind::Analog, "{backbone:?}");
         assert_eq!(signal("layer2.0.conv1.0"), SPIKES, "{backbone:?}");
         assert_eq!(signal("layer2.0.conv2.0"), SPIKES, "{backbone:?}");
         assert_eq!(signal("layer2.0.downsample.0.0"), block_input, "{backbone:?}");
@@ -734,7 +734,7 @@ fn sums_of_spikes_of_different_amplitude_are_analog() -> Result<()> {
     let mut recorder = Recorder::default();
     network.forward(&images(Backbone::Spikformer, 2)?, &mut Pass::eval().observed_by(&mut recorder))?;
     assert_eq!(recorder.synapses["block.0.attn.q_linear"].2, SPIKES);
-    assert_eq!(recorder.synapses["block.0.mlp.fc1_linear"].2, Signal::Analog);
+    assert_eq!(recorder.synapses["block.0.mlp.fc1_linear"].2, SignalKind::Analog);
     Ok(())
 }
 
@@ -750,7 +750,7 @@ fn attention_scales_by_an_eighth_whatever_the_head_size() -> Result<()> {
         assert_eq!(k.dims(), [4, heads, 16 / heads, 16]);
         assert_eq!(v.dims(), q.dims());
         assert_eq!([q_signal, k_signal, v_signal], [&SPIKES; 3]);
-        assert_eq!(*scores_signal, Signal::Analog);
+        assert_eq!(*scores_signal, SignalKind::Analog);
         let expected = (q.contiguous()?.matmul(&k.contiguous()?)? / 8.)?;
         assert_eq!(values(scores)?, values(&expected)?);
         assert!(values(scores)?.iter().any(|&score| score > 0.), "no query met a key");
@@ -845,13 +845,13 @@ fn a_configuration_without_transformer_has_no_word_of_one() -> Result<()> {
 
 #[test]
 fn a_network_without_tgim_asks_for_none() -> Result<()> {
-    let identity = NeuronConfig::Lmht {
+    let identity = NeuronConfig::Lmht(neurons::Lmht {
         levels: 2,
         tgim: Tgim::Identity,
         v_threshold: None,
         v_init: 0.,
         gradient: lmht_nn::GradientMode::Detached,
-    };
+    });
     for backbone in ALL {
         let (_, params) = build(&ModelConfig { neuron: identity.clone(), ..tiny(backbone) })?;
         let all = params.all();

@@ -1,7 +1,7 @@
 //! The description of a network: every field is checked, and JSON says what is wrong with it.
 
 use crate::support::assert_error;
-use lmht_nn::{Backbone, FORMAT_VERSION, GradientMode, ModelConfig, NeuronConfig, QcfsWindow, Result, Stem, Tgim};
+use lmht_nn::{Backbone, FORMAT_VERSION, GradientMode, ModelConfig, NeuronConfig, QcfsGate, Result, Stem, Tgim};
 
 fn resnet18() -> ModelConfig {
     ModelConfig::resnet18(10)
@@ -17,14 +17,14 @@ fn all_neurons() -> Vec<NeuronConfig> {
     vec![
         NeuronConfig::lmht(1),
         NeuronConfig::lmht(4),
-        NeuronConfig::Lmht { levels: 3, tgim, v_threshold: Some(0.1), v_init: 0.5, gradient },
+        NeuronConfig::Lmht(neurons::Lmht { levels: 3, tgim, v_threshold: Some(0.1), v_init: 0.5, gradient }),
         NeuronConfig::mht(2),
-        NeuronConfig::Mht { levels: 3, leak: 0.9, v_threshold: Some(1.7), v_init: 0.25, gradient },
+        NeuronConfig::Mht(neurons::Mht { levels: 3, leak: 0.9, v_threshold: Some(1.7), v_init: 0.25, gradient }),
         NeuronConfig::integrate_and_fire(),
-        NeuronConfig::If { v_threshold: 0.3, v_init: 0.5, gradient: GradientMode::Detached },
-        NeuronConfig::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient },
+        NeuronConfig::If(neurons::If { v_threshold: 0.3, v_init: 0.5, gradient: GradientMode::Detached }),
+        NeuronConfig::Lif(neurons::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient }),
         NeuronConfig::qcfs(4),
-        NeuronConfig::Qcfs { quant_levels: 7, scale: 0.1, window: QcfsWindow::BeforeFloor },
+        NeuronConfig::Qcfs(neurons::Qcfs { quant_levels: 7, scale: 0.1, window: QcfsGate::BeforeFloor }),
         NeuronConfig::Relu,
     ]
 }
@@ -74,14 +74,14 @@ fn every_invalid_field_is_named_with_its_value_and_what_is_allowed() {
 
     let detached = GradientMode::Detached;
     let lmht = |levels, v_threshold, v_init| {
-        with(NeuronConfig::Lmht { levels, tgim: Tgim::Full, v_threshold, v_init, gradient: detached })
+        with(NeuronConfig::Lmht(neurons::Lmht { levels, tgim: Tgim::Full, v_threshold, v_init, gradient: detached }))
     };
     let mht = |levels, leak, v_threshold, v_init| {
-        with(NeuronConfig::Mht { levels, leak, v_threshold, v_init, gradient: detached })
+        with(NeuronConfig::Mht(neurons::Mht { levels, leak, v_threshold, v_init, gradient: detached }))
     };
-    let integrate = |v_threshold, v_init| with(NeuronConfig::If { v_threshold, v_init, gradient: detached });
-    let leaky = |leak, v_threshold, v_init| with(NeuronConfig::Lif { leak, v_threshold, v_init, gradient: detached });
-    let qcfs = |quant_levels, scale| with(NeuronConfig::Qcfs { quant_levels, scale, window: QcfsWindow::default() });
+    let integrate = |v_threshold, v_init| with(NeuronConfig::If(neurons::If { v_threshold, v_init, gradient: detached }));
+    let leaky = |leak, v_threshold, v_init| with(NeuronConfig::Lif(neurons::Lif { leak, v_threshold, v_init, gradient: detached }));
+    let qcfs = |quant_levels, scale| with(NeuronConfig::Qcfs(neurons::Qcfs { quant_levels, scale, window: QcfsGate::default() }));
     let levels: &[&str] = &["neuron.levels", "1..=65536"];
     let threshold: &[&str] = &["neuron.v_threshold", "a finite number above 0"];
     let init: &[&str] = &["neuron.v_init", "0 <= v_init < 1"];
@@ -144,7 +144,7 @@ fn what_is_left_out_has_the_published_value() -> Result<()> {
         (r#"{ "kind": "if" }"#, NeuronConfig::integrate_and_fire()),
         (
             r#"{ "kind": "lif", "leak": 0.5 }"#,
-            NeuronConfig::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: GradientMode::Full },
+            NeuronConfig::Lif(neurons::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: GradientMode::Full }),
         ),
         (r#"{ "kind": "qcfs", "quant_levels": 4 }"#, NeuronConfig::qcfs(4)),
         (r#"{ "kind": "relu" }"#, NeuronConfig::Relu),

@@ -38,14 +38,14 @@ pub(crate) fn cases() -> Vec<(String, ModelConfig, usize)> {
         let name = format!("{:?}, ImageNet stem", config.backbone);
         cases.push((name, ModelConfig { stem: Stem::Imagenet, ..small(config, 3) }, 24));
     }
-    let lif = NeuronConfig::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: GradientMode::Full };
-    let causal = NeuronConfig::Lmht {
+    let lif = NeuronConfig::Lif(neurons::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: GradientMode::Full });
+    let causal = NeuronConfig::Lmht(neurons::Lmht {
         levels: 3,
         tgim: Tgim::Causal,
         v_threshold: Some(0.3),
         v_init: 0.25,
         gradient: GradientMode::Full,
-    };
+    });
     for (name, neuron, timesteps) in [
         ("L = 4, T = 3", NeuronConfig::lmht(4), 3),
         ("L = 40, T = 1", NeuronConfig::lmht(40), 1),
@@ -77,20 +77,20 @@ pub(crate) fn cases() -> Vec<(String, ModelConfig, usize)> {
 /// Networks that are for evaluation only.
 pub(crate) fn converted() -> Vec<(String, ModelConfig, usize)> {
     let base = ModelConfig { width: 3, n_classes: 5, ..ModelConfig::resnet20(5) };
-    let reparameterized = |schedule, tgim| NeuronConfig::Reparameterized {
+    let reparameterized = |schedule, tgim| NeuronConfig::Reparameterized(neurons::Reparameterized {
         window: 2,
         schedule,
         tgim,
         leak: None,
         v_threshold: 0.7,
         v_init: 0.,
-    };
+    });
     let neurons = [
         ("front-loaded", reparameterized(Schedule::FrontLoaded, Tgim::Full), 4),
         ("uniform", reparameterized(Schedule::Uniform, Tgim::Full), 4),
-        ("SNM", NeuronConfig::Snm { v_threshold: 0.7, v_init: 0.5 }, 4),
-        ("SRP", NeuronConfig::Srp { v_threshold: 0.7, tau: 3 }, 5),
-        ("COS", NeuronConfig::Cos { v_threshold: 0.7, rho: 2 }, 5),
+        ("SNM", NeuronConfig::Snm(neurons::Snm { v_threshold: 0.7, v_init: 0.5 }), 4),
+        ("SRP", NeuronConfig::Srp(neurons::Srp { v_threshold: 0.7, tau: 3 }), 5),
+        ("COS", NeuronConfig::Cos(neurons::Cos { v_threshold: 0.7, rho: 2 }), 5),
     ];
     neurons
         .into_iter()

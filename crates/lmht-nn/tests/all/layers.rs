@@ -3,9 +3,10 @@
 use crate::support::{assert_close, assert_error, assert_values, tensor, values};
 use candle_core::{DType, Device, Tensor, Var};
 use lmht_nn::layers::{
-    BatchNorm, Conv2d, ConvNorm, Flow, Linear, Neuron, Site, avg_pool2d, global_avg_pool, max_pool2d,
+    BatchNorm, Conv2d, ConvNorm, Signal, Linear, Neuron, Site, avg_pool2d, global_avg_pool, max_pool2d,
 };
 use lmht_nn::ops::{self, Conv2dParams, Learned, Pool2dParams};
+use lmht_nn::neurons;
 use lmht_nn::{ModelConfig, NeuronConfig, ParamStore, Pass, Result, Signal, Tgim};
 
 const CPU: Device = Device::Cpu;
@@ -19,11 +20,11 @@ fn set(params: &ParamStore, name: &str, values: &[f64]) -> Result<()> {
     Ok(var.set(&Tensor::from_slice(values, var.dims(), &CPU)?.to_dtype(var.dtype())?)?)
 }
 
-fn flow(seed: u64, shape: &[usize]) -> Result<Flow> {
-    Ok(Flow::analog(tensor(seed, shape, DType::F64, &CPU)?))
+fn flow(seed: u64, shape: &[usize]) -> Result<Signal> {
+    Ok(Signal::analog(tensor(seed, shape, DType::F64, &CPU)?))
 }
 
-const SPIKES: Signal = Signal::Spikes { v_threshold: 0.5 };
+const SPIKES: Signal = SignalKind::Spikes { v_threshold: 0.5 };
 
 fn shapes(params: &ParamStore) -> Vec<(String, Vec<usize>)> {
     params.all().into_iter().map(|(name, var)| (name, var.dims().to_vec())).collect()
@@ -88,10 +89,10 @@ fn synapses_compute_their_operations() -> Result<()> {
     let get = |name: &str| -> Tensor {
         params.all().into_iter().find(|(n, _)| n == name).expect("the parameter exists").1.as_detached_tensor()
     };
-    let xs = Flow { signal: SPIKES, ..flow(1, &[2, 3, 7, 9])? };
+    let xs = Signal { signal: SPIKES, ..flow(1, &[2, 3, 7, 9])? };
     let ys = conv.forward(&xs, &mut Pass::eval())?;
     // What a synapse sends on is a current, whatever it received.
-    assert_eq!(ys.signal, Signal::Analog);
+    assert_eq!(ys.signal, SignalKind::Analog);
     let expected = ops::conv2d(&xs.xs, &get("conv.weight"), Some(&get("conv.bias")), geometry)?;
     assert_close("convolution", &ys.xs, &expected, 0.)?;
     // (x - mean) / sqrt(var + 1e-5) · weight + bias
@@ -113,7 +114,7 @@ fn synapses_compute_their_operations() -> Result<()> {
 #[test]
 fn batch_norm_counts_repeated_inputs() -> Result<()> {
     let xs = flow(1, &[2, 3, 4])?;
-    let run = |flow: &Flow, repeats: usize| -> Result<(Tensor, Vec<Vec<f64>>)> {
+    let run = |flow: &Signal, repeats: usize| -> Result<(Tensor, Vec<Vec<f64>>)> {
         let params = store();
         let norm = BatchNorm::new(3, params.builder(DType::F64, &CPU))?;
         let ys = norm.forward_repeated(flow, repeats, &mut Pass::train())?;
@@ -121,7 +122,7 @@ fn batch_norm_counts_repeated_inputs() -> Result<()> {
         Ok((ys.xs, kept.map(|(_, var)| values(&var)).collect::<candle_core::Result<_>>()?))
     };
     for repeats in [1, 2, 5] {
-        let copies = Flow::analog(Tensor::cat(&vec![&xs.xs; repeats], 0)?);
+        let copies = Signal::analog(Tensor::cat(&vec![&xs.xs; repeats], 0)?);
         let ((once, kept_once), (each, kept_each)) = (run(&xs, repeats)?, run(&copies, 1)?);
         assert_close("values", &once, &each.narrow(0, 0, 2)?, 1e-13)?;
         assert_values("running mean", &kept_once[0], &kept_each[0], 1e-14);
@@ -136,13 +137,13 @@ fn config(neuron: NeuronConfig, timesteps: usize) -> ModelConfig {
 
 #[test]
 fn each_neuron_has_the_published_parameters() -> Result<()> {
-    let lmht = |tgim| NeuronConfig::Lmht {
+    let lmht = |tgim| NeuronConfig::Lmht(neurons::Lmht {
         levels: 4,
         tgim,
         v_threshold: None,
         v_init: 0.,
         gradient: lmht_nn::GradientMode::Detached,
-    };
+    });
     let (maps, features) = (&[3, 3, 1, 1, 1, 1][..], &[3, 3, 1, 1, 1][..]);
     for (neuron, timesteps, site, expected) in [
         (lmht(Tgim::Full), 3, Site::Maps, &[("sn.alpha", &[1][..]), ("sn.mask", maps), ("sn.v_threshold", &[1])][..]),
@@ -181,7 +182,7 @@ fn a_neuron_layer_computes_its_operation() -> Result<()> {
     let layer = Neuron::new(&config(NeuronConfig::lmht(4), 2), Site::Maps, params.builder(DType::F64, &CPU).pp("sn"))?;
     set(&params, "sn.mask", &[0.5, -1., 2., 0.25])?;
     set(&params, "sn.alpha", &[-0.75])?;
-    let xs = Flow::analog((flow(1, &[4, 3, 5, 5])?.xs * 3.)?);
+    let xs = Signal::analog((flow(1, &[4, 3, 5, 5])?.xs * 3.)?);
     let ys = layer.forward(&xs, &mut Pass::eval())?;
     assert_eq!(ys.signal, SPIKES);
     let learned = Learned::TgimAndLeak {
@@ -202,7 +203,7 @@ fn a_neuron_layer_computes_its_operation() -> Result<()> {
     // The threshold of a loaded checkpoint counts, not the configuration's.
     set(&params, "sn.v_threshold", &[0.75])?;
     let ys = layer.forward(&xs, &mut Pass::eval())?;
-    assert_eq!(ys.signal, Signal::Spikes { v_threshold: 0.75 });
+    assert_eq!(ys.signal, SignalKind::Spikes { v_threshold: 0.75 });
     let config = lmht_core::NeuronConfig { v_threshold: 0.75, ..published };
     assert_close("θ = 0.75", &ys.xs, &of(config, &xs.xs)?, 0.)?;
     for wrong in [0., -1., f64::NAN, f64::INFINITY] {
@@ -216,15 +217,15 @@ fn a_neuron_layer_computes_its_operation() -> Result<()> {
 fn activations_of_an_ann_compute_their_operations() -> Result<()> {
     let params = store();
     let vb = params.builder(DType::F64, &CPU);
-    let xs = Flow { signal: SPIKES, ..flow(1, &[4, 3, 5])? };
+    let xs = Signal { signal: SPIKES, ..flow(1, &[4, 3, 5])? };
     let relu = Neuron::new(&config(NeuronConfig::Relu, 1), Site::Maps, vb.pp("relu"))?;
     let ys = relu.forward(&xs, &mut Pass::eval())?;
-    assert_eq!(ys.signal, Signal::Analog);
+    assert_eq!(ys.signal, SignalKind::Analog);
     assert_values("relu", &values(&ys.xs)?, &values(&xs.xs)?.iter().map(|x| x.max(0.)).collect::<Vec<_>>(), 0.);
     let qcfs = Neuron::new(&config(NeuronConfig::qcfs(4), 1), Site::Maps, vb.pp("qcfs"))?;
     set(&params, "qcfs.thresh", &[0.5])?;
     let ys = qcfs.forward(&xs, &mut Pass::eval())?;
-    assert_eq!(ys.signal, Signal::Analog);
+    assert_eq!(ys.signal, SignalKind::Analog);
     let expected = ops::qcfs(&xs.xs, &Tensor::new(&[0.5], &CPU)?, 4, Default::default())?;
     assert_close("qcfs", &ys.xs, &expected, 0.)?;
     Ok(())
@@ -233,11 +234,11 @@ fn activations_of_an_ann_compute_their_operations() -> Result<()> {
 #[test]
 fn pooling_says_what_becomes_of_spikes() -> Result<()> {
     let two = Pool2dParams { kernel: 2, stride: 2, padding: 0 };
-    let averaged = Signal::Averaged { v_threshold: 0.5 };
+    let averaged = SignalKind::Averaged { v_threshold: 0.5 };
     for (before, max, average) in
-        [(SPIKES, SPIKES, averaged), (averaged, averaged, averaged), (Signal::Analog, Signal::Analog, Signal::Analog)]
+        [(SPIKES, SPIKES, averaged), (averaged, averaged, averaged), (SignalKind::Analog, SignalKind::Analog, SignalKind::Analog)]
     {
-        let xs = Flow { signal: before, ..flow(1, &[2, 3, 4, 4])? };
+        let xs = Signal { signal: before, ..flow(1, &[2, 3, 4, 4])? };
         assert_eq!(max_pool2d(&xs, two, &mut Pass::eval())?.signal, max);
         assert_eq!(avg_pool2d(&xs, two, &mut Pass::eval())?.signal, average);
         assert_eq!(global_avg_pool(&xs, &mut Pass::eval())?.signal, average);

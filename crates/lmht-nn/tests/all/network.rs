@@ -19,7 +19,7 @@ fn small(backbone: Backbone) -> ModelConfig {
 }
 
 fn neurons() -> [(&'static str, NeuronConfig, usize); 6] {
-    let lif = NeuronConfig::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: GradientMode::Full };
+    let lif = NeuronConfig::Lif(neurons::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: GradientMode::Full });
     [
         ("lmht", NeuronConfig::lmht(2), 2),
         ("mht", NeuronConfig::mht(2), 2),
@@ -302,13 +302,13 @@ fn the_exact_hybrid_start_equals_the_quantized_network() -> Result<()> {
             let (ann, of_ann) = build(&ModelConfig { neuron, timesteps: 1, ..base.clone() }, 3, DType::F64)?;
             trained(&of_ann, 7)?;
 
-            let neuron = NeuronConfig::Lmht {
+            let neuron = NeuronConfig::Lmht(neurons::Lmht {
                 levels,
                 tgim: Tgim::Full,
                 v_threshold: None,
                 v_init: 0.5,
                 gradient: GradientMode::Detached,
-            };
+            });
             let (snn, of_snn) = build(&ModelConfig { neuron, timesteps, ..base }, 4, DType::F64)?;
             // Synapses from the ANN; T-GIM and leak stay at logit 0; θ = ϑ/L of each layer.
             let mut tensors: HashMap<String, Tensor> = of_snn
@@ -363,7 +363,7 @@ impl Observer for Log {
         self.events.push(format!("({})", event.name));
         let shown = (event.output.dims().to_vec(), event.signal, event.levels, event.timesteps);
         self.neurons.insert(event.name.into(), shown);
-        if let Signal::Spikes { v_threshold } = event.signal {
+        if let SignalKind::Spikes { v_threshold } = event.signal {
             let counts = values(&(event.output / v_threshold)?)?;
             let allowed = |s: &f64| s.fract() == 0. && (0. ..=f64::from(event.levels)).contains(s);
             assert!(counts.iter().all(allowed), "{}: not spikes", event.name);
@@ -440,7 +440,7 @@ fn the_observer_sees_everything_in_order_and_changes_nothing() -> Result<()> {
             for (name, (dims, signal, levels, timesteps)) in &log.neurons {
                 assert!(names.contains(&format!("{name}.mask")), "{name}");
                 assert_eq!((dims[0], *levels, *timesteps), (2 * 3, 2, 2), "{name}");
-                assert_eq!(*signal, Signal::Spikes { v_threshold: 1. }, "{name}");
+                assert_eq!(*signal, SignalKind::Spikes { v_threshold: 1. }, "{name}");
             }
         }
     }
@@ -455,17 +455,17 @@ fn the_observer_is_told_sizes_and_signals() -> Result<()> {
         build(config, 3, DType::F32)?.0.forward(&input, &mut Pass::eval().observed_by(&mut log))?;
         Ok(log)
     };
-    let (spikes, averaged) = (Signal::Spikes { v_threshold: 1. }, Signal::Averaged { v_threshold: 1. });
+    let (spikes, averaged) = (SignalKind::Spikes { v_threshold: 1. }, SignalKind::Averaged { v_threshold: 1. });
     let conv = |c_out, kernel, stride, padding| SynapseKind::Conv2d { c_out, kernel, stride, padding };
     // The static image enters once, spikes at both timesteps.
     let log = shown(&small(Backbone::Resnet18), 16)?;
-    assert_eq!(log.synapses["conv1"], (conv(4, 3, 1, 1), Signal::Analog, vec![3, 3, 16, 16]));
+    assert_eq!(log.synapses["conv1"], (conv(4, 3, 1, 1), SignalKind::Analog, vec![3, 3, 16, 16]));
     assert_eq!(log.synapses["layer2.0.conv1.0"], (conv(8, 3, 2, 1), spikes, vec![6, 4, 16, 16]));
     assert_eq!(log.synapses["layer2.0.downsample.0.0"], (conv(8, 1, 2, 0), spikes, vec![6, 4, 16, 16]));
     assert_eq!(log.synapses["fc.0"], (SynapseKind::Linear { f_out: 5 }, averaged, vec![6, 32]));
     // A maximum of spikes is spikes.
     let log = shown(&ModelConfig { stem: Stem::Imagenet, ..small(Backbone::Resnet18) }, 32)?;
-    assert_eq!(log.synapses["conv1"], (conv(4, 7, 2, 3), Signal::Analog, vec![3, 3, 32, 32]));
+    assert_eq!(log.synapses["conv1"], (conv(4, 7, 2, 3), SignalKind::Analog, vec![3, 3, 32, 32]));
     assert_eq!(log.synapses["layer1.0.conv1.0"], (conv(4, 3, 1, 1), spikes, vec![6, 4, 8, 8]));
     // An average of spikes is not.
     let log = shown(&small(Backbone::Vgg13), 16)?;
@@ -476,8 +476,8 @@ fn the_observer_is_told_sizes_and_signals() -> Result<()> {
     for neuron in [NeuronConfig::qcfs(4), NeuronConfig::Relu] {
         let levels = if neuron == NeuronConfig::Relu { 1 } else { 4 };
         let log = shown(&ModelConfig { neuron, timesteps: 1, ..small(Backbone::Resnet20) }, 8)?;
-        assert!(log.synapses.values().all(|(_, signal, _)| *signal == Signal::Analog));
-        assert!(log.neurons.values().all(|shown| (shown.1, shown.2, shown.3) == (Signal::Analog, levels, 1)));
+        assert!(log.synapses.values().all(|(_, signal, _)| *signal == SignalKind::Analog));
+        assert!(log.neurons.values().all(|shown| (shown.1, shown.2, shown.3) == (SignalKind::Analog, levels, 1)));
     }
     Ok(())
 }

@@ -3,10 +3,10 @@
 use crate::support::*;
 use crate::test_device;
 use candle_core::{DType, Device, Result, Tensor, Var};
-use lmht_nn::QcfsWindow::{AfterFloor, BeforeFloor};
+use lmht_nn::QcfsGate::{AfterFloor, BeforeFloor};
 use lmht_nn::ops::{qcfs, qcfs_composed};
 
-const WINDOWS: [lmht_nn::QcfsWindow; 2] = [AfterFloor, BeforeFloor];
+const WINDOWS: [lmht_nn::QcfsGate; 2] = [AfterFloor, BeforeFloor];
 
 /// ϑ = 1.25: currents in -3..3 reach far beyond both ends.
 fn arguments(shape: &[usize], dtype: DType, device: &Device) -> Result<(Var, Var)> {
@@ -15,7 +15,7 @@ fn arguments(shape: &[usize], dtype: DType, device: &Device) -> Result<(Var, Var
 }
 
 /// Eq. 4 and, with q = a/ϑ and w = 1 in the window, da/dx = w and da/dϑ = q - w x/ϑ, for one value.
-fn by_formula(x: f64, scale: f64, quant_levels: u32, window: lmht_nn::QcfsWindow) -> (f64, f64, f64) {
+fn by_formula(x: f64, scale: f64, quant_levels: u32, window: lmht_nn::QcfsGate) -> (f64, f64, f64) {
     let levels = f64::from(quant_levels);
     let floored = (x / scale * levels + 0.5).floor() / levels;
     let q = floored.clamp(0., 1.);
