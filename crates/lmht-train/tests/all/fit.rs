@@ -12,7 +12,10 @@ use lmht_train::{
     TrainConfig, evaluate, fit,
 };
 
-use crate::numbers;
+/// Numbers in -1..1, of neighbouring seeds as different as of others: the seed is scrambled first.
+fn numbers(seed: u64, n: usize) -> Vec<f64> {
+    crate::numbers(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x0123_4567_89AB_CDEF, n)
+}
 
 /// Bright images are class 1, dark ones class 0; the last batch is smaller. Fails at a given batch, counted over a run.
 /// With `soft` the labels are given as distributions, with so much for the class.
