@@ -14,12 +14,12 @@
 //! let network = Network::new(&model, params.builder(DType::F32, &Device::Cpu))?;
 //!
 //! // 32 images of 8 x 8 pixels: every second one is white and of class 1, the others are black and of class 0.
-//! let labels = Tensor::from_iter((0..32).map(|i| i % 2), &Device::Cpu)?;
+//! let labels = Tensor::from_iter((0..32u32).map(|i| i % 2), &Device::Cpu)?;
 //! let images = labels.to_dtype(DType::F32)?.reshape((32, 1, 1, 1))?.broadcast_as((32, 1, 8, 8))?;
 //! let train = TensorSource::train(images.clone(), labels.clone(), 8, 42)?;
 //! let test = TensorSource::test(images, labels, 8)?;
 //!
-//! let config = TrainConfig { epochs: 3, batch_size: 8, ..TrainConfig::default() };
+//! let config = TrainConfig { epochs: 10, batch_size: 8, ..TrainConfig::default() };
 //! let metrics = fit(&network, &params, &config, &train, &test, None, Progress::Silent)?;
 //! assert_eq!(metrics.top1, 1.); // of the test images, after the last epoch
 //! # Ok(()) }

@@ -13,7 +13,7 @@ use crate::{Batch, BatchSource, Batches, Error, Result};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let images = Tensor::rand(0f32, 1., (10, 3, 8, 8), &Device::Cpu)?;
-/// let labels = Tensor::from_iter((0..10).map(|i| i % 5), &Device::Cpu)?;
+/// let labels = Tensor::from_iter((0..10u32).map(|i| i % 5), &Device::Cpu)?;
 /// // Ten images are two whole batches of four, or three batches with a short one.
 /// let train = TensorSource::train(images.clone(), labels.clone(), 4, 42)?;
 /// let test = TensorSource::test(images, labels, 4)?;
