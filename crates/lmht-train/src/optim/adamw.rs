@@ -83,7 +83,8 @@ impl AdamW {
     /// An optimizer over `params`, in their order.
     ///
     /// # Errors
-    /// [`Error::InvalidOptimizer`](crate::Error::InvalidOptimizer) as [`AdamWConfig::validate`]; [`Error::InvalidParameter`](crate::Error::InvalidParameter) as [`Sgd::new`].
+    /// [`Error::InvalidOptimizer`](crate::Error::InvalidOptimizer) as [`AdamWConfig::validate`];
+    /// [`Error::InvalidParameter`](crate::Error::InvalidParameter) as [`Sgd::new`](super::Sgd::new).
     pub fn new(params: Vec<(String, Var)>, config: AdamWConfig) -> Result<Self> {
         config.validate()?;
         Ok(Self { config, slots: Slots::new(params)? })

@@ -82,8 +82,9 @@ impl Sgd {
     /// An optimizer over `params`, in their order.
     ///
     /// # Errors
-    /// [`Error::InvalidOptimizer`](crate::Error::InvalidOptimizer) as [`SgdConfig::validate`]; [`Error::InvalidParameter`](crate::Error::InvalidParameter) if a name is empty or given twice,
-    /// a variable is given twice, is not contiguous or neither `f32` nor `f64`.
+    /// [`Error::InvalidOptimizer`](crate::Error::InvalidOptimizer) as [`SgdConfig::validate`];
+    /// [`Error::InvalidParameter`](crate::Error::InvalidParameter) if a name is empty or given twice, a variable is
+    /// given twice, is not contiguous or neither `f32` nor `f64`.
     pub fn new(params: Vec<(String, Var)>, config: SgdConfig) -> Result<Self> {
         config.validate()?;
         Ok(Self { config, slots: Slots::new(params)? })
