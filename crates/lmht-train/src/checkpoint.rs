@@ -6,54 +6,53 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use lmht_nn::atomic::FolderWriter;
+use lmht_nn::{ParamStore, read_safetensors, to_safetensors};
 use serde::{Deserialize, Serialize};
 
-use super::EpochMetrics;
-use crate::atomic::FolderWriter;
 use crate::optim::Optimizer;
-use crate::params::{read_safetensors, to_safetensors};
-use crate::{Error, ParamStore, Result};
+use crate::{EpochMetrics, Error, Result};
 
 /// Where a run is.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct State {
+pub(crate) struct State {
     /// Whole epochs done.
-    pub(super) epoch: usize,
+    pub(crate) epoch: usize,
     /// Steps done of the epoch that has begun.
-    pub(super) step: usize,
+    pub(crate) step: usize,
     /// What those steps have summed up.
-    pub(super) partial: Partial,
+    pub(crate) partial: Partial,
     /// Metrics of the whole epochs.
-    pub(super) history: Vec<EpochMetrics>,
+    pub(crate) history: Vec<EpochMetrics>,
 }
 
 /// Running sums of an epoch.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Partial {
+pub(crate) struct Partial {
     loss_sum: f64,
     n_correct: usize,
     n_images: usize,
 }
 
 impl Partial {
-    pub(super) fn add(&mut self, loss: f64, n_correct: usize, n_images: usize) {
+    pub(crate) fn add(&mut self, loss: f64, n_correct: usize, n_images: usize) {
         self.loss_sum += loss * n_images as f64;
         self.n_correct += n_correct;
         self.n_images += n_images;
     }
 
-    pub(super) fn loss(&self) -> f64 {
+    pub(crate) fn loss(&self) -> f64 {
         self.loss_sum / self.n_images.max(1) as f64
     }
 
-    pub(super) fn top1(&self) -> f64 {
+    pub(crate) fn top1(&self) -> f64 {
         self.n_correct as f64 / self.n_images.max(1) as f64
     }
 
     /// What a progress bar says after the steps since `started`.
-    pub(super) fn message(&self, started: Instant, n_images: usize) -> String {
+    pub(crate) fn message(&self, started: Instant, n_images: usize) -> String {
         let rate = n_images as f64 / started.elapsed().as_secs_f64().max(1e-9);
         format!("loss {:.4}  top-1 {:.1} %  {rate:.0} images/s ", self.loss(), 100. * self.top1())
     }
@@ -68,7 +67,7 @@ fn folder_name(state: &State) -> String {
 }
 
 /// The complete checkpoints below `parent`, oldest first.
-pub(super) fn list(parent: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn list(parent: &Path) -> Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(parent) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -86,7 +85,7 @@ pub(super) fn list(parent: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Writes a checkpoint below `parent`, then removes the older ones.
-pub(super) fn save(
+pub(crate) fn save(
     parent: &Path,
     state: &State,
     config: &str,
@@ -113,7 +112,7 @@ pub(super) fn save(
 }
 
 /// Restores the newest checkpoint below `parent`, if there is one.
-pub(super) fn load(
+pub(crate) fn load(
     parent: &Path,
     config: &str,
     params: &ParamStore,
@@ -139,7 +138,7 @@ pub(super) fn load(
 }
 
 /// Pretty JSON with a line feed at the end.
-pub(super) fn to_json(value: &impl Serialize) -> String {
+pub(crate) fn to_json(value: &impl Serialize) -> String {
     // Our records are structs of numbers and strings, which always serialize.
     serde_json::to_string_pretty(value).expect("a record serializes") + "\n"
 }

@@ -1,10 +1,10 @@
 //! Accuracy over a whole data set, after every timestep.
 
 use candle_core::DType;
+use lmht_nn::{Network, Observer, Pass};
 use serde::{Deserialize, Serialize};
 
-use super::{BatchSource, Progress};
-use crate::{Network, Observer, Pass, Result, loss};
+use crate::{BatchSource, Error, Progress, Result, Targets, loss};
 
 /// What a network reaches on a data set; every image counts once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,11 +37,17 @@ pub fn evaluate(
     let config = network.config();
     let mut correct = vec![0; config.timesteps - config.neuron.first_stage()];
     for batch in data.batches(0, 0)? {
-        let (images, labels) = batch?;
+        let batch = batch?;
+        let Targets::Labels(labels) = batch.targets else {
+            return Err(Error::Config(
+                "the data to evaluate on has target distributions; expected labels, from a source that mixes no images"
+                    .into(),
+            ));
+        };
         let logits = match (&fixed, observer.as_deref_mut()) {
-            (Some(fixed), _) => fixed.forward(&images)?,
-            (None, Some(observer)) => network.forward(&images, &mut Pass::eval().observed_by(observer))?,
-            (None, None) => network.forward(&images, &mut Pass::eval())?,
+            (Some(fixed), _) => fixed.forward(&batch.images)?,
+            (None, Some(observer)) => network.forward(&batch.images, &mut Pass::eval().observed_by(observer))?,
+            (None, None) => network.forward(&batch.images, &mut Pass::eval())?,
         };
         let b = labels.dim(0)?;
         let loss = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?;
@@ -54,7 +60,7 @@ pub fn evaluate(
     }
     bar.finish_and_clear();
     if n_images == 0 {
-        return Err(candle_core::Error::Msg("expected images to evaluate on, got none".into()).into());
+        return Err(Error::Config("expected images to evaluate on, got none".into()));
     }
     let share = |hits: usize| hits as f64 / n_images as f64;
     let top1_by_timestep: Vec<_> = correct.into_iter().map(share).collect();

@@ -1,37 +1,68 @@
-//! Training: [`fit`] a network to batches, [`evaluate`] it, and keep a record that survives being killed.
+//! Training of LM-HT spiking networks on Candle: [`fit`] a network to batches, [`evaluate`] it, and keep a record that
+//! survives being killed.
+//!
+//! A network of `lmht-nn` learns to tell bright images from dark ones, which are tensors in memory:
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use lmht_nn::{ModelConfig, Network, ParamStore};
+//! use lmht_train::{Progress, TensorSource, TrainConfig, fit};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = ModelConfig { width: 4, in_channels: 1, ..ModelConfig::resnet20(2) };
+//! let params = ParamStore::new(42);
+//! let network = Network::new(&model, params.builder(DType::F32, &Device::Cpu))?;
+//!
+//! // 32 images of 8 x 8 pixels: every second one is white and of class 1, the others are black and of class 0.
+//! let labels = Tensor::from_iter((0..32u32).map(|i| i % 2), &Device::Cpu)?;
+//! let images = labels.to_dtype(DType::F32)?.reshape((32, 1, 1, 1))?.broadcast_as((32, 1, 8, 8))?;
+//! let train = TensorSource::train(images.clone(), labels.clone(), 8, 42)?;
+//! let test = TensorSource::test(images, labels, 8)?;
+//!
+//! let config = TrainConfig { epochs: 10, batch_size: 8, ..TrainConfig::default() };
+//! let metrics = fit(&network, &params, &config, &train, &test, None, Progress::Silent)?;
+//! assert_eq!(metrics.top1, 1.); // of the test images, after the last epoch
+//! # Ok(()) }
+//! ```
+//!
+//! | what | where |
+//! |---|---|
+//! | the training loop, its configuration and result | [`fit`], [`TrainConfig`], [`Metrics`], [`EpochMetrics`] |
+//! | accuracy and loss on a data set | [`evaluate`], [`Evaluation`] |
+//! | where batches come from | [`BatchSource`], [`TensorSource`]; a `Loader` of `lmht-datasets` with the feature `datasets` |
+//! | the folder of a run, with checkpoints | [`RunRecord`], [`RunInfo`] |
+//! | SGD, AdamW, norm and check of the gradients | [`optim`] |
+//! | learning rates | [`schedule`] |
+//! | cross-entropy, top-1 | [`loss`] |
+//! | event files for TensorBoard | [`tensorboard`] |
+//! | progress bars | [`Progress`] |
+//! | everything that can go wrong | [`Error`] |
+//!
+//! Equal runs give equal bytes: no random number depends on anything but the seed and a place in the run, and every sum has
+//! a fixed order, on any number of threads.
+//!
+//! # Features
+//! - `datasets`: the `Loader` of `lmht-datasets` is a [`BatchSource`].
+//! - `cuda`, `metal`: Candle's GPU backends.
 
 mod checkpoint;
+mod error;
 mod evaluate;
 mod fit;
+pub mod loss;
+pub mod optim;
 mod progress;
+mod random;
 mod run;
+pub mod schedule;
+mod source;
+pub mod tensorboard;
 
+pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate};
 pub use fit::{EpochMetrics, Metrics, TrainConfig, fit};
 pub use progress::Progress;
 pub use run::{RunInfo, RunRecord};
-
-use candle_core::Tensor;
-
-use crate::Result;
-
-/// An iterator over one epoch's batches: images `[B, C, H, W]` or frames `[T, B, C, H, W]`, and labels `[B]` (u32).
-///
-/// Training also takes target distributions `[B, K]` (float) in place of the labels, for batches that mix images; an image
-/// then counts as right if it is given the class with the largest target.
-pub type Batches<'a> = Box<dyn Iterator<Item = Result<(Tensor, Tensor)>> + 'a>;
-
-/// Where batches come from.
-///
-/// A resumed run asks for an epoch from the step where it was interrupted: the source must give the same batches then as
-/// it would have given without the interruption.
-pub trait BatchSource {
-    /// The number of batches in an epoch.
-    fn n_batches(&self) -> usize;
-
-    /// The batches of `epoch` (0 first), from batch `first` on.
-    ///
-    /// # Errors
-    /// If the data cannot be read.
-    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_>>;
-}
+#[cfg(feature = "datasets")]
+pub use source::FirstImages;
+pub use source::{Batch, BatchSource, Batches, Targets, TensorSource};

@@ -245,7 +245,6 @@ fn log_softmax(logits: &Tensor) -> Result<Tensor> {
     shifted.broadcast_sub(&log_sum)
 }
 
-
 /// Checks non-empty float `[B, K]` and returns the two sizes.
 fn check_logits(what: &str, logits: &Tensor) -> Result<(usize, usize)> {
     if !logits.dtype().is_float() {

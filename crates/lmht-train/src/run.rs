@@ -14,15 +14,14 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use lmht_nn::atomic::{clean_stale, write_file};
+use lmht_nn::{ModelCard, ModelConfig, ParamStore, save_pretrained};
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{self, State};
-use super::{EpochMetrics, Metrics};
-use crate::atomic::{clean_stale, write_file};
+use crate::checkpoint::{self, State};
 use crate::optim::Optimizer;
-use crate::pretrained::{ModelCard, save_pretrained};
 use crate::tensorboard::EventWriter;
-use crate::{Error, ModelConfig, ParamStore, Result};
+use crate::{EpochMetrics, Error, Metrics, Result};
 
 /// Where and how a run was made: the record's `run.json`, and part of the model card.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,16 +86,16 @@ impl RunRecord {
         self.path.join("checkpoints")
     }
 
-    pub(super) fn restore(&self, params: &ParamStore, optimizer: &mut dyn Optimizer) -> Result<Option<State>> {
+    pub(crate) fn restore(&self, params: &ParamStore, optimizer: &mut dyn Optimizer) -> Result<Option<State>> {
         checkpoint::load(&self.checkpoints(), &self.config, params, optimizer)
     }
 
-    pub(super) fn checkpoint(&mut self, state: &State, params: &ParamStore, optimizer: &dyn Optimizer) -> Result<()> {
+    pub(crate) fn checkpoint(&mut self, state: &State, params: &ParamStore, optimizer: &dyn Optimizer) -> Result<()> {
         checkpoint::save(&self.checkpoints(), state, &self.config, params, optimizer)
     }
 
     /// Writes `metrics.jsonl` anew: after a crash it may be an epoch behind the checkpoint, never ahead of it.
-    pub(super) fn write_history(&mut self, history: &[EpochMetrics]) -> Result<()> {
+    pub(crate) fn write_history(&mut self, history: &[EpochMetrics]) -> Result<()> {
         let mut lines = String::new();
         for metrics in history {
             lines += &serde_json::to_string(metrics).expect("metrics serialize");
@@ -105,7 +104,7 @@ impl RunRecord {
         Ok(write_file(&self.path.join("metrics.jsonl"), lines.as_bytes())?)
     }
 
-    pub(super) fn log_epoch(&mut self, metrics: &EpochMetrics, seconds: f64, n_images: usize) -> Result<()> {
+    pub(crate) fn log_epoch(&mut self, metrics: &EpochMetrics, seconds: f64, n_images: usize) -> Result<()> {
         let images_per_second = n_images as f64 / seconds;
         let path = self.path.join("timing.jsonl");
         let line = serde_json::json!({
@@ -128,10 +127,10 @@ impl RunRecord {
         ] {
             self.events.scalar(tag, step, value)?;
         }
-        Ok(self.events.flush()?)
+        self.events.flush()
     }
 
-    pub(super) fn finish(&mut self, metrics: &Metrics, config: &ModelConfig, params: &ParamStore) -> Result<()> {
+    pub(crate) fn finish(&mut self, metrics: &Metrics, config: &ModelConfig, params: &ParamStore) -> Result<()> {
         let card = ModelCard {
             command: self.info.command.clone(),
             data: self.info.data.clone(),

@@ -17,42 +17,18 @@
 //! another one: it multiplies warm-up and cosine (`ChainedScheduler`); no published command switches it on.
 //!
 //! ```
-//! use lmht_nn::schedule::{Position, ScheduleConfig};
+//! use lmht_train::schedule::{Position, ScheduleConfig};
 //! let schedule = ScheduleConfig::default();
 //! let half_way = Position { epoch: 150, step: 0, epochs: 300, steps_per_epoch: 782 };
 //! assert!((schedule.lr(0.025, &half_way)? - 0.0125).abs() < 1e-15);
-//! # Ok::<(), lmht_nn::schedule::Error>(())
+//! # Ok::<(), lmht_train::Error>(())
 //! ```
 
 use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a learning rate could not be computed.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A field of the schedule, or the base learning rate, is out of its range or does not fit the run.
-    #[error("schedule: expected {field} {expected}, got {got}")]
-    InvalidConfig {
-        /// The field, as it is written in the configuration.
-        field: &'static str,
-        /// Its range, in words.
-        expected: String,
-        /// What came.
-        got: String,
-    },
-    /// The position is outside the run.
-    #[error("schedule: expected a position with {field} {expected}, got {got}")]
-    InvalidPosition {
-        /// The field of [`Position`].
-        field: &'static str,
-        /// Its range, in words.
-        expected: String,
-        /// What came.
-        got: usize,
-    },
-}
+use crate::{Error, Result};
 
 /// What happens to the learning rate after the warm-up.
 ///
@@ -101,7 +77,7 @@ pub enum UpdateEvery {
 /// A learning-rate schedule.
 ///
 /// ```
-/// use lmht_nn::schedule::{Decay, Position, ScheduleConfig, UpdateEvery};
+/// use lmht_train::schedule::{Decay, Position, ScheduleConfig, UpdateEvery};
 /// let schedule = ScheduleConfig {
 ///     decay: Decay::MultiStep { milestones: vec![100, 150], gamma: 0.1 },
 ///     ..ScheduleConfig::default()
@@ -111,7 +87,7 @@ pub enum UpdateEvery {
 ///
 /// let late = Position { epoch: 160, step: 0, epochs: 200, steps_per_epoch: 100 };
 /// assert!((schedule.lr(0.1, &late)? - 0.001).abs() < 1e-15);
-/// # Ok::<(), lmht_nn::schedule::Error>(())
+/// # Ok::<(), lmht_train::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -159,18 +135,18 @@ impl ScheduleConfig {
     /// `base_lr` is the learning rate that the warm-up reaches and the decay starts from.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] as [`Self::validate`], [`Error::InvalidPosition`] if the position is outside the run.
+    /// [`Error::InvalidSchedule`] as [`Self::validate`], [`Error::InvalidPosition`] if the position is outside the run.
     ///
     /// ```
-    /// use lmht_nn::schedule::{Position, ScheduleConfig};
+    /// use lmht_train::schedule::{Position, ScheduleConfig};
     /// let schedule = ScheduleConfig { warmup_epochs: 2, warmup_start_factor: 0.5, ..ScheduleConfig::default() };
     /// let at = |epoch| schedule.lr(1., &Position { epoch, step: 0, epochs: 4, steps_per_epoch: 10 });
     /// // Two epochs up from one half, then two epochs of cosine: 1 and (1 + cos(π/2)) / 2.
     /// let lrs = [at(0)?, at(1)?, at(2)?, at(3)?];
     /// assert!(lrs.iter().zip([0.5, 0.75, 1., 0.5]).all(|(lr, expected)| (lr - expected).abs() < 1e-15));
-    /// # Ok::<(), lmht_nn::schedule::Error>(())
+    /// # Ok::<(), lmht_train::Error>(())
     /// ```
-    pub fn lr(&self, base_lr: f64, position: &Position) -> Result<f64, Error> {
+    pub fn lr(&self, base_lr: f64, position: &Position) -> Result<f64> {
         let Position { epoch, step, epochs, steps_per_epoch } = *position;
         self.validate(base_lr, epochs)?;
         if steps_per_epoch == 0 {
@@ -209,21 +185,21 @@ impl ScheduleConfig {
     /// Checks the schedule for a run of `epochs` epochs; a run calls it before its first epoch, [`Self::lr`] every time.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`], naming the field.
+    /// [`Error::InvalidSchedule`], naming the field.
     ///
     /// ```
-    /// use lmht_nn::schedule::ScheduleConfig;
+    /// use lmht_train::schedule::ScheduleConfig;
     /// let schedule = ScheduleConfig { warmup_epochs: 5, ..ScheduleConfig::default() };
     /// let error = schedule.validate(0.1, 3).unwrap_err();
     /// assert_eq!(error.to_string(), "schedule: expected warmup_epochs below 3, the epochs of the run, got 5");
     /// ```
-    pub fn validate(&self, base_lr: f64, epochs: usize) -> Result<(), Error> {
+    pub fn validate(&self, base_lr: f64, epochs: usize) -> Result<()> {
         require(base_lr.is_finite() && base_lr >= 0., "base_lr", "finite and not negative", base_lr)?;
         require(epochs >= 1, "epochs", "of at least 1", epochs)?;
         let warmup = self.warmup_epochs;
         if warmup >= epochs {
             let expected = format!("below {epochs}, the epochs of the run");
-            return Err(Error::InvalidConfig { field: "warmup_epochs", expected, got: warmup.to_string() });
+            return Err(Error::InvalidSchedule { field: "warmup_epochs", expected, got: warmup.to_string() });
         }
         let start = self.warmup_start_factor;
         // A start at zero would spend the first update on nothing.
@@ -256,8 +232,8 @@ fn power(gamma: f64, n: usize) -> f64 {
     gamma.powi(i32::try_from(n).unwrap_or(i32::MAX))
 }
 
-fn require(holds: bool, field: &'static str, expected: &str, got: impl ToString) -> Result<(), Error> {
-    if holds { Ok(()) } else { Err(Error::InvalidConfig { field, expected: expected.into(), got: got.to_string() }) }
+fn require(holds: bool, field: &'static str, expected: &str, got: impl ToString) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::InvalidSchedule { field, expected: expected.into(), got: got.to_string() }) }
 }
 
 fn invalid_position(field: &'static str, expected: String, got: usize) -> Error {

@@ -18,7 +18,7 @@
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use lmht_nn::tensorboard::EventWriter;
+//! use lmht_train::tensorboard::EventWriter;
 //! let run = tempfile::tempdir()?;
 //! let mut events = EventWriter::create(run.path())?;
 //! events.scalar("loss/train", 0, 2.30)?;
@@ -35,31 +35,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Why an event could not be written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The operating system refused.
-    #[error("{}: cannot {action}: {source}; what was written before stays readable", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// The reason that the operating system gives.
-        source: io::Error,
-    },
-    /// The scalar cannot be shown.
-    #[error("TensorBoard scalar {tag:?} at step {step}: expected {expected}")]
-    InvalidScalar {
-        /// Its tag.
-        tag: String,
-        /// Its step.
-        step: u64,
-        /// What it should be.
-        expected: &'static str,
-    },
-}
+use crate::{Error, Result};
 
 /// Writes scalars to one event file.
 ///
@@ -79,8 +55,8 @@ impl EventWriter {
     /// so a resumed run opens a new one beside the old.
     ///
     /// # Errors
-    /// [`Error::Io`], with the path.
-    pub fn create(dir: &Path) -> Result<Self, Error> {
+    /// [`Error::EventFile`], with the path.
+    pub fn create(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).map_err(io_error("make the folder", dir))?;
         let now = wall_time();
         let name = format!("events.out.tfevents.{}.{}", now as u64, host());
@@ -90,7 +66,7 @@ impl EventWriter {
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => break (path, file),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => n += 1,
-                Err(source) => return Err(Error::Io { action: "create the event file", path, source }),
+                Err(source) => return Err(Error::EventFile { action: "create the event file", path, source }),
             }
         };
         let mut writer = Self { path, file: BufWriter::new(file) };
@@ -111,8 +87,8 @@ impl EventWriter {
     /// value is stored in single precision; NaN and infinities are allowed, and marked by TensorBoard.
     ///
     /// # Errors
-    /// [`Error::InvalidScalar`] if the tag is empty or the step exceeds `i64`; [`Error::Io`], with the path.
-    pub fn scalar(&mut self, tag: &str, step: u64, value: f64) -> Result<(), Error> {
+    /// [`Error::InvalidScalar`] if the tag is empty or the step exceeds `i64`; [`Error::EventFile`], with the path.
+    pub fn scalar(&mut self, tag: &str, step: u64, value: f64) -> Result<()> {
         self.scalar_at(tag, step, value, wall_time())
     }
 
@@ -120,7 +96,7 @@ impl EventWriter {
     ///
     /// # Errors
     /// As [`Self::scalar`].
-    pub fn scalar_at(&mut self, tag: &str, step: u64, value: f64, wall_time: f64) -> Result<(), Error> {
+    pub fn scalar_at(&mut self, tag: &str, step: u64, value: f64, wall_time: f64) -> Result<()> {
         let invalid = |expected| Err(Error::InvalidScalar { tag: tag.into(), step, expected });
         if tag.is_empty() {
             return invalid("a tag that is not empty");
@@ -134,12 +110,12 @@ impl EventWriter {
     /// Hands everything to the operating system, so that TensorBoard sees it.
     ///
     /// # Errors
-    /// [`Error::Io`], with the path.
-    pub fn flush(&mut self) -> Result<(), Error> {
+    /// [`Error::EventFile`], with the path.
+    pub fn flush(&mut self) -> Result<()> {
         self.file.flush().map_err(io_error("write", &self.path))
     }
 
-    fn record(&mut self, payload: &[u8]) -> Result<(), Error> {
+    fn record(&mut self, payload: &[u8]) -> Result<()> {
         let length = (payload.len() as u64).to_le_bytes();
         let mut record = Vec::with_capacity(payload.len() + 16);
         record.extend_from_slice(&length);
@@ -152,12 +128,7 @@ impl EventWriter {
 
 /// The checksum of a TFRecord: crc32c (Castagnoli), rotated and shifted, because a crc over data that holds its own crc
 /// is a weak check.
-///
-/// ```
-/// // crc32c("123456789") is 0xe3069283: rotated 0x2507c60d, and 0xa282ead8 added.
-/// assert_eq!(lmht_nn::tensorboard::masked_crc32c(b"123456789"), 0xc78a_b0e5);
-/// ```
-pub fn masked_crc32c(bytes: &[u8]) -> u32 {
+fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
@@ -235,5 +206,22 @@ fn host() -> String {
 }
 
 fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
-    move |source| Error::Io { action, path: path.into(), source }
+    move |source| Error::EventFile { action, path: path.into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_are_the_published_ones() {
+        // The check value of crc32c, 0xe3069283: rotated right by 15 bits it is 0x2507c60d, and 0xa282ead8 added.
+        assert_eq!(masked_crc32c(b"123456789"), 0xc78a_b0e5);
+        // The vectors of RFC 3720, B.4: 32 bytes of 0x00, of 0xff, and 0..32.
+        let mask = |crc: u32| crc.rotate_right(15).wrapping_add(0xa282_ead8);
+        assert_eq!(masked_crc32c(&[0; 32]), mask(0x8a91_36aa));
+        assert_eq!(masked_crc32c(&[0xff; 32]), mask(0x62a8_ab43));
+        let counting: Vec<u8> = (0..32).collect();
+        assert_eq!(masked_crc32c(&counting), mask(0x46dd_794e));
+    }
 }

@@ -16,4 +16,3 @@ mod pretrained;
 mod qcfs;
 mod repeat_time;
 mod support;
-mod train;

@@ -2,9 +2,8 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
-use lmht_nn::optim::{
-    AdamW, AdamWConfig, Error, Optimizer, OptimizerConfig, Sgd, SgdConfig, find_non_finite, grad_norm,
-};
+use lmht_train::Error;
+use lmht_train::optim::{AdamW, AdamWConfig, Optimizer, OptimizerConfig, Sgd, SgdConfig, find_non_finite, grad_norm};
 
 use crate::{assert_close, numbers};
 
@@ -384,7 +383,7 @@ fn invalid_settings_and_parameters_are_named() -> AnyResult {
     ] {
         assert!(config.validate().is_err());
         match config.build(one_param(1.)?).err() {
-            Some(Error::InvalidConfig { field: named, .. }) => assert_eq!(named, field, "{config:?}"),
+            Some(Error::InvalidOptimizer { field: named, .. }) => assert_eq!(named, field, "{config:?}"),
             other => panic!("{config:?} gave {other:?}"),
         }
     }

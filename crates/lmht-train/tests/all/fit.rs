@@ -4,12 +4,18 @@ use std::cell::Cell;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use lmht_nn::optim::{OptimizerConfig, SgdConfig};
-use lmht_nn::schedule::ScheduleConfig;
-use lmht_nn::train::{BatchSource, Batches, Metrics, Progress, RunInfo, RunRecord, TrainConfig, evaluate, fit};
-use lmht_nn::{Error, ModelConfig, Network, NeuronConfig, ParamStore, Result};
+use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
+use lmht_train::optim::{OptimizerConfig, SgdConfig};
+use lmht_train::schedule::ScheduleConfig;
+use lmht_train::{
+    Batch, BatchSource, Batches, Error, Metrics, Progress, Result, RunInfo, RunRecord, Targets, TensorSource,
+    TrainConfig, evaluate, fit,
+};
 
-use crate::support::numbers;
+/// Numbers in -1..1, of neighbouring seeds as different as of others: the seed is scrambled first.
+fn numbers(seed: u64, n: usize) -> Vec<f64> {
+    crate::numbers(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x0123_4567_89AB_CDEF, n)
+}
 
 /// Bright images are class 1, dark ones class 0; the last batch is smaller. Fails at a given batch, counted over a run.
 /// With `soft` the labels are given as distributions, with so much for the class.
@@ -25,11 +31,11 @@ impl Images {
         Self { soft: None, sizes: sizes.to_vec(), fail_at: None, given: Cell::new(0) }
     }
 
-    fn batch(&self, epoch: usize, index: usize) -> Result<(Tensor, Tensor)> {
+    fn batch(&self, epoch: usize, index: usize) -> Result<Batch> {
         let count = self.given.get();
         self.given.set(count + 1);
         if self.fail_at == Some(count) {
-            return Err(candle_core::Error::Msg("the disk came off".into()).into());
+            return Err(Error::data("the disk came off"));
         }
         let b = self.sizes[index];
         let noise = numbers((epoch * 1000 + index) as u64, b * 64);
@@ -37,10 +43,10 @@ impl Images {
             noise.iter().enumerate().map(|(i, x)| (x + if i / 64 % 2 == 1 { 2. } else { 0. }) as f32).collect();
         let images = Tensor::from_vec::<_, f32>(values, (b, 1, 8, 8), &Device::Cpu)?;
         let labels = Tensor::from_vec((0..b as u32).map(|i| i % 2).collect::<Vec<_>>(), b, &Device::Cpu)?;
-        let Some(share) = self.soft else { return Ok((images, labels)) };
+        let Some(share) = self.soft else { return Ok(Batch::with_labels(images, labels)) };
         let rows = (0..b).flat_map(|i| if i % 2 == 1 { [1. - share, share] } else { [share, 1. - share] });
         let targets = Tensor::from_vec(rows.map(|x| x as f32).collect::<Vec<_>>(), (b, 2), &Device::Cpu)?;
-        Ok((images, targets))
+        Ok(Batch::with_distributions(images, targets))
     }
 }
 
@@ -99,6 +105,32 @@ fn a_network_learns_and_the_same_seed_gives_the_same_bytes() -> Result<()> {
 }
 
 #[test]
+fn recomputing_changes_no_bit() -> Result<()> {
+    let weights = |recompute| -> Result<Vec<u8>> {
+        let params = ParamStore::new(1);
+        let network = Network::new(&model(), params.builder(DType::F32, &Device::Cpu))?;
+        let start = params.to_safetensors()?;
+        let config = TrainConfig { epochs: 1, recompute, ..config() };
+        let (train, test) = (Images::new(&[8; 3]), Images::new(&[8]));
+        fit(&network, &params, &config, &train, &test, None, Progress::Silent)?;
+        let end = params.to_safetensors()?;
+        assert!(start != end, "nothing was learned");
+        Ok(end)
+    };
+    assert!(weights(false)? == weights(true)?, "recomputing gives other weights");
+    Ok(())
+}
+
+#[test]
+fn evaluation_wants_labels_and_says_so() -> Result<()> {
+    let network = Network::new(&model(), ParamStore::new(1).builder(DType::F32, &Device::Cpu))?;
+    let mixed = Images { soft: Some(0.9), ..Images::new(&[8]) };
+    let message = evaluate(&network, &mixed, Progress::Silent, None).unwrap_err().to_string();
+    assert!(message.contains("expected labels"), "{message}");
+    Ok(())
+}
+
+#[test]
 fn distributions_in_place_of_labels_train_as_well() -> Result<()> {
     let mut losses = Vec::new();
     for (share, label_smoothing) in [(1., 0.2), (0.9, 0.), (0.6, 0.)] {
@@ -127,15 +159,18 @@ fn distributions_in_place_of_labels_train_as_well() -> Result<()> {
 fn an_interrupted_run_ends_with_the_bytes_of_a_whole_one() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
     let (metrics, weights) = train(&Images::new(&[8; 6]), Some(&folder.path().join("whole")))?;
-    // In the first step; between checkpoints; on one; in a later epoch.
-    for fail_at in [0, 3, 4, 13] {
+    // In the first step; between checkpoints; on one; in a later epoch. Of the 18 batches the resumed run asks for those
+    // since the last checkpoint: it must not come to the same end by starting anew.
+    for (fail_at, n_left) in [(0, 18), (3, 16), (4, 14), (13, 6)] {
         let run = folder.path().join(format!("interrupted-{fail_at}"));
         let message = train(&Images { fail_at: Some(fail_at), ..Images::new(&[8; 6]) }, Some(&run)).unwrap_err();
         assert!(message.to_string().contains("the disk came off"), "{message}");
-        let (resumed, same) = train(&Images::new(&[8; 6]), Some(&run))?;
+        let rest = Images::new(&[8; 6]);
+        let (resumed, same) = train(&rest, Some(&run))?;
+        assert_eq!(rest.given.get(), n_left, "interrupted at {fail_at}: batches of the resumed run");
         assert_eq!(metrics, resumed, "interrupted at {fail_at}");
         assert!(weights == same, "interrupted at {fail_at}: other weights");
-        for file in ["metrics.json", "metrics.jsonl", "model/README.md", "config.json"] {
+        for file in ["metrics.json", "metrics.jsonl", "model/README.md", "model/model.safetensors", "config.json"] {
             let read = |run: &Path| std::fs::read(run.join(file)).unwrap();
             assert!(read(&run) == read(&folder.path().join("whole")), "interrupted at {fail_at}: {file} differs");
         }
@@ -162,20 +197,12 @@ fn evaluation_counts_every_image_once() -> Result<()> {
     let data = Images::new(&[8, 8, 3]);
     let (mut images, mut labels) = (Vec::new(), Vec::new());
     for batch in data.batches(0, 0)? {
-        let (x, y) = batch?;
-        images.push(x);
-        labels.push(y);
+        let batch = batch?;
+        let Targets::Labels(batch_labels) = batch.targets else { panic!("these images have labels") };
+        images.push(batch.images);
+        labels.push(batch_labels);
     }
-    struct One(Tensor, Tensor);
-    impl BatchSource for One {
-        fn n_batches(&self) -> usize {
-            1
-        }
-        fn batches(&self, _: usize, _: usize) -> Result<Batches<'_>> {
-            Ok(Box::new(std::iter::once(Ok((self.0.clone(), self.1.clone())))))
-        }
-    }
-    let one = One(Tensor::cat(&images, 0)?, Tensor::cat(&labels, 0)?);
+    let one = TensorSource::test(Tensor::cat(&images, 0)?, Tensor::cat(&labels, 0)?, 19)?;
     let whole = evaluate(&network, &one, Progress::Silent, None)?;
     assert_eq!(whole.top1_by_timestep, evaluation.top1_by_timestep);
     assert!((whole.loss - evaluation.loss).abs() < 1e-6);
@@ -219,13 +246,19 @@ fn a_value_that_is_not_finite_names_the_place() {
         }
         fn batches(&self, _: usize, _: usize) -> Result<Batches<'_>> {
             let images = Tensor::full(f32::NAN, (4, 1, 8, 8), &Device::Cpu)?;
-            Ok(Box::new(std::iter::once(Ok((images, Tensor::zeros(4, DType::U32, &Device::Cpu)?)))))
+            let labels = Tensor::zeros(4, DType::U32, &Device::Cpu)?;
+            Ok(Box::new(std::iter::once(Ok(Batch::with_labels(images, labels)))))
         }
     }
     let params = ParamStore::new(1);
     // The first threshold hides the NaN, so the loss is finite.
     let network = Network::new(&model(), params.builder(DType::F32, &Device::Cpu)).unwrap();
+    let values = || -> candle_core::Result<Vec<Vec<f32>>> {
+        params.trainable().iter().map(|(_, var)| var.flatten_all()?.to_vec1()).collect()
+    };
+    let before = values().unwrap();
     let error = fit(&network, &params, &config(), &Broken, &Broken, None, Progress::Silent).unwrap_err();
+    assert_eq!(values().unwrap(), before, "a parameter has moved");
     assert!(matches!(error, Error::NonFinite(_)), "{error}");
     let message = error.to_string();
     assert!(

@@ -1,7 +1,7 @@
 //! Losses against their formulas, against finite differences, and at the ends of the range.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use lmht_nn::loss::{
+use lmht_train::loss::{
     cross_entropy, cumulative_readout, cumulative_top1, readout, smooth_targets, soft_cross_entropy, top1,
 };
 

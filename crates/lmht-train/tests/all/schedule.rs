@@ -1,6 +1,7 @@
 //! Learning rates with values worked by hand.
 
-use lmht_nn::schedule::{Decay, Error, Position, ScheduleConfig, UpdateEvery};
+use lmht_train::Error;
+use lmht_train::schedule::{Decay, Position, ScheduleConfig, UpdateEvery};
 
 use crate::assert_close;
 
@@ -138,7 +139,7 @@ fn invalid_configurations_name_their_field() {
     ];
     for (expected, schedule) in cases {
         match schedule.lr(1., &at(0, 10)) {
-            Err(Error::InvalidConfig { field, .. }) => assert_eq!(field, expected, "{schedule:?}"),
+            Err(Error::InvalidSchedule { field, .. }) => assert_eq!(field, expected, "{schedule:?}"),
             other => panic!("{schedule:?} gave {other:?}"),
         }
     }
