@@ -64,8 +64,8 @@ pub trait Dynamics<R: Real>: Debug + Send + Sync {
     /// How many shared numbers [`backward`](Self::backward) has gradients for: Ω row by row, then λ; ϑ; the amplitude.
     fn n_shared(&self) -> usize;
 
-    /// The gradients, from `grad_out` = dLoss/d(output) `[T, n]`: dLoss/dx into `grad_xs` `[T, n]`, and dLoss/d(shared) into
-    /// `grad_shared`, [`n_shared`](Self::n_shared) long. Both are overwritten.
+    /// The gradients, from `grad_out` = dLoss/d(output) `[T, n]`: dLoss/dx into `grad_xs` `[T, n]`, and dLoss/d(shared)
+    /// into `grad_shared`, [`n_shared`](Self::n_shared) long. Both are overwritten.
     ///
     /// # Panics
     /// If there is no gradient.

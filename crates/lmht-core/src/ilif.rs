@@ -1,5 +1,5 @@
-//! The integer leaky integrate-and-fire neuron, I-LIF (Luo et al., "Integer-Valued Training and Spike-Driven Inference Spiking
-//! Neural Network for High-performance and Energy-efficient Object Detection", SpikeYOLO, ECCV 2024).
+//! The integer leaky integrate-and-fire neuron, I-LIF (Luo et al., "Integer-Valued Training and Spike-Driven Inference
+//! Spiking Neural Network for High-performance and Energy-efficient Object Detection", SpikeYOLO, ECCV 2024).
 //!
 //! ```text
 //! m(t) = λ v(t-1) + x(t)                            v(0) = 0
@@ -364,8 +364,8 @@ impl<R: Real> Write<R> for Packed<R> {
     }
 }
 
-/// The I-LIF neuron as loops that can be read beside the paper, one unit at a time. [`IlifNeuron`] gives the same results to
-/// the bit, faster.
+/// The I-LIF neuron as loops that can be read beside the paper, one unit at a time. [`IlifNeuron`] gives the same results
+/// to the bit, faster.
 pub mod reference {
     use super::{GradientMode, IlifNeuron, Real, units};
 

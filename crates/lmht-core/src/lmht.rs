@@ -1,5 +1,5 @@
-//! The LM-HT neuron (Hao et al., NeurIPS 2024), and with it M-HT, IF and LIF: a folder for its mathematics, and [`Lmht`], the
-//! neuron with its learned numbers.
+//! The LM-HT neuron (Hao et al., NeurIPS 2024), and with it M-HT, IF and LIF: a folder for its mathematics, and [`Lmht`],
+//! the neuron with its learned numbers.
 //!
 //! ```text
 //! I(t) = Σ_j ω_tj x(j)                          Eq. 7; Ω = 1 without T-GIM

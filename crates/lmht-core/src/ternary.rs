@@ -1,4 +1,5 @@
-//! The ternary spiking neuron (Guo et al., "Ternary Spike: Learning Ternary Spikes for Spiking Neural Networks", AAAI 2024).
+//! The ternary spiking neuron (Guo et al., "Ternary Spike: Learning Ternary Spikes for Spiking Neural Networks", AAAI
+//! 2024).
 //!
 //! ```text
 //! m(t) = λ v(t-1) + x(t)                            v(0) = 0

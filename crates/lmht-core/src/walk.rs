@@ -91,12 +91,18 @@ impl<R: Real, C: Cell<R>, W: Write<R>> pulp::NullaryFnOnce for Forward<'_, R, C,
                 charge(cell.leak(), v, m);
                 cell.fire(m, spikes);
                 cell.reset(m, spikes, v);
-                let out = &mut self.out[t][block * BLOCK..][..tile.len()];
-                for i in 0..out.len() {
-                    out[i] = self.write.write(m[i], spikes[i]);
-                }
+                write_row(self.write, m, spikes, &mut self.out[t][block * BLOCK..][..tile.len()]);
             }
         }
+    }
+}
+
+/// What is written of a tile. A function of its own, so that the compiler knows that no two of the slices overlap.
+#[inline(always)]
+fn write_row<R: Real, W: Write<R>>(write: W, m: &[R], spikes: &[R], out: &mut [W::Out]) {
+    let (m, spikes) = (&m[..out.len()], &spikes[..out.len()]);
+    for i in 0..out.len() {
+        out[i] = write.write(m[i], spikes[i]);
     }
 }
 

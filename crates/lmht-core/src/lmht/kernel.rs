@@ -111,7 +111,7 @@ impl LmhtNeuron {
     /// The spike counts s(t) in a byte each, with [`IN_GATE`](crate::IN_GATE) set where m(t) is in the gate of
     /// the surrogate (Eq. 8): all that a later layer and a detached gradient want to know of a unit.
     ///
-    /// Where that bit is not set, no gradient passes, so nobody needs to compute dLoss/ds there.
+    /// Where that bit is not set, no detached gradient passes, so nobody needs to compute dLoss/ds there.
     ///
     /// # Panics
     /// If a slice has another length than stated in [`forward`](Self::forward), or L is above 127.

@@ -1,7 +1,7 @@
 //! The LM-HT neuron as loops that can be read beside the paper, one unit at a time.
 //!
-//! [`LmhtNeuron::forward`] and [`LmhtNeuron::backward`] give the same results to the bit, faster. Anything else that computes
-//! this neuron, on whatever device, is to be checked against these two functions.
+//! [`LmhtNeuron::forward`] and [`LmhtNeuron::backward`] give the same results to the bit, faster. Anything else that
+//! computes this neuron, on whatever device, is to be checked against these two functions.
 
 use super::fire::in_gate;
 use crate::sum::ordered_sum;

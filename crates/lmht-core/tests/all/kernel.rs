@@ -35,7 +35,8 @@ impl<R: Real> Problem<R> {
         let mix = if config.tgim == Tgim::Identity { 0 } else { timesteps * timesteps };
         Self {
             neuron: config.check().unwrap(),
-            // Around 1/T and of both signs now and then, so that open and closed gates, saturation and negative potentials all occur.
+            // Around 1/T and of both signs now and then, so that open and closed gates, saturation and negative potentials
+            // all occur.
             omega: rng.vec(mix, -0.5 / timesteps as f64, 2.5 / timesteps as f64),
             leak: R::from_f64(rng.uniform(0.5, 1.5)),
             xs: rng.vec(timesteps * n, -1.5 * v, (f64::from(config.levels) + 1.5) * v),

@@ -1,4 +1,5 @@
-//! The neuron without windows for a small T that is known when compiled: eight units at a time go through all timesteps in registers.
+//! The neuron without windows for a small T that is known when compiled: eight units at a time go through all timesteps
+//! in registers.
 
 // One index runs over several arrays at once; an iterator over one of them would hide that.
 #![allow(clippy::needless_range_loop)]
