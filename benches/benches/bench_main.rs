@@ -16,9 +16,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 criterion_group!(
     benches,
     benchmarks::neuron::bench,
-    benchmarks::conv2d::bench,
-    benchmarks::batch_norm::bench,
-    benchmarks::pool::bench,
     benchmarks::train_step::bench,
     benchmarks::backbones::bench,
     benchmarks::counting::bench,

@@ -8,61 +8,11 @@ use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use lmht_datasets::{ImageDataset, Loader, LoaderConfig, Normalize, ParquetOptions, Split, sample_path};
 use lmht_nn::ModelConfig;
-use lmht_nn::train::{BatchSource, Batches};
 
 use crate::experiment::{DataConfig, Experiment};
 
-/// A loader as a source of batches.
-pub(crate) struct Source(pub(crate) Loader);
-
-impl BatchSource for Source {
-    fn n_batches(&self) -> usize {
-        self.0.n_batches()
-    }
-
-    fn batches(&self, epoch: usize, first: usize) -> lmht_nn::Result<Batches<'_>> {
-        let batches = self.0.epoch_from(epoch as u64, first).map_err(foreign)?;
-        Ok(Box::new(
-            batches
-                .map(|batch| batch.map(|batch| (batch.images, batch.targets.unwrap_or(batch.labels))).map_err(foreign)),
-        ))
-    }
-}
-
-/// The first test images of a source.
-pub(crate) struct First<'a> {
-    pub(crate) source: &'a Source,
-    pub(crate) n_images: usize,
-}
-
-impl BatchSource for First<'_> {
-    fn n_batches(&self) -> usize {
-        self.n_images.div_ceil(TEST_BATCH)
-    }
-
-    fn batches(&self, epoch: usize, first: usize) -> lmht_nn::Result<Batches<'_>> {
-        let mut left = self.n_images.saturating_sub(first * TEST_BATCH);
-        let batches = self.source.batches(epoch, first)?.map_while(move |batch| {
-            if left == 0 {
-                return None;
-            }
-            Some(batch.and_then(|(images, labels)| {
-                let n = left.min(labels.dim(0)?);
-                left -= n;
-                Ok((images.narrow(0, 0, n)?, labels.narrow(0, 0, n)?))
-            }))
-        });
-        Ok(Box::new(batches))
-    }
-}
-
-/// A data set's error on its way through the training loop.
-fn foreign(error: lmht_datasets::Error) -> lmht_nn::Error {
-    lmht_nn::Error::Candle(candle_core::Error::wrap(error))
-}
-
 /// Training and test batches of an experiment.
-pub(crate) fn open(experiment: &Experiment) -> Result<(Source, Source)> {
+pub(crate) fn open(experiment: &Experiment) -> Result<(Loader, Loader)> {
     let (train, test, normalize) = read_both(&experiment.data, &experiment.model)?;
     let config = LoaderConfig {
         augment: experiment.data.augment,
@@ -70,20 +20,20 @@ pub(crate) fn open(experiment: &Experiment) -> Result<(Source, Source)> {
         ..LoaderConfig::train(experiment.train.batch_size, experiment.train.seed)
     };
     let train = Loader::new(Arc::new(train), &config, &normalize, &Device::Cpu)?;
-    Ok((Source(train), test_source(&experiment.data, test, &normalize)?))
+    Ok((train, test_source(&experiment.data, test, &normalize)?))
 }
 
 /// The test batches alone, for a network that is trained already.
-pub(crate) fn open_test(data: &DataConfig, model: &ModelConfig) -> Result<Source> {
+pub(crate) fn open_test(data: &DataConfig, model: &ModelConfig) -> Result<Loader> {
     let (_, test, normalize) = read_both(data, model)?;
     test_source(data, test, &normalize)
 }
 
 /// One batch of training images without augmentation, in the order of training: for a calibration.
-pub(crate) fn open_plain_train(data: &DataConfig, model: &ModelConfig, n_images: usize) -> Result<Source> {
+pub(crate) fn open_plain_train(data: &DataConfig, model: &ModelConfig, n_images: usize) -> Result<Loader> {
     let (train, _, normalize) = read_both(data, model)?;
     let config = LoaderConfig { drop_last: false, ..LoaderConfig::train(n_images, 0) };
-    Ok(Source(Loader::new(Arc::new(train), &config, &normalize, &Device::Cpu)?))
+    Ok(Loader::new(Arc::new(train), &config, &normalize, &Device::Cpu)?)
 }
 
 /// The training images and how their pixels are normalized.
@@ -113,9 +63,9 @@ fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(ImageDataset, Im
 }
 
 /// Every test image once.
-fn test_source(data: &DataConfig, test: ImageDataset, normalize: &Normalize) -> Result<Source> {
+fn test_source(data: &DataConfig, test: ImageDataset, normalize: &Normalize) -> Result<Loader> {
     let config = LoaderConfig { center_crop: data.center_crop, ..LoaderConfig::eval(TEST_BATCH) };
-    Ok(Source(Loader::new(Arc::new(test), &config, normalize, &Device::Cpu)?))
+    Ok(Loader::new(Arc::new(test), &config, normalize, &Device::Cpu)?)
 }
 
 /// Images in an evaluation batch: large enough to keep the cores busy, small enough for any memory.
@@ -169,11 +119,11 @@ fn read(data: &DataConfig, split: Split, options: &ParquetOptions) -> Result<Ima
 }
 
 /// In words, for run records and model cards.
-pub(crate) fn describe(data: &DataConfig, train: &Source, test: &Source) -> String {
+pub(crate) fn describe(data: &DataConfig, train: &Loader, test: &Loader) -> String {
     let name = if data.path == Path::new("sample") {
         "Fashion-MNIST sample (datasets/sample)".to_string()
     } else {
         data.path.display().to_string()
     };
-    format!("{name}: {} training images, accuracy on all {} test images", train.0.data().len(), test.0.data().len())
+    format!("{name}: {} training images, accuracy on all {} test images", train.data().len(), test.data().len())
 }

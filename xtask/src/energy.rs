@@ -8,7 +8,7 @@ use lmht_bench::report::{Report, Subject, images_csv};
 use lmht_bench::{EnergyModel, Footprint, Profiler};
 use lmht_nn::atomic::FolderWriter;
 use lmht_nn::from_pretrained;
-use lmht_nn::train::{Progress, evaluate};
+use lmht_train::{FirstImages, Progress, evaluate};
 
 use crate::{data, eval, provenance};
 
@@ -84,8 +84,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     data.path = args.data.clone();
     let (network, params) = from_pretrained(&folder, DType::F32, &Device::Cpu)?;
     let test = data::open_test(&data, network.config())?;
-    let n_images = args.limit.unwrap_or(usize::MAX).min(test.0.data().len());
-    let what = if n_images < test.0.data().len() { format!("the first {n_images}") } else { "all".to_string() };
+    let n_images = args.limit.unwrap_or(usize::MAX).min(test.data().len());
+    let what = if n_images < test.data().len() { format!("the first {n_images}") } else { "all".to_string() };
     let path = if args.data == Path::new("sample") {
         "Fashion-MNIST sample (datasets/sample)".to_string()
     } else {
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let progress = if args.quiet { Progress::Silent } else { Progress::Shown };
     let mut profiler = Profiler::new();
-    let source = data::First { source: &test, n_images };
+    let source = FirstImages::new(&test, n_images);
     let evaluation = evaluate(&network, &source, progress, Some(&mut profiler))?;
 
     let subject = Subject {

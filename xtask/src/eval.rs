@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use lmht_bench::{CostCounter, EnergyModel};
 use lmht_nn::from_pretrained;
-use lmht_nn::train::{Progress, evaluate};
+use lmht_train::{Progress, evaluate};
 
 use crate::data;
 use crate::experiment::{DataConfig, Experiment};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use lmht_datasets::{Augment, Mix, Normalize, ParquetOptions};
 use lmht_nn::ModelConfig;
-use lmht_nn::train::TrainConfig;
+use lmht_train::TrainConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::published::Key;
@@ -202,8 +202,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use candle_core::{DType, Device, Tensor};
-    use lmht_nn::optim::OptimizerConfig;
-    use lmht_nn::schedule::ScheduleConfig;
+    use lmht_train::optim::OptimizerConfig;
+    use lmht_train::schedule::ScheduleConfig;
     use lmht_nn::neurons;
 use lmht_nn::{Backbone, Network, NeuronConfig, ParamStore, Pass};
 

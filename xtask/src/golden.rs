@@ -11,12 +11,13 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use lmht_bench::CostCounter;
 use lmht_convert::{Model, reparameterize};
-use lmht_nn::ops::{self, Learned};
-use lmht_nn::optim::{OptimizerConfig, SgdConfig};
+use lmht_nn::layers::{Neuron, Site};
 use lmht_nn::{
     Backbone, GradientMode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, QcfsGate,
-    Schedule, Signal, Stem, SynapseEvent, Tgim, loss,
+    Schedule, Signal, SignalKind, Stem, SynapseEvent, Tgim, neurons, ops, readout,
 };
+use lmht_train::loss;
+use lmht_train::optim::{OptimizerConfig, SgdConfig};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -198,45 +199,58 @@ fn gradient(detach: Option<bool>, absent: GradientMode) -> GradientMode {
     }
 }
 
-/// The neuron of a neuron case, and whether it has a T-GIM and a learned leak.
-fn neuron_config(case: &Case) -> Result<(lmht_core::NeuronConfig, bool)> {
-    let (tgim, absent) = match case.text("kind")?.as_str() {
-        "lmht" => (Tgim::Full, GradientMode::Detached),
-        "if" | "lif" => (Tgim::Identity, GradientMode::Full),
-        "lif_detach" => (Tgim::Identity, GradientMode::Detached),
-        other => bail!("kind is {other:?}; expected lmht, if, lif or lif_detach"),
-    };
-    let config = lmht_core::NeuronConfig {
-        timesteps: case.json("timesteps")?,
-        levels: case.json("levels")?,
-        v_threshold: case.json("v_threshold")?,
-        v_init: case.json("v_init")?,
-        tgim,
-        gradient: case.gradient(absent)?,
-        window: 1,
-    };
-    Ok((config, tgim == Tgim::Full))
+/// The neuron of a neuron case, and what the case calls its tensors.
+fn neuron_config(case: &Case) -> Result<(NeuronConfig, &'static [(&'static str, &'static str)])> {
+    const LMHT: &[(&str, &str)] = &[("mask", "tgim_logit"), ("alpha", "leak_logit")];
+    const TERNARY: &[(&str, &str)] = &[("fire_ratio", "amplitude")];
+    let v_threshold: f64 = case.json("v_threshold")?;
+    let kind = case.text("kind")?;
+    let leak = || case.json::<f64>("leak");
+    let full = || case.gradient(GradientMode::Full);
+    Ok(match kind.as_str() {
+        "lmht" => {
+            let (levels, v_init) = (case.json("levels")?, case.json("v_init")?);
+            let gradient = case.gradient(GradientMode::Detached)?;
+            let neuron = neurons::Lmht { levels, tgim: Tgim::Full, v_threshold: Some(v_threshold), v_init, gradient };
+            (neuron.into(), LMHT)
+        }
+        "if" | "lif" => {
+            (neurons::Lif { leak: leak()?, v_threshold, v_init: case.json("v_init")?, gradient: full()? }.into(), &[])
+        }
+        "lif_detach" => {
+            let gradient = case.gradient(GradientMode::Detached)?;
+            (neurons::Lif { leak: leak()?, v_threshold, v_init: case.json("v_init")?, gradient }.into(), &[])
+        }
+        "ilif" => (neurons::Ilif { levels: case.json("levels")?, leak: leak()?, gradient: full()? }.into(), &[]),
+        "ternary" => (neurons::Ternary { v_threshold, leak: leak()?, gradient: full()? }.into(), TERNARY),
+        other => bail!("kind is {other:?}; expected lmht, if, lif, lif_detach, ilif or ternary"),
+    })
+}
+
+/// The layer of a neuron case, its parameters under the case's names, and its outputs for `xs`.
+fn neuron_layer(case: &Case, xs: &Tensor) -> Result<(Vec<(&'static str, Var)>, Tensor)> {
+    let (config, names) = neuron_config(case)?;
+    let params = ParamStore::blank();
+    let layer = Neuron::new(&config, case.json("timesteps")?, Site::Maps, params.builder(xs.dtype(), &Device::Cpu))?;
+    let mut vars = Vec::new();
+    for (name, var) in params.all() {
+        if let Some((_, recorded)) = names.iter().find(|(ours, _)| *ours == name) {
+            var.set(&case.tensor(recorded)?.to_dtype(xs.dtype())?.reshape(var.dims())?)?;
+            vars.push((*recorded, var));
+        }
+    }
+    let ys = layer.forward(&Signal::analog(xs.clone()), &mut Pass::train())?;
+    Ok((vars, ys.values().clone()))
 }
 
 fn neuron(case: &mut Case) -> Result<()> {
-    let (config, is_lmht) = neuron_config(case)?;
     let xs = case.var("x")?;
-    let grad_out = case.tensor("grad_out")?.clone();
-    if is_lmht {
-        let (tgim, leak) = (case.var("tgim_logit")?, case.var("leak_logit")?);
-        let learned =
-            Learned::TgimAndLeak { tgim_logit: tgim.as_tensor().clone(), leak_logit: leak.as_tensor().clone() };
-        let ys = ops::neuron(&xs, &config.check()?, &learned)?;
-        let gradients = backward(&ys, &grad_out)?;
-        case.compare("y", &ys)?;
-        for (name, var) in [("grad_x", &xs), ("grad_tgim_logit", &tgim), ("grad_leak_logit", &leak)] {
-            case.compare(name, gradients.get(var).context("no gradient")?)?;
-        }
-    } else {
-        let ys = ops::neuron(&xs, &config.check()?, &Learned::Nothing { leak: case.json("leak")? })?;
-        let gradients = backward(&ys, &grad_out)?;
-        case.compare("y", &ys)?;
-        case.compare("grad_x", gradients.get(&xs).context("no gradient")?)?;
+    let (vars, ys) = neuron_layer(case, &xs)?;
+    let gradients = backward(&ys, case.tensor("grad_out")?)?;
+    case.compare("y", &ys)?;
+    case.compare("grad_x", gradients.get(&xs).context("no gradient")?)?;
+    for (name, var) in vars {
+        case.compare(&format!("grad_{name}"), gradients.get(&var).context("no gradient")?)?;
     }
     Ok(())
 }
@@ -301,9 +315,21 @@ impl NetworkConfig {
             "qcfs" => NeuronConfig::Qcfs(neurons::Qcfs {
                 quant_levels: self.quant_levels.context("the config lacks quant_levels")?,
                 scale: self.scale.context("the config lacks scale")?,
-                window: QcfsGate::default(),
+                gate: QcfsGate::default(),
             }),
-            other => bail!("neuron is {other:?}; expected lmht, mht, if, lif or qcfs"),
+            "ilif" => neurons::Ilif {
+                levels: self.levels,
+                leak: self.leak.context("the config lacks leak")?,
+                gradient: gradient(self.detach, GradientMode::Full),
+            }
+            .into(),
+            "ternary" => neurons::Ternary {
+                v_threshold,
+                leak: self.leak.context("the config lacks leak")?,
+                gradient: gradient(self.detach, GradientMode::Full),
+            }
+            .into(),
+            other => bail!("neuron is {other:?}; expected lmht, mht, if, lif, qcfs, ilif or ternary"),
         };
         Ok(ModelConfig {
             format_version: lmht_nn::FORMAT_VERSION,
@@ -348,8 +374,9 @@ impl Observer for Recorder {
     fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
         if let SignalKind::Spikes { v_threshold } = event.signal {
             let per_step = event.output.elem_count() / event.timesteps;
-            let output = event.output.reshape((event.timesteps, per_step))?;
-            let spikes = (output / v_threshold)?.round()?.sum(1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+            let output = event.output.to_tensor()?.reshape((event.timesteps, per_step))?;
+            // A spike of either sign is one.
+            let spikes = (output / v_threshold)?.round()?.abs()?.sum(1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
             self.spikes.insert(event.name.to_string(), spikes);
         }
         Ok(())
@@ -438,7 +465,7 @@ fn network(case: &mut Case) -> Result<()> {
 
     let (network, params) = build()?;
     let logits = network.forward(input, &mut Pass::train())?;
-    let value = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?;
+    let value = loss::cross_entropy(&readout(&logits)?, &labels, 0.)?;
     let gradients = value.backward()?;
     case.compare("train/logits", &logits)?;
     case.compare("train/loss", &value)?;
@@ -449,7 +476,16 @@ fn network(case: &mut Case) -> Result<()> {
     }
     // The gradient of a bias before a batch norm is zero; what is recorded there is rounding, and so is ours.
     let floor = NEGLIGIBLE * case.magnitude("train/grad/")?;
+    // Batch norm undoes the scale of spikes that only a convolution reads: what is left of such a gradient is rounding, and
+    // all amplitudes count as one tensor.
+    let mut amplitudes = 0.;
+    for (name, tensor) in case.below("train/grad/") {
+        if name.ends_with(".fire_ratio") {
+            amplitudes = nan_max(amplitudes, tensor.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?);
+        }
+    }
     for name in case.below("train/grad/").keys() {
+        let floor = if name.ends_with(".fire_ratio") { floor.max(amplitudes) } else { floor };
         let var = vars.get(name).with_context(|| format!("{name}: no such parameter here"))?;
         let gradient = gradients.get(var).with_context(|| format!("{name}: no gradient"))?;
         case.compare_above(&format!("train/grad/{name}"), gradient, floor)?;
@@ -464,7 +500,7 @@ fn network(case: &mut Case) -> Result<()> {
             OptimizerConfig::Sgd(SgdConfig { lr, momentum, weight_decay, nesterov }).build(params.trainable())?;
         for _ in 0..steps {
             let logits = network.forward(input, &mut Pass::train())?;
-            optimizer.step(&loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?.backward()?)?;
+            optimizer.step(&loss::cross_entropy(&readout(&logits)?, &labels, 0.)?.backward()?)?;
         }
         let vars: HashMap<String, Var> = params.all().into_iter().collect();
         for name in after.keys() {

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use lmht_nn::train::RunInfo;
+use lmht_train::RunInfo;
 
 /// What `run.json` says of this process.
 pub(crate) fn run_info(data: String) -> RunInfo {

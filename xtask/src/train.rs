@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use lmht_bench::{CostCounter, CostReport};
 use lmht_nn::atomic::write_file;
-use lmht_nn::train::{Metrics, Progress, RunRecord, evaluate, fit};
+use lmht_train::{Metrics, Progress, RunRecord, evaluate, fit};
 use lmht_nn::neurons;
 use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{Criterion, SamplingMode, Throughput};
-use lmht_nn::optim::{Optimizer, OptimizerConfig, SgdConfig};
-use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Pass, loss};
+use lmht_train::optim::{Optimizer, OptimizerConfig, SgdConfig};
+use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Pass, readout};
+use lmht_train::loss;
 
 use super::{done, quick, size, tensor};
 
@@ -75,7 +76,7 @@ impl Training {
 
     /// Forward, loss, backward, update.
     fn step(&mut self) -> lmht_nn::Result<()> {
-        let readout = loss::readout(&self.network.forward(&self.images, &mut Pass::train())?)?;
+        let readout = readout(&self.network.forward(&self.images, &mut Pass::train())?)?;
         let loss = loss::cross_entropy(&readout, &self.labels, 0.)?;
         Ok(self.optimizer.step(&loss.backward()?)?)
     }

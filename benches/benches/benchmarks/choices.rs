@@ -7,7 +7,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use lmht_nn::measured::{Convolution, Kernel, Pass, Sizes};
+use lmht_kernels::measured::{Convolution, Kernel, Pass, Sizes};
 
 use super::ratio::quartiles;
 use super::{quick, random};

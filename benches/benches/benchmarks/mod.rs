@@ -1,13 +1,10 @@
 //! One module per operation, and what they share: seeded inputs, copies of known traffic, the quick mode.
 
 pub(crate) mod backbones;
-pub(crate) mod batch_norm;
 pub(crate) mod choices;
-pub(crate) mod conv2d;
 pub(crate) mod convert;
 pub(crate) mod counting;
 pub(crate) mod neuron;
-pub(crate) mod pool;
 pub(crate) mod ratio;
 pub(crate) mod train_step;
 

@@ -4,8 +4,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{Criterion, Throughput};
-use lmht_nn::optim::{OptimizerConfig, SgdConfig};
-use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Pass, Stem, loss};
+use lmht_train::optim::{OptimizerConfig, SgdConfig};
+use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Pass, Stem, readout};
+use lmht_train::loss;
 
 use super::{done, quick, size, tensor};
 
@@ -32,7 +33,7 @@ fn run(c: &mut Criterion) -> lmht_nn::Result<()> {
             let mut optimizer = sgd.build(params.trainable())?;
             group.bench_function(format!("images of ResNet-18 w16 {stem_name} stem {name} batch {batch}"), |b| {
                 let mut step = || -> lmht_nn::Result<()> {
-                    let readout = loss::readout(&network.forward(&images, &mut Pass::train())?)?;
+                    let readout = readout(&network.forward(&images, &mut Pass::train())?)?;
                     let loss = loss::cross_entropy(&readout, &labels, 0.)?;
                     Ok(optimizer.step(&loss.backward()?)?)
                 };

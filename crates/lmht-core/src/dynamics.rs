@@ -54,11 +54,10 @@ pub trait Dynamics<R: Real>: Debug + Send + Sync {
     /// Whether [`backward`](Self::backward) exists.
     fn has_gradient(&self) -> bool;
 
-    /// Whether no gradient reaches a unit's current I(t) at a timestep whose [`IN_GATE`] bit is not set: true for detached
-    /// gradients and for activations without state, false where a gradient crosses time through the potential.
-    ///
-    /// It speaks of currents. A gradient of a shared number may read `grad_out` there all the same: dLoss/dϑ of QCFS does,
-    /// where the activation is at its ceiling.
+    /// Whether [`backward`](Self::backward) reads `grad_out` only where the [`IN_GATE`] bit of a unit is set, so that nobody
+    /// needs to compute the rest: true for detached gradients and for activations without state, false where a gradient
+    /// crosses time through the potential, or where a shared number has a gradient outside of the gate (ϑ of QCFS, at the
+    /// ceiling).
     fn gate_is_whole(&self) -> bool;
 
     /// How many shared numbers [`backward`](Self::backward) has gradients for: Ω row by row, then λ; ϑ; the amplitude.

@@ -211,7 +211,8 @@ impl<R: Real> Dynamics<R> for QcfsLayer<R> {
     }
 
     fn gate_is_whole(&self) -> bool {
-        true
+        // dLoss/dϑ reads the gradient of an activation at its ceiling, where the gate is shut.
+        false
     }
 
     fn n_shared(&self) -> usize {

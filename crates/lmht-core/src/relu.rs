@@ -5,7 +5,7 @@ use crate::{Code, Dynamics, Real};
 
 /// max(x, 0), with derivative 1 for x > 0 and 0 elsewhere, at 0 too. It knows no time: any number of units.
 ///
-/// A current that is not a number gives 0.
+/// A current that is not a number stays one, so that a diverged network is seen.
 ///
 /// ```
 /// use lmht_core::{Code, Dynamics, Relu};
@@ -29,7 +29,7 @@ impl<R: Real> Dynamics<R> for Relu {
     fn forward(&self, xs: &[R], out: &mut [R]) {
         units(1, xs.len(), &[("out", out.len())]);
         for (out, &x) in out.iter_mut().zip(xs) {
-            *out = if x > R::ZERO { x } else { R::ZERO };
+            *out = if x <= R::ZERO { R::ZERO } else { x };
         }
     }
 

@@ -243,7 +243,8 @@ impl<R: Real> Dynamics<R> for Ternary<R> {
     }
 
     fn gate_is_whole(&self) -> bool {
-        self.neuron.gradient() == GradientMode::Detached
+        // dLoss/da reads the gradient of every spike, also beyond the gate.
+        false
     }
 
     fn n_shared(&self) -> usize {

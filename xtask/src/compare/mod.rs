@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 use lmht_nn::atomic::write_file;
-use lmht_nn::train::BatchSource;
+use lmht_train::{BatchSource, FirstImages};
 use lmht_nn::{Backbone, ModelCard, ModelConfig, Network, NeuronConfig, ParamStore, Stem, save_pretrained};
 
 use self::load::Usage;
@@ -361,7 +361,7 @@ impl Driver {
         let source = data::open_test(&data, &self.base)?;
         let n_images = self.batches(args).into_iter().max().unwrap_or(1).max(AGREE_IMAGES);
         let (mut images, mut labels) = (Vec::new(), Vec::new());
-        for batch in (data::First { source: &source, n_images }).batches(0, 0)? {
+        for batch in FirstImages::new(&source, n_images).batches(0, 0)? {
             let batch = batch?;
             images.push(batch.0);
             labels.push(batch.1.to_dtype(DType::I64)?);

@@ -1,6 +1,6 @@
 //! Our side: networks and operations by the public interface, as a user of the crates calls them.
 //!
-//! A training step is that of `lmht_nn::train::fit`, an evaluation step that of `lmht_nn::train::evaluate`.
+//! A training step is that of `lmht_train::fit`, an evaluation step that of `lmht_train::evaluate`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hint::black_box;
@@ -12,15 +12,17 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use lmht_bench::ActivityCounter;
 use lmht_datasets::{Loader, LoaderConfig, ParquetOptions};
-use lmht_nn::ops::{self, Conv2dParams, Learned};
-use lmht_nn::optim::{OptimizerConfig, SgdConfig, find_non_finite, grad_norm};
-use lmht_nn::schedule::{ScheduleConfig, UpdateEvery};
-use lmht_nn::train::{Progress, TrainConfig, fit};
-use lmht_nn::{ModelCard, ModelConfig, Network, ParamStore, Pass, from_pretrained, loss, measured, save_pretrained};
+use lmht_kernels::{ConvShape, Images, Maps, WeightMaps};
+use lmht_nn::ops::{self, Learned};
+use lmht_train::optim::{OptimizerConfig, SgdConfig, find_non_finite, grad_norm};
+use lmht_train::schedule::{ScheduleConfig, UpdateEvery};
+use lmht_train::{FirstImages, Progress, TrainConfig, fit};
+use lmht_nn::{ModelCard, ModelConfig, Network, ParamStore, Pass, from_pretrained, readout, save_pretrained};
+use lmht_train::loss;
 use rayon::prelude::*;
 
 use super::protocol::{Case, ConvCase, ConvPass, Hello, Memory, NetworkCase, Number, Outputs, Rate, Reply, Request};
-use crate::data::{self, Source};
+use crate::data;
 use crate::experiment::DataConfig;
 
 /// Serve `cargo xtask compare`: requests on standard input, replies on standard output, a line of JSON each.
@@ -145,7 +147,7 @@ fn train_step(case: &NetworkCase, (images, labels): &(Tensor, Tensor)) -> Result
     Ok(Box::new(move || {
         let pass = Pass::train();
         let mut pass = if recomputes { pass.recomputing() } else { pass };
-        let readout = loss::readout(&network.forward(&images, &mut pass)?)?;
+        let readout = readout(&network.forward(&images, &mut pass)?)?;
         let loss = loss::cross_entropy(&readout, &labels, 0.)?;
         let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         let gradients = loss.backward()?;
@@ -166,7 +168,7 @@ fn eval_step(case: &NetworkCase, (images, labels): &(Tensor, Tensor)) -> Result<
     let (images, labels) = (images.clone(), labels.clone());
     Ok(Box::new(move || {
         let logits = network.forward(&images)?;
-        let loss = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?;
+        let loss = loss::cross_entropy(&readout(&logits)?, &labels, 0.)?;
         black_box(loss.to_dtype(DType::F64)?.to_scalar::<f64>()?);
         black_box(loss::cumulative_top1(&logits, &labels)?);
         Ok(())
@@ -185,7 +187,7 @@ fn outputs(case: &NetworkCase, dtype: Number) -> Result<Outputs> {
     let logits = network.inference()?.forward(&images)?;
     let mut activity = ActivityCounter::new();
     network.forward(&images, &mut Pass::eval().observed_by(&mut activity))?;
-    let readout = loss::readout(&network.forward(&images, &mut Pass::train())?)?;
+    let readout = readout(&network.forward(&images, &mut Pass::train())?)?;
     let loss = loss::cross_entropy(&readout, &labels, 0.)?;
     Ok(Outputs {
         logits: logits.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?,
@@ -204,8 +206,8 @@ fn train_a_little(model: &ModelConfig, path: &Path, steps: usize, out: &Path) ->
     let per_class = (steps * FIT_BATCH).div_ceil(model.n_classes);
     let data = DataConfig { path: path.to_path_buf(), parquet: parquet(Some(per_class)), ..DataConfig::default() };
     let (train, normalize) = data::read_train(&data, model)?;
-    let source = |config: &LoaderConfig| -> Result<Source> {
-        Ok(Source(Loader::new(train.clone(), config, &normalize, &Device::Cpu)?))
+    let source = |config: &LoaderConfig| -> Result<Loader> {
+        Ok(Loader::new(train.clone(), config, &normalize, &Device::Cpu)?)
     };
     // As a configuration file has it: what it does not name keeps its default.
     let config: TrainConfig = serde_json::from_value(serde_json::json!({
@@ -219,7 +221,7 @@ fn train_a_little(model: &ModelConfig, path: &Path, steps: usize, out: &Path) ->
     let network = Network::new(model, params.builder(DType::F32, &Device::Cpu))?;
     let train_source = source(&LoaderConfig::train(FIT_BATCH, config.seed))?;
     // What it reaches is told by the driver, on test images; the loop asks for something to evaluate.
-    let first = data::First { source: &source(&LoaderConfig::eval(FIT_BATCH))?, n_images: FIT_BATCH };
+    let first = FirstImages::new(&source(&LoaderConfig::eval(FIT_BATCH))?, FIT_BATCH);
     fit(&network, &params, &config, &train_source, &first, None, Progress::Silent)?;
     let card = ModelCard {
         command: crate::provenance::command(),
@@ -256,7 +258,7 @@ fn first_step() -> Result<()> {
     let params = ParamStore::new(42);
     let network = Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
     let mut optimizer = OptimizerConfig::Sgd(SGD).build(params.trainable())?;
-    let readout = loss::readout(&network.forward(&tensor(&[2, 3, 8, 8], 1)?, &mut Pass::train())?)?;
+    let readout = readout(&network.forward(&tensor(&[2, 3, 8, 8], 1)?, &mut Pass::train())?)?;
     let loss = loss::cross_entropy(&readout, &Tensor::new(&[0u32, 1], &Device::Cpu)?, 0.)?;
     Ok(optimizer.step(&loss.backward()?)?)
 }
@@ -296,7 +298,7 @@ const CURRENTS: (f32, f32) = (-1., 3.);
 
 fn neuron_step(shape: [usize; 5], levels: u32) -> Result<Step> {
     let timesteps = shape[0];
-    let neuron = lmht_core::NeuronConfig::lmht(levels, timesteps).check()?;
+    let neuron = lmht_core::LmhtConfig::lmht(levels, timesteps).check()?;
     let currents = uniform(shape.iter().product(), CURRENTS, 3);
     let xs = Var::from_tensor(&Tensor::from_vec(currents, &shape, &Device::Cpu)?)?;
     let tgim_logit = Var::from_tensor(&tensor(&[timesteps, timesteps], 4)?)?;
@@ -312,7 +314,7 @@ fn neuron_step(shape: [usize; 5], levels: u32) -> Result<Step> {
 
 fn core_step(shape: [usize; 5], levels: u32) -> Result<Step> {
     let (timesteps, len) = (shape[0], shape.iter().product());
-    let neuron = lmht_core::NeuronConfig::lmht(levels, timesteps).check()?;
+    let neuron = lmht_core::LmhtConfig::lmht(levels, timesteps).check()?;
     let logits = uniform(timesteps * timesteps, (-1., 1.), 4);
     let omega = lmht_core::tgim_from_logits(lmht_core::Tgim::Full, timesteps, &logits);
     let (xs, grad_ys) = (uniform(len, CURRENTS, 3), vec![1f32; len]);
@@ -340,34 +342,29 @@ fn copy_step(len: usize) -> Step {
     })
 }
 
+/// The kernels of a convolution of numbers, as a network runs it: channels innermost, weights packed at every step.
 fn conv_step(case: ConvCase) -> Result<Step> {
-    let ConvCase { n, c_in, c_out, side, kernel, stride, pass } = case;
-    let gradient = match pass {
-        ConvPass::InputGradient => Some(measured::Pass::GradInput),
-        ConvPass::WeightGradient => Some(measured::Pass::GradWeight),
-        ConvPass::Forward | ConvPass::All => None,
-    };
-    if let Some(gradient) = gradient {
-        let sizes = measured::Sizes { maps: n, c_in, c_out, side, kernel, stride };
-        let mut state = 1_u32;
-        let mut convolution = measured::Dense::new(sizes, || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            state
-        });
-        return Ok(Box::new(move || {
-            black_box(&mut convolution).run(gradient);
-            Ok(())
-        }));
-    }
-    let xs = Var::from_tensor(&tensor(&[n, c_in, side, side], 1)?)?;
-    let weight = Var::from_tensor(&tensor(&[c_out, c_in, kernel, kernel], 2)?)?;
-    let params = Conv2dParams { stride, padding: kernel / 2, groups: 1 };
+    let ConvCase { n, c_in, c_out, side, kernel: k, stride, pass } = case;
+    let padding = k / 2;
+    let out = (side + 2 * padding - k) / stride + 1;
+    let shape = ConvShape { n, c_in, h: side, w: side, c_out, k, stride, padding, groups: 1, h_out: out, w_out: out };
+    let numbers = |len, seed| uniform(len, (-1., 1.), seed);
+    let (xs, weight, grads) = (numbers(shape.x_len(), 1), numbers(shape.weight_len(), 2), numbers(shape.y_len(), 3));
+    let (mut ys, mut dxs, mut dweight) = (vec![0.; shape.y_len()], vec![0.; shape.x_len()], vec![0.; shape.weight_len()]);
+    let runs = |one: ConvPass| pass == one || pass == ConvPass::All;
+    let (forward, input, weights) =
+        (runs(ConvPass::Forward), runs(ConvPass::InputGradient), runs(ConvPass::WeightGradient));
     Ok(Box::new(move || {
-        if pass == ConvPass::All {
-            black_box(ops::conv2d(&xs, &weight, None, params)?.backward()?);
-        } else {
-            black_box(ops::conv2d(&xs.detach(), &weight.detach(), None, params)?);
+        if forward {
+            lmht_kernels::forward(&shape, &Images::all(1, n), Maps::Numbers(&xs), &weight, &mut ys);
         }
+        if input {
+            lmht_kernels::grad_input(&shape, &grads, &weight, None, &mut dxs);
+        }
+        if weights {
+            lmht_kernels::grad_weight(&shape, WeightMaps::Numbers(&xs), &grads, &mut dweight);
+        }
+        black_box((&mut ys, &mut dxs, &mut dweight));
         Ok(())
     }))
 }

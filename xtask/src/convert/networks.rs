@@ -10,10 +10,11 @@ use lmht_convert::{
     Calibration, Model, HybridStart, SpikeComparison, absorb_bn, absorb_thresholds, compare_spikes,
     qcfs_to_cos, qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, relu_to_if, relu_to_snm, reparameterize,
 };
-use lmht_nn::train::BatchSource;
+use lmht_datasets::Loader;
+use lmht_train::{BatchSource, FirstImages};
 use lmht_nn::{ModelCard, Network, Schedule, from_pretrained, save_pretrained};
 
-use crate::data::{self, First, Source};
+use crate::data;
 use crate::experiment::DataConfig;
 use crate::{eval, provenance};
 
@@ -260,11 +261,11 @@ pub(crate) fn calibrate(
 pub(crate) fn compare(
     before: &Model,
     after: &Model,
-    test: &Source,
+    test: &Loader,
     limit: Option<usize>,
 ) -> Result<SpikeComparison> {
     let build = |model: &Model| -> Result<Network> { Ok(model.build(DType::F32, &Device::Cpu)?.0) };
-    let source = First { source: test, n_images: limit.unwrap_or(usize::MAX).min(test.0.data().len()) };
+    let source = FirstImages::new(test, limit.unwrap_or(usize::MAX).min(test.data().len()));
     let bar = ProgressBar::new(source.n_batches() as u64);
     bar.set_style(ProgressStyle::with_template("comparing spikes {wide_bar} {pos}/{len} {eta} left")?);
     let batches = source.batches(0, 0)?.inspect(|_| bar.inc(1));

@@ -9,10 +9,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
-use lmht_nn::ops::{self, Learned};
-use lmht_nn::{NeuronEvent, Observer, Pass, QcfsGate, Signal};
+use lmht_nn::{NeuronEvent, Observer, Pass, QcfsGate, SignalKind, ops};
 
-use super::{Case, NetworkCase, nan_max, neuron_config};
+use super::{Case, NetworkCase, nan_max, neuron_layer};
 
 /// Largest relative error of float32 results whose spikes are those of float64.
 const TOLERANCE: f64 = 1e-4;
@@ -94,14 +93,12 @@ fn single(case: &Case, name: &str) -> Result<Tensor> {
 }
 
 fn neuron(case: &Case) -> Result<Outcome> {
-    let (config, is_lmht) = neuron_config(case)?;
-    let learned = if is_lmht {
-        Learned::TgimAndLeak { tgim_logit: single(case, "tgim_logit")?, leak_logit: single(case, "leak_logit")? }
-    } else {
-        Learned::Nothing { leak: case.json("leak")? }
+    let (_, ys) = neuron_layer(case, &single(case, "x")?)?;
+    let amplitude = match case.tensors.get("amplitude") {
+        Some(amplitude) => amplitude.to_vec1::<f64>()?[0],
+        None => case.json("v_threshold")?,
     };
-    let ys = ops::neuron(&single(case, "x")?, &config.check()?, &learned)?;
-    one_layer(case, &ys, config.v_threshold)
+    one_layer(case, &ys, amplitude)
 }
 
 fn qcfs(case: &Case) -> Result<Outcome> {
@@ -156,7 +153,7 @@ impl Observer for Spikes<'_> {
             // A ReLU has no steps.
             _ => return Ok(()),
         };
-        self.layers.push((event.name.to_string(), counts(event.output, amplitude)?));
+        self.layers.push((event.name.to_string(), counts(&event.output.to_tensor()?, amplitude)?));
         Ok(())
     }
 }

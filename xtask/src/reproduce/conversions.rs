@@ -7,8 +7,8 @@ use candle_core::{DType, Device};
 use lmht_bench::CostCounter;
 use lmht_convert::{Model, HybridStart, qcfs_to_lmht, reparameterize};
 use lmht_nn::atomic::write_file;
-use lmht_nn::optim::OptimizerConfig;
-use lmht_nn::train::{Progress, evaluate};
+use lmht_train::optim::OptimizerConfig;
+use lmht_train::{FirstImages, Progress, evaluate};
 use lmht_nn::neurons;
 use lmht_nn::{ModelCard, ModelConfig, NeuronConfig, QcfsGate, Schedule, save_pretrained};
 use serde::de::DeserializeOwned;
@@ -109,12 +109,12 @@ pub(crate) fn ann_runs(preset: Preset, out: &Path) -> [Run; 2] {
         let experiment = ann(preset, neuron);
         Run::of(&format!("table4-resnet20-{name}"), &format!("Table 4, ResNet-20, {name}"), &experiment, SEED, out)
     };
-    [run("qcfs-q4", qcfs()), run("relu", NeuronConfig::Relu)]
+    [run("qcfs-q4", qcfs()), run("relu", NeuronConfig::relu())]
 }
 
 /// The published scale starts at 8, for 300 epochs; a run of a few starts where the currents are.
 fn qcfs() -> NeuronConfig {
-    NeuronConfig::Qcfs(neurons::Qcfs { quant_levels: QUANT_LEVELS, scale: 2., window: QcfsGate::default() })
+    NeuronConfig::Qcfs(neurons::Qcfs { quant_levels: QUANT_LEVELS, scale: 2., gate: QcfsGate::default() })
 }
 
 fn ann(preset: Preset, neuron: NeuronConfig) -> Experiment {
@@ -198,7 +198,7 @@ pub(crate) fn table4(preset: Preset, [qcfs, relu]: &[Run; 2], hybrids: &[Run], p
 fn top1(preset: Preset, model: &Model, experiment: &Experiment, progress: Progress) -> Result<f64> {
     let (network, _) = model.build(DType::F32, &Device::Cpu)?;
     let test = data::open_test(&experiment.data, &model.config)?;
-    let shown = First { source: &test, n_images: preset.compared_images().unwrap_or(test.0.data().len()) };
+    let shown = FirstImages::new(&test, preset.compared_images().unwrap_or(test.data().len()));
     Ok(100. * evaluate(&network, &shown, progress, None)?.top1)
 }
 
@@ -207,7 +207,7 @@ pub(crate) fn table2(preset: Preset, arch: &str, run: &Run, progress: Progress) 
     recorded(&run.folder.join("reparameterized.json"), || {
         let model = read(&run.folder.join("model"))?;
         let test = data::open_test(&run.experiment.data, &model.config)?;
-        let shown = First { source: &test, n_images: preset.compared_images().unwrap_or(test.0.data().len()) };
+        let shown = FirstImages::new(&test, preset.compared_images().unwrap_or(test.data().len()));
         let sops_m = |model: &Model| -> Result<f64> {
             let (network, _) = model.build(DType::F32, &Device::Cpu)?;
             let mut counter = CostCounter::new();

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use lmht_nn::atomic::write_file;
-use lmht_nn::train::Progress;
+use lmht_train::Progress;
 
 use plan::Preset;
 use runs::Run;

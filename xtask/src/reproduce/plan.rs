@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result};
 use lmht_datasets::{Augment, ParquetOptions};
-use lmht_nn::optim::{OptimizerConfig, SgdConfig};
-use lmht_nn::schedule::{ScheduleConfig, UpdateEvery};
-use lmht_nn::train::TrainConfig;
+use lmht_train::optim::{OptimizerConfig, SgdConfig};
+use lmht_train::schedule::{ScheduleConfig, UpdateEvery};
+use lmht_train::TrainConfig;
 use lmht_nn::{Backbone, ModelConfig, NeuronConfig, Stem};
 use serde::Serialize;
 

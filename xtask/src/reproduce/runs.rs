@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result, ensure};
 use lmht_bench::{CostReport, EnergyModel};
 use lmht_nn::atomic::write_file;
-use lmht_nn::train::{Metrics, Progress, RunInfo};
+use lmht_train::{Metrics, Progress, RunInfo};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 

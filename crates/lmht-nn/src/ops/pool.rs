@@ -42,16 +42,23 @@ pub struct Pool2dParams {
 pub fn max_pool2d(xs: &Tensor, p: Pool2dParams) -> Result<Tensor> {
     let (h_out, w_out) = pool_shape("max_pool2d", xs, p)?;
     let (n, c, _, _) = xs.dims4()?;
-    let windows = windows(xs, p, (h_out, w_out), f64::NEG_INFINITY)?;
+    let Windows { values: windows, is_inside } = windows(xs, p, (h_out, w_out), f64::NEG_INFINITY)?;
     let area = p.kernel * p.kernel;
-    // The first of the maxima: the smallest offset among those that equal the maximum.
     let values = windows.detach();
-    let is_max = values.broadcast_eq(&values.max_keepdim(2)?)?;
+    let number = |is: Tensor| is.to_dtype(DType::F32);
+    let is_nan = values.ne(&values)?;
+    let lowest = Tensor::full(f32::NEG_INFINITY, values.shape(), xs.device())?.to_dtype(values.dtype())?;
+    let known = is_nan.where_cond(&lowest, &values)?;
+    let is_max = number(known.broadcast_eq(&known.max_keepdim(2)?)?)?;
+    // NaN is above all numbers; the border is as low as a number can be and must not win against one that is.
+    let is_nan = number(is_nan)?;
+    let has_nan = is_nan.max_keepdim(2)?;
+    let wins = (is_nan + is_max.broadcast_mul(&has_nan.affine(-1., 1.)?)?)?.broadcast_mul(&is_inside)?;
+    // The first of the maxima: the smallest offset among them.
     let offsets = Tensor::arange(0f32, area as f32, xs.device())?.reshape((1, 1, area, 1))?;
-    let offsets = offsets.broadcast_as(is_max.shape())?.contiguous()?;
-    // Only a window with NaN has no maximum; it takes the last offset so that the index stays valid.
-    let last = offsets.zeros_like()?.affine(1., (area - 1) as f64)?;
-    let first = is_max.where_cond(&offsets, &last)?.min_keepdim(2)?.to_dtype(DType::U32)?;
+    let offsets = offsets.broadcast_as(wins.shape())?.contiguous()?;
+    let behind = Tensor::full(area as f32, wins.shape(), xs.device())?;
+    let first = wins.gt(0.)?.where_cond(&offsets, &behind)?.min_keepdim(2)?.to_dtype(DType::U32)?;
     windows.contiguous()?.gather(&first.contiguous()?, 2)?.reshape((n, c, h_out, w_out))
 }
 
@@ -79,7 +86,7 @@ pub fn max_pool2d(xs: &Tensor, p: Pool2dParams) -> Result<Tensor> {
 pub fn avg_pool2d(xs: &Tensor, p: Pool2dParams) -> Result<Tensor> {
     let (h_out, w_out) = pool_shape("avg_pool2d", xs, p)?;
     let (n, c, _, _) = xs.dims4()?;
-    let sums = windows(xs, p, (h_out, w_out), 0.)?.sum(2)?;
+    let sums = windows(xs, p, (h_out, w_out), 0.)?.values.sum(2)?;
     (sums / (p.kernel * p.kernel) as f64)?.reshape((n, c, h_out, w_out))
 }
 
@@ -136,8 +143,16 @@ fn pool_shape(op: &str, xs: &Tensor, p: Pool2dParams) -> Result<(usize, usize)> 
     Ok((size("height", h)?, size("width", w)?))
 }
 
-/// The windows of a pooling, `[N, C, kernel · kernel, H_out · W_out]`; outside of the map lies `border`.
-fn windows(xs: &Tensor, p: Pool2dParams, (h_out, w_out): (usize, usize), border: f64) -> Result<Tensor> {
+/// The pixels under each window.
+struct Windows {
+    /// `[N, C, kernel · kernel, H_out · W_out]`.
+    values: Tensor,
+    /// 1 where such a pixel is in the map, 0 where it is border, `[1, 1, kernel · kernel, H_out · W_out]` (f32).
+    is_inside: Tensor,
+}
+
+/// Gathers windows; outside of the map lies `border`.
+fn windows(xs: &Tensor, p: Pool2dParams, (h_out, w_out): (usize, usize), border: f64) -> Result<Windows> {
     let (n, c, h, w) = xs.dims4()?;
     let mut indices = Vec::with_capacity(p.kernel * p.kernel * h_out * w_out);
     for (ky, kx) in (0..p.kernel).flat_map(|ky| (0..p.kernel).map(move |kx| (ky, kx))) {
@@ -151,8 +166,12 @@ fn windows(xs: &Tensor, p: Pool2dParams, (h_out, w_out): (usize, usize), border:
         }
     }
     let n_indices = indices.len();
+    let (area, positions) = (p.kernel * p.kernel, h_out * w_out);
+    let is_inside: Vec<f32> = indices.iter().map(|&index| if (index as usize) < h * w { 1. } else { 0. }).collect();
+    let is_inside = Tensor::from_vec(is_inside, (1, 1, area, positions), xs.device())?;
     let indices = Tensor::from_vec(indices, n_indices, xs.device())?;
     let border = Tensor::full(border as f32, (n, c, 1), xs.device())?.to_dtype(xs.dtype())?;
     let maps = Tensor::cat(&[&xs.flatten_from(2)?, &border], 2)?.contiguous()?;
-    maps.index_select(&indices, 2)?.reshape((n, c, p.kernel * p.kernel, h_out * w_out))
+    let values = maps.index_select(&indices, 2)?.reshape((n, c, area, positions))?;
+    Ok(Windows { values, is_inside })
 }

@@ -9,11 +9,13 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::init::Init;
 use candle_nn::var_builder::SimpleBackend;
-use lmht_nn::optim::{OptimizerConfig, SgdConfig, grad_norm};
+use lmht_train::optim::{OptimizerConfig, SgdConfig, grad_norm};
+use lmht_nn::neurons;
 use lmht_nn::{
-    Backbone, ModelConfig, Network, NeuronConfig, Observer, ParamKind, ParamStore, Pass, ProductEvent, Result, Signal,
-    Stem, SynapseEvent, SynapseKind, Tgim, loss,
-};
+    Backbone, ModelConfig, Network, NeuronConfig, Observer, ParamKind, ParamStore, Pass, ProductEvent, Result, SignalKind,
+    Stem, SynapseEvent, SynapseKind, Tgim,
+, readout};
+use lmht_train::loss;
 
 use crate::support::{assert_close, tensor, values};
 
@@ -155,7 +157,7 @@ fn residual_networks_with_the_imagenet_stem_take_images_that_do_not_divide() -> 
 #[test]
 fn every_backbone_runs_as_an_ann() -> Result<()> {
     for backbone in ALL {
-        for neuron in [NeuronConfig::qcfs(4), NeuronConfig::Relu] {
+        for neuron in [NeuronConfig::qcfs(4), NeuronConfig::relu()] {
             let (network, _) = build(&ModelConfig { timesteps: 1, neuron, ..tiny(backbone) })?;
             let logits = network.forward(&images(backbone, 1)?, &mut Pass::eval())?;
             assert_eq!(logits.dims(), [1, 1, 5], "{backbone:?}");
@@ -170,7 +172,7 @@ fn every_backbone_runs_as_an_ann() -> Result<()> {
 fn loss_of(network: &Network) -> Result<Tensor> {
     let labels = Tensor::new(&[0u32, 1, 2, 3, 4, 0], &Device::Cpu)?;
     let logits = network.forward(&images(network.config().backbone, 6)?, &mut Pass::train())?;
-    Ok(loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?)
+    Ok(loss::cross_entropy(&readout(&logits)?, &labels, 0.)?)
 }
 
 fn sgd(lr: f64, momentum: f64) -> OptimizerConfig {
@@ -183,7 +185,7 @@ fn sgd(lr: f64, momentum: f64) -> OptimizerConfig {
 fn one_step_lowers_the_loss_by_what_the_gradient_says() -> Result<()> {
     const LR: f64 = 1e-7;
     for backbone in ALL {
-        let config = ModelConfig { timesteps: 1, neuron: NeuronConfig::Relu, ..tiny(backbone) };
+        let config = ModelConfig { timesteps: 1, neuron: NeuronConfig::relu(), ..tiny(backbone) };
         let (network, params) = build(&config)?;
         let before = loss_of(&network)?;
         let gradients = before.backward()?;
@@ -632,8 +634,8 @@ fn published_widths_and_titles_are_distinct_and_known() {
 
 #[derive(Default)]
 struct Recorder {
-    synapses: BTreeMap<String, (SynapseKind, Vec<usize>, Signal, Vec<f64>)>,
-    products: Vec<(String, Tensor, Signal, Tensor, Signal)>,
+    synapses: BTreeMap<String, (SynapseKind, Vec<usize>, SignalKind, Vec<f64>)>,
+    products: Vec<(String, Tensor, SignalKind, Tensor, Signal)>,
 }
 
 impl Observer for Recorder {

@@ -1,9 +1,9 @@
-//! Batch normalisation against the definition, finite differences, its composed version and large means.
+//! Batch normalisation against the definition, finite differences and large means.
 
 use crate::support::*;
 use crate::test_device;
 use candle_core::{DType, Device, Result, Tensor, Var};
-use lmht_nn::ops::{BatchStats, batch_norm_eval, batch_norm_train, composed};
+use lmht_nn::ops::{BatchStats, batch_norm_eval, batch_norm_train};
 
 const EPS: f64 = 1e-5;
 /// Vectors, tokens and maps; fewer and more images than tasks; tails of every length modulo 8 lanes.
@@ -35,10 +35,10 @@ fn moments(xs: &[f64]) -> (f64, f64) {
 
 fn matches_the_definition(device: &Device) -> Result<()> {
     let dtype = precise(device);
-    for train in [batch_norm_train, composed::batch_norm_train] {
+    {
         for &shape in SHAPES {
             let [xs, weight, bias] = vars(shape, dtype, device)?;
-            let (ys, BatchStats { mean, var_unbiased }) = train(&xs, &weight, &bias, EPS)?;
+            let (ys, BatchStats { mean, var_unbiased }) = batch_norm_train(&xs, &weight, &bias, EPS)?;
             assert_eq!(ys.dims(), shape);
             assert!(!mean.track_op() && !var_unbiased.track_op(), "statistics are detached");
             let (xs, ys) = (values(&xs)?, values(&ys)?);
@@ -56,11 +56,11 @@ fn matches_the_definition(device: &Device) -> Result<()> {
             }
         }
     }
-    for eval in [batch_norm_eval, composed::batch_norm_eval] {
+    {
         for &shape in SHAPES {
             let [xs, weight, bias] = vars(shape, dtype, device)?;
             let (mean, var) = running(shape[1], dtype, device)?;
-            let ys = values(&eval(&xs, &weight, &bias, &mean, &var, EPS)?)?;
+            let ys = values(&batch_norm_eval(&xs, &weight, &bias, &mean, &var, EPS)?)?;
             let (xs, weight, bias) = (values(&xs)?, values(&weight)?, values(&bias)?);
             let (mean, var) = (values(&mean)?, values(&var)?);
             for c in 0..shape[1] {
@@ -87,35 +87,6 @@ fn gradients_match_finite_differences() -> Result<()> {
     }
     Ok(())
 }
-
-fn fused_equals_composed(device: &Device) -> Result<()> {
-    for &shape in SHAPES {
-        let vars = vars(shape, precise(device), device)?;
-        let (mean, var) = running(shape[1], precise(device), device)?;
-        let vars = vars.each_ref();
-        let pairs = [
-            (
-                output_and_grads(&vars, &|a| Ok(batch_norm_train(&a[0], &a[1], &a[2], EPS)?.0))?,
-                output_and_grads(&vars, &|a| Ok(composed::batch_norm_train(&a[0], &a[1], &a[2], EPS)?.0))?,
-            ),
-            (
-                output_and_grads(&vars, &|a| batch_norm_eval(&a[0], &a[1], &a[2], &mean, &var, EPS))?,
-                output_and_grads(&vars, &|a| composed::batch_norm_eval(&a[0], &a[1], &a[2], &mean, &var, EPS))?,
-            ),
-        ];
-        // Two values a channel leave almost no gradient between large terms.
-        let tolerance = tolerance(device) * 1e3;
-        for (fused, plain) in pairs {
-            assert_close(&format!("{shape:?} ys"), &fused.0, &plain.0, tolerance)?;
-            for (fused, plain) in fused.1.iter().zip(&plain.1) {
-                assert_close(&format!("{shape:?} gradient"), fused, plain, tolerance)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-test_device!(fused_equals_composed, composed_cpu, composed_cuda, composed_metal);
 
 /// A mean of 1000 (and of a million) against a standard deviation of 1: sums of squares in f32 would lose all digits.
 #[test]

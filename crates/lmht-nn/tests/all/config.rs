@@ -25,7 +25,7 @@ fn all_neurons() -> Vec<NeuronConfig> {
         NeuronConfig::Lif(neurons::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient }),
         NeuronConfig::qcfs(4),
         NeuronConfig::Qcfs(neurons::Qcfs { quant_levels: 7, scale: 0.1, window: QcfsGate::BeforeFloor }),
-        NeuronConfig::Relu,
+        NeuronConfig::relu(),
     ]
 }
 
@@ -110,7 +110,7 @@ fn every_invalid_field_is_named_with_its_value_and_what_is_allowed() {
     ] {
         assert_error(config.check(), &[&["configuration: ", value], parts].concat());
     }
-    for neuron in [NeuronConfig::qcfs(4), NeuronConfig::Relu] {
+    for neuron in [NeuronConfig::qcfs(4), NeuronConfig::relu()] {
         let config = ModelConfig { timesteps: 2, neuron, ..resnet18() };
         assert_error(config.check(), &["timesteps is 2", "does not spike", "timesteps = 1"]);
     }
@@ -147,7 +147,7 @@ fn what_is_left_out_has_the_published_value() -> Result<()> {
             NeuronConfig::Lif(neurons::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: GradientMode::Full }),
         ),
         (r#"{ "kind": "qcfs", "quant_levels": 4 }"#, NeuronConfig::qcfs(4)),
-        (r#"{ "kind": "relu" }"#, NeuronConfig::Relu),
+        (r#"{ "kind": "relu" }"#, NeuronConfig::relu()),
     ] {
         assert_eq!(read(with(expected.clone()).timesteps, neuron)?.neuron, expected);
     }
@@ -172,7 +172,7 @@ fn an_unknown_key_or_value_is_named() {
     assert_error(ModelConfig::from_json("{"), &["configuration: ", "EOF"]);
     assert_error(ModelConfig::from_json("[]"), &["configuration: "]);
     // Seen once: serde ignored whatever stood beside `"kind": "relu"`.
-    let relu = with(NeuronConfig::Relu).to_json();
+    let relu = with(NeuronConfig::relu()).to_json();
     assert_error(
         ModelConfig::from_json(&relu.replacen(r#""kind": "relu""#, r#""kind": "relu", "levels": 4"#, 1)),
         &["unknown field `levels`"],

@@ -1,9 +1,9 @@
-//! Convolution against loops, finite differences, its composed version, other thread counts and `f32`.
+//! Convolution against loops, finite differences, other thread counts and `f32`.
 
 use crate::support::*;
 use crate::test_device;
 use candle_core::{DType, Device, Result, Tensor, Var};
-use lmht_nn::ops::{Conv2dParams, composed, conv2d};
+use lmht_nn::ops::{Conv2dParams, conv2d};
 
 /// `[n, c_in, h, w]`, `[c_out, k]`, stride, padding.
 struct Case {
@@ -12,10 +12,11 @@ struct Case {
     k: usize,
     stride: usize,
     padding: usize,
+    groups: usize,
 }
 
 const fn case(xs: [usize; 4], c_out: usize, k: usize, stride: usize, padding: usize) -> Case {
-    Case { xs, c_out, k, stride, padding }
+    Case { xs, c_out, k, stride, padding, groups: 1 }
 }
 
 /// Several images everywhere, different channels, height not width; sizes on both sides of the kernel's blocks: 16 input
@@ -48,32 +49,37 @@ const CASES: &[Case] = &[
     case([1, 2, 23, 22], 40, 3, 1, 1),
     case([13, 4, 7, 7], 5, 3, 1, 1),
     case([3, 70, 2, 1], 35, 3, 1, 1),
+    // Groups; the second is depthwise, the third with two outputs for each channel.
+    Case { groups: 2, ..case([2, 4, 5, 6], 6, 3, 1, 1) },
+    Case { groups: 3, ..case([2, 3, 6, 5], 3, 3, 2, 1) },
+    Case { groups: 4, ..case([2, 4, 5, 5], 8, 3, 1, 1) },
 ];
 
 impl Case {
     fn params(&self) -> Conv2dParams {
-        Conv2dParams { stride: self.stride, padding: self.padding, groups: 1 }
+        Conv2dParams { stride: self.stride, padding: self.padding, groups: self.groups }
     }
 
     fn vars(&self, dtype: DType, device: &Device) -> Result<[Var; 3]> {
         let c_in = self.xs[1];
         Ok([
             var(1, &self.xs, dtype, device)?,
-            var(2, &[self.c_out, c_in, self.k, self.k], dtype, device)?,
+            var(2, &[self.c_out, c_in / self.groups, self.k, self.k], dtype, device)?,
             var(3, &[self.c_out], dtype, device)?,
         ])
     }
 
     fn describe(&self) -> String {
-        let Case { xs, c_out, k, stride, padding } = self;
-        format!("xs {xs:?} to {c_out}, k {k}, stride {stride}, padding {padding}")
+        let Case { xs, c_out, k, stride, padding, groups } = self;
+        format!("xs {xs:?} to {c_out}, k {k}, stride {stride}, padding {padding}, groups {groups}")
     }
 }
 
 /// Output and, for the cotangent `grads`, all gradients, by the definition.
 fn naive(case: &Case, xs: &[f64], weight: &[f64], bias: &[f64], grads: &[f64]) -> [Vec<f64>; 4] {
     let [n, c_in, h, w] = case.xs;
-    let Case { c_out, k, stride, padding, .. } = *case;
+    let Case { c_out, k, stride, padding, groups, .. } = *case;
+    let (in_group, out_group) = (c_in / groups, c_out / groups);
     let (h_out, w_out) = ((h + 2 * padding - k) / stride + 1, (w + 2 * padding - k) / stride + 1);
     let mut ys = vec![0.; n * c_out * h_out * w_out];
     let (mut dxs, mut dweight, mut dbias) = (vec![0.; xs.len()], vec![0.; weight.len()], vec![0.; c_out]);
@@ -84,14 +90,15 @@ fn naive(case: &Case, xs: &[f64], weight: &[f64], bias: &[f64], grads: &[f64]) -
                     let at = ((image * c_out + o) * h_out + y) * w_out + x;
                     ys[at] = bias[o];
                     dbias[o] += grads[at];
-                    for i in 0..c_in {
+                    for i in 0..in_group {
                         for ky in 0..k {
                             for kx in 0..k {
                                 let row = (y * stride + ky).checked_sub(padding).filter(|&row| row < h);
                                 let col = (x * stride + kx).checked_sub(padding).filter(|&col| col < w);
                                 let (Some(row), Some(col)) = (row, col) else { continue };
-                                let from = ((image * c_in + i) * h + row) * w + col;
-                                let by = ((o * c_in + i) * k + ky) * k + kx;
+                                let channel = o / out_group * in_group + i;
+                                let from = ((image * c_in + channel) * h + row) * w + col;
+                                let by = ((o * in_group + i) * k + ky) * k + kx;
                                 ys[at] += xs[from] * weight[by];
                                 dxs[from] += grads[at] * weight[by];
                                 dweight[by] += grads[at] * xs[from];
@@ -134,12 +141,7 @@ fn matches_the_definition(device: &Device) -> Result<()> {
     check_naive(device, conv2d)
 }
 
-fn composed_matches_the_definition(device: &Device) -> Result<()> {
-    check_naive(device, composed::conv2d)
-}
-
 test_device!(matches_the_definition, definition_cpu, definition_cuda, definition_metal);
-test_device!(composed_matches_the_definition, composed_cpu, composed_cuda, composed_metal);
 
 #[test]
 fn gradients_match_finite_differences() -> Result<()> {
@@ -147,23 +149,6 @@ fn gradients_match_finite_differences() -> Result<()> {
         let vars = case.vars(DType::F64, &Device::Cpu)?;
         let conv = |a: &[Tensor]| conv2d(&a[0], &a[1], Some(&a[2]), case.params());
         check_finite_differences(&case.describe(), &vars.each_ref(), &conv)?;
-    }
-    Ok(())
-}
-
-#[test]
-fn fused_equals_composed() -> Result<()> {
-    for case in CASES {
-        for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, 2e-4)] {
-            let vars = case.vars(dtype, &Device::Cpu)?;
-            let p = case.params();
-            let fused = output_and_grads(&vars.each_ref(), &|a| conv2d(&a[0], &a[1], Some(&a[2]), p))?;
-            let plain = output_and_grads(&vars.each_ref(), &|a| composed::conv2d(&a[0], &a[1], Some(&a[2]), p))?;
-            assert_close(&case.describe(), &fused.0, &plain.0, tolerance)?;
-            for (fused, plain) in fused.1.iter().zip(&plain.1) {
-                assert_close(&case.describe(), fused, plain, tolerance)?;
-            }
-        }
     }
     Ok(())
 }
@@ -201,12 +186,12 @@ fn threads_do_not_change_bits() -> Result<()> {
 fn untracked_arguments_get_no_gradient(device: &Device) -> Result<()> {
     let case = &CASES[7];
     let vars = case.vars(precise(device), device)?;
-    for conv in [conv2d, composed::conv2d] {
+    {
         for tracked in 0..3 {
             let args: Vec<Tensor> = (0..3)
                 .map(|i| if i == tracked { vars[i].as_tensor().clone() } else { vars[i].as_tensor().detach() })
                 .collect();
-            let grads = conv(&args[0], &args[1], Some(&args[2]), case.params())?.sum_all()?.backward()?;
+            let grads = conv2d(&args[0], &args[1], Some(&args[2]), case.params())?.sum_all()?.backward()?;
             for (i, arg) in args.iter().enumerate() {
                 assert_eq!(grads.get(arg).is_some(), i == tracked, "argument {i} when {tracked} is tracked");
             }

@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
+use lmht_nn::neurons;
 use lmht_nn::{
     GradientMode, Mode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, Result, Schedule,
-    Stem, SynapseEvent, Tgim, loss,
-};
+    Stem, SynapseEvent, Tgim,
+, readout};
+use lmht_train::loss;
 
 use crate::support::{assert_close, assert_error, tensor, values};
 
@@ -55,7 +57,7 @@ pub(crate) fn cases() -> Vec<(String, ModelConfig, usize)> {
         ("IF", NeuronConfig::integrate_and_fire(), 4),
         ("LIF", lif, 4),
         ("QCFS", NeuronConfig::qcfs(4), 1),
-        ("ReLU", NeuronConfig::Relu, 1),
+        ("ReLU", NeuronConfig::relu(), 1),
     ] {
         for config in [ModelConfig::resnet20(5), ModelConfig::vgg13(5)] {
             let name = format!("{:?}, {name}", config.backbone);
@@ -134,7 +136,7 @@ fn outcome(config: &ModelConfig, images: &Tensor, pass: &mut Pass<'_>) -> Result
     let mut gradients = BTreeMap::new();
     if pass.mode() == Mode::Train {
         let labels = Tensor::new(&[4u32, 0, 2], &CPU)?;
-        let all = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.1)?.backward()?;
+        let all = loss::cross_entropy(&readout(&logits)?, &labels, 0.1)?.backward()?;
         for (name, var) in params.trainable() {
             gradients.insert(name, all.get(&var).expect("every parameter has a gradient").clone());
         }
@@ -223,14 +225,14 @@ struct Seen(Vec<(String, Tensor, String)>);
 impl Observer for Seen {
     fn synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
         let rest = format!("{:?} {:?} {:?}", event.kind, event.signal, event.weight.dims());
-        self.0.push((event.name.into(), event.input.detach(), rest));
+        self.0.push((event.name.into(), event.input.to_tensor()?, rest));
         Ok(())
     }
 
     fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
         let NeuronEvent { timesteps, signal, levels, tgim, window, has_leak, .. } = event;
         let rest = format!("{timesteps} {signal:?} {levels} {tgim:?} {window} {has_leak}");
-        self.0.push((event.name.into(), event.output.detach(), rest));
+        self.0.push((event.name.into(), event.output.to_tensor()?, rest));
         Ok(())
     }
 }

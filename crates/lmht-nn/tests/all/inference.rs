@@ -2,8 +2,9 @@
 //! from any number of threads, whatever happens to the network's parameters.
 
 use candle_core::{DType, Device, Tensor};
-use lmht_nn::train::{BatchSource, Batches, Progress, evaluate};
-use lmht_nn::{Inference, ModelConfig, Network, Observer, Pass, Result, loss};
+use lmht_train::{BatchSource, Batches, Progress, evaluate};
+use lmht_nn::{Inference, ModelConfig, Network, Observer, Pass, Result, readout};
+use lmht_train::loss;
 use rayon::prelude::*;
 
 use crate::engine::{build, cases, converted, images};
@@ -194,7 +195,7 @@ fn an_evaluation_equals_the_passes() -> Result<()> {
     let mut sum = 0.;
     for batch in data.batches(0, 0)? {
         let (images, labels) = batch?;
-        let readout = loss::readout(&data.0.forward(&images, &mut Pass::eval())?)?;
+        let readout = readout(&data.0.forward(&images, &mut Pass::eval())?)?;
         sum += f64::from(loss::cross_entropy(&readout, &labels, 0.)?.to_scalar::<f32>()?);
     }
     assert!((fixed.loss - sum / 3.).abs() < 1e-6, "{} and {}", fixed.loss, sum / 3.);

@@ -3,11 +3,11 @@
 use crate::support::{assert_close, assert_error, assert_values, tensor, values};
 use candle_core::{DType, Device, Tensor, Var};
 use lmht_nn::layers::{
-    BatchNorm, Conv2d, ConvNorm, Signal, Linear, Neuron, Site, avg_pool2d, global_avg_pool, max_pool2d,
+    BatchNorm, Conv2d, ConvNorm, Linear, Neuron, Site, avg_pool2d, global_avg_pool, max_pool2d,
 };
 use lmht_nn::ops::{self, Conv2dParams, Learned, Pool2dParams};
 use lmht_nn::neurons;
-use lmht_nn::{ModelConfig, NeuronConfig, ParamStore, Pass, Result, Signal, Tgim};
+use lmht_nn::{NeuronConfig, ParamStore, Pass, Result, Signal, SignalKind, Tgim};
 
 const CPU: Device = Device::Cpu;
 
@@ -24,7 +24,7 @@ fn flow(seed: u64, shape: &[usize]) -> Result<Signal> {
     Ok(Signal::analog(tensor(seed, shape, DType::F64, &CPU)?))
 }
 
-const SPIKES: Signal = SignalKind::Spikes { v_threshold: 0.5 };
+const SPIKES: SignalKind = SignalKind::Spikes { v_threshold: 0.5 };
 
 fn shapes(params: &ParamStore) -> Vec<(String, Vec<usize>)> {
     params.all().into_iter().map(|(name, var)| (name, var.dims().to_vec())).collect()
@@ -89,12 +89,12 @@ fn synapses_compute_their_operations() -> Result<()> {
     let get = |name: &str| -> Tensor {
         params.all().into_iter().find(|(n, _)| n == name).expect("the parameter exists").1.as_detached_tensor()
     };
-    let xs = Signal { signal: SPIKES, ..flow(1, &[2, 3, 7, 9])? };
+    let xs = spikes(flow(1, &[2, 3, 7, 9])?)?;
     let ys = conv.forward(&xs, &mut Pass::eval())?;
     // What a synapse sends on is a current, whatever it received.
-    assert_eq!(ys.signal, SignalKind::Analog);
-    let expected = ops::conv2d(&xs.xs, &get("conv.weight"), Some(&get("conv.bias")), geometry)?;
-    assert_close("convolution", &ys.xs, &expected, 0.)?;
+    assert_eq!(ys.kind(), SignalKind::Analog);
+    let expected = ops::conv2d(xs.values(), &get("conv.weight"), Some(&get("conv.bias")), geometry)?;
+    assert_close("convolution", ys.values(), &expected, 0.)?;
     // (x - mean) / sqrt(var + 1e-5) · weight + bias
     let column = |name: &str| get(name).reshape((1, 5, 1, 1));
     let expected = expected
@@ -102,12 +102,12 @@ fn synapses_compute_their_operations() -> Result<()> {
         .broadcast_div(&(column("bn.running_var")? + 1e-5)?.sqrt()?)?
         .broadcast_mul(&column("bn.weight")?)?
         .broadcast_add(&column("bn.bias")?)?;
-    assert_close("batch norm", &norm.forward(&ys, &mut Pass::eval())?.xs, &expected, 1e-12)?;
+    assert_close("batch norm", &norm.forward(&ys, &mut Pass::eval())?.values(), &expected, 1e-12)?;
     let both = ConvNorm::new(conv, norm).forward(&xs, &mut Pass::eval())?;
-    assert_close("convolution and batch norm", &both.xs, &expected, 1e-12)?;
+    assert_close("convolution and batch norm", both.values(), &expected, 1e-12)?;
     let xs = flow(2, &[4, 5])?;
-    let expected = xs.xs.matmul(&get("fc.weight").t()?)?.broadcast_add(&get("fc.bias"))?;
-    assert_close("linear", &fc.forward(&xs, &mut Pass::eval())?.xs, &expected, 1e-13).map_err(lmht_nn::Error::from)
+    let expected = xs.values().matmul(&get("fc.weight").t()?)?.broadcast_add(&get("fc.bias"))?;
+    assert_close("linear", &fc.forward(&xs, &mut Pass::eval())?.values(), &expected, 1e-13).map_err(lmht_nn::Error::from)
 }
 
 /// An input that stands for T equal copies: the same values, and the running variance of all copies.
@@ -119,20 +119,16 @@ fn batch_norm_counts_repeated_inputs() -> Result<()> {
         let norm = BatchNorm::new(3, params.builder(DType::F64, &CPU))?;
         let ys = norm.forward_repeated(flow, repeats, &mut Pass::train())?;
         let kept = params.all().into_iter().filter(|(name, _)| name.starts_with("running_"));
-        Ok((ys.xs, kept.map(|(_, var)| values(&var)).collect::<candle_core::Result<_>>()?))
+        Ok((ys.values(), kept.map(|(_, var)| values(&var)).collect::<candle_core::Result<_>>()?))
     };
     for repeats in [1, 2, 5] {
-        let copies = Signal::analog(Tensor::cat(&vec![&xs.xs; repeats], 0)?);
+        let copies = Signal::analog(Tensor::cat(&vec![xs.values(); repeats], 0)?);
         let ((once, kept_once), (each, kept_each)) = (run(&xs, repeats)?, run(&copies, 1)?);
         assert_close("values", &once, &each.narrow(0, 0, 2)?, 1e-13)?;
         assert_values("running mean", &kept_once[0], &kept_each[0], 1e-14);
         assert_values("running variance", &kept_once[1], &kept_each[1], 1e-14);
     }
     Ok(())
-}
-
-fn config(neuron: NeuronConfig, timesteps: usize) -> ModelConfig {
-    ModelConfig { neuron, timesteps, ..ModelConfig::resnet18(10) }
 }
 
 #[test]
@@ -157,10 +153,10 @@ fn each_neuron_has_the_published_parameters() -> Result<()> {
         (NeuronConfig::mht(4), 3, Site::Maps, &[("sn.v_threshold", &[1])]),
         (NeuronConfig::integrate_and_fire(), 3, Site::Maps, &[("sn.v_threshold", &[1])]),
         (NeuronConfig::qcfs(4), 1, Site::Maps, &[("sn.thresh", &[1])]),
-        (NeuronConfig::Relu, 1, Site::Maps, &[]),
+        (NeuronConfig::relu(), 1, Site::Maps, &[]),
     ] {
         let params = store();
-        Neuron::new(&config(neuron.clone(), timesteps), site, params.builder(DType::F32, &CPU).pp("sn"))?;
+        Neuron::new(&neuron, timesteps, site, params.builder(DType::F32, &CPU).pp("sn"))?;
         assert_eq!(shapes(&params), named(expected), "{neuron:?}");
         for (name, var) in params.all() {
             let start = match name.as_str() {
@@ -179,33 +175,33 @@ fn each_neuron_has_the_published_parameters() -> Result<()> {
 #[test]
 fn a_neuron_layer_computes_its_operation() -> Result<()> {
     let params = store();
-    let layer = Neuron::new(&config(NeuronConfig::lmht(4), 2), Site::Maps, params.builder(DType::F64, &CPU).pp("sn"))?;
+    let layer = Neuron::new(&NeuronConfig::lmht(4), 2, Site::Maps, params.builder(DType::F64, &CPU).pp("sn"))?;
     set(&params, "sn.mask", &[0.5, -1., 2., 0.25])?;
     set(&params, "sn.alpha", &[-0.75])?;
-    let xs = Signal::analog((flow(1, &[4, 3, 5, 5])?.xs * 3.)?);
+    let xs = Signal::analog((flow(1, &[4, 3, 5, 5])?.values() * 3.)?);
     let ys = layer.forward(&xs, &mut Pass::eval())?;
-    assert_eq!(ys.signal, SPIKES);
+    assert_eq!(ys.kind(), SPIKES);
     let learned = Learned::TgimAndLeak {
         tgim_logit: Tensor::new(&[[0.5, -1.], [2., 0.25]], &CPU)?,
         leak_logit: Tensor::new(&[-0.75], &CPU)?,
     };
-    let of = |config: lmht_core::NeuronConfig, xs: &Tensor| {
+    let of = |config: lmht_core::LmhtConfig, xs: &Tensor| {
         ops::neuron(xs, &config.check().expect("a valid neuron"), &learned)
     };
-    let published = lmht_core::NeuronConfig::lmht(4, 2);
-    assert_close("ys", &ys.xs, &of(published, &xs.xs)?, 0.)?;
+    let published = lmht_core::LmhtConfig::lmht(4, 2);
+    assert_close("ys", ys.values(), &of(published, xs.values())?, 0.)?;
 
     // A factor on the current, as the published hybrid start has.
     let scaled = layer.clone().with_input_scale(4.).forward(&xs, &mut Pass::eval())?;
-    assert_close("scaled", &scaled.xs, &of(published, &(&xs.xs * 4.)?)?, 0.)?;
-    assert_ne!(values(&scaled.xs)?, values(&ys.xs)?);
+    assert_close("scaled", scaled.values(), &of(published, &(xs.values() * 4.)?)?, 0.)?;
+    assert_ne!(values(scaled.values())?, values(ys.values())?);
 
     // The threshold of a loaded checkpoint counts, not the configuration's.
     set(&params, "sn.v_threshold", &[0.75])?;
     let ys = layer.forward(&xs, &mut Pass::eval())?;
-    assert_eq!(ys.signal, SignalKind::Spikes { v_threshold: 0.75 });
-    let config = lmht_core::NeuronConfig { v_threshold: 0.75, ..published };
-    assert_close("θ = 0.75", &ys.xs, &of(config, &xs.xs)?, 0.)?;
+    assert_eq!(ys.kind(), SignalKind::Spikes { v_threshold: 0.75 });
+    let config = lmht_core::LmhtConfig { v_threshold: 0.75, ..published };
+    assert_close("θ = 0.75", ys.values(), &of(config, xs.values())?, 0.)?;
     for wrong in [0., -1., f64::NAN, f64::INFINITY] {
         set(&params, "sn.v_threshold", &[wrong])?;
         assert_error(layer.forward(&xs, &mut Pass::eval()), &["sn: v_threshold", &format!("got {wrong}")]);
@@ -217,17 +213,17 @@ fn a_neuron_layer_computes_its_operation() -> Result<()> {
 fn activations_of_an_ann_compute_their_operations() -> Result<()> {
     let params = store();
     let vb = params.builder(DType::F64, &CPU);
-    let xs = Signal { signal: SPIKES, ..flow(1, &[4, 3, 5])? };
-    let relu = Neuron::new(&config(NeuronConfig::Relu, 1), Site::Maps, vb.pp("relu"))?;
+    let xs = flow(1, &[4, 3, 5])?;
+    let relu = Neuron::new(&NeuronConfig::relu(), 1, Site::Maps, vb.pp("relu"))?;
     let ys = relu.forward(&xs, &mut Pass::eval())?;
-    assert_eq!(ys.signal, SignalKind::Analog);
-    assert_values("relu", &values(&ys.xs)?, &values(&xs.xs)?.iter().map(|x| x.max(0.)).collect::<Vec<_>>(), 0.);
-    let qcfs = Neuron::new(&config(NeuronConfig::qcfs(4), 1), Site::Maps, vb.pp("qcfs"))?;
+    assert_eq!(ys.kind(), SignalKind::Analog);
+    assert_values("relu", &values(ys.values())?, &values(xs.values())?.iter().map(|x| x.max(0.)).collect::<Vec<_>>(), 0.);
+    let qcfs = Neuron::new(&NeuronConfig::qcfs(4), 1, Site::Maps, vb.pp("qcfs"))?;
     set(&params, "qcfs.thresh", &[0.5])?;
     let ys = qcfs.forward(&xs, &mut Pass::eval())?;
-    assert_eq!(ys.signal, SignalKind::Analog);
-    let expected = ops::qcfs(&xs.xs, &Tensor::new(&[0.5], &CPU)?, 4, Default::default())?;
-    assert_close("qcfs", &ys.xs, &expected, 0.)?;
+    assert_eq!(ys.kind(), SignalKind::Analog);
+    let expected = ops::qcfs(xs.values(), &Tensor::new(&[0.5], &CPU)?, 4, Default::default())?;
+    assert_close("qcfs", ys.values(), &expected, 0.)?;
     Ok(())
 }
 
@@ -239,12 +235,12 @@ fn pooling_says_what_becomes_of_spikes() -> Result<()> {
         [(SPIKES, SPIKES, averaged), (averaged, averaged, averaged), (SignalKind::Analog, SignalKind::Analog, SignalKind::Analog)]
     {
         let xs = Signal { signal: before, ..flow(1, &[2, 3, 4, 4])? };
-        assert_eq!(max_pool2d(&xs, two, &mut Pass::eval())?.signal, max);
-        assert_eq!(avg_pool2d(&xs, two, &mut Pass::eval())?.signal, average);
-        assert_eq!(global_avg_pool(&xs, &mut Pass::eval())?.signal, average);
-        assert_close("max", &max_pool2d(&xs, two, &mut Pass::eval())?.xs, &ops::max_pool2d(&xs.xs, two)?, 0.)?;
-        assert_close("average", &avg_pool2d(&xs, two, &mut Pass::eval())?.xs, &ops::avg_pool2d(&xs.xs, two)?, 0.)?;
-        assert_eq!(global_avg_pool(&xs, &mut Pass::eval())?.xs.dims(), [2, 3]);
+        assert_eq!(max_pool2d(&xs, two, &mut Pass::eval())?.kind(), max);
+        assert_eq!(avg_pool2d(&xs, two, &mut Pass::eval())?.kind(), average);
+        assert_eq!(global_avg_pool(&xs, &mut Pass::eval())?.kind(), average);
+        assert_close("max", max_pool2d(&xs, two, &mut Pass::eval())?.values(), &ops::max_pool2d(xs.values(), two)?, 0.)?;
+        assert_close("average", avg_pool2d(&xs, two, &mut Pass::eval())?.values(), &ops::avg_pool2d(xs.values(), two)?, 0.)?;
+        assert_eq!(global_avg_pool(&xs, &mut Pass::eval())?.values().dims(), [2, 3]);
     }
     Ok(())
 }
@@ -256,12 +252,12 @@ fn only_training_tracks_parameters() -> Result<()> {
     let vb = params.builder(DType::F64, &CPU);
     let conv = Conv2d::new(3, 5, 3, Conv2dParams { stride: 1, padding: 1, groups: 1 }, true, vb.pp("conv"))?;
     let norm = BatchNorm::new(5, vb.pp("bn"))?;
-    let neuron = Neuron::new(&config(NeuronConfig::lmht(2), 2), Site::Maps, vb.pp("sn"))?;
+    let neuron = Neuron::new(&NeuronConfig::lmht(2), 2, Site::Maps, vb.pp("sn"))?;
     let fc = Linear::new(5, 2, vb.pp("fc"))?;
     let run = |mut pass: Pass<'_>| -> Result<Tensor> {
         let xs = conv.forward(&flow(1, &[4, 3, 5, 5])?, &mut pass)?;
         let xs = neuron.forward(&norm.forward(&xs, &mut pass)?, &mut pass)?;
-        Ok(fc.forward(&global_avg_pool(&xs, &mut pass)?, &mut pass)?.xs)
+        Ok(fc.forward(global_avg_pool(&xs, &mut pass)?, &mut pass)?.values())
     };
     assert!(!run(Pass::eval())?.track_op());
     let grads = run(Pass::train())?.sum_all()?.backward()?;
@@ -280,7 +276,7 @@ fn messages_begin_with_the_layer() -> Result<()> {
     let conv = Conv2d::new(3, 5, 3, Conv2dParams { stride: 1, padding: 1, groups: 1 }, false, vb.pp("layer1.0.conv1"))?;
     let norm = BatchNorm::new(5, vb.pp("layer1.0.bn1"))?;
     let fc = Linear::new(5, 2, vb.pp("fc"))?;
-    let neuron = Neuron::new(&config(NeuronConfig::lmht(2), 2), Site::Maps, vb.pp("layer2.0.sn1"))?;
+    let neuron = Neuron::new(&NeuronConfig::lmht(2), 2, Site::Maps, vb.pp("layer2.0.sn1"))?;
     let wrong = flow(1, &[3, 4, 5, 5])?;
     assert_error(conv.forward(&wrong, &mut Pass::train()), &["layer1.0.conv1\nconv2d", "[3, 4, 5, 5]"]);
     for mut pass in [Pass::train(), Pass::eval()] {

@@ -2,11 +2,13 @@
 
 use crate::support::{assert_close, assert_error, assert_values, tensor, values};
 use candle_core::{DType, Device, Tensor, Var};
-use lmht_nn::optim::{OptimizerConfig, SgdConfig};
+use lmht_train::optim::{OptimizerConfig, SgdConfig};
+use lmht_nn::neurons;
 use lmht_nn::{
     Backbone, GradientMode, Mode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, Result,
-    Signal, Stem, SynapseEvent, SynapseKind, Tgim, loss, ops,
-};
+    SignalKind, Stem, SynapseEvent, SynapseKind, Tgim, ops,
+, readout};
+use lmht_train::loss;
 use std::collections::{BTreeMap, HashMap};
 
 const CPU: Device = Device::Cpu;
@@ -26,7 +28,7 @@ fn neurons() -> [(&'static str, NeuronConfig, usize); 6] {
         ("if", NeuronConfig::integrate_and_fire(), 4),
         ("lif", lif, 4),
         ("qcfs", NeuronConfig::qcfs(4), 1),
-        ("relu", NeuronConfig::Relu, 1),
+        ("relu", NeuronConfig::relu(), 1),
     ]
 }
 
@@ -247,12 +249,12 @@ fn training_lowers_the_loss() -> Result<()> {
     let mut failures = Vec::new();
     for backbone in BACKBONES {
         for (name, neuron, timesteps) in neurons() {
-            let (n_steps, share) = if neuron == NeuronConfig::Relu { (1, 1.) } else { (40, 0.9) };
+            let (n_steps, share) = if neuron == NeuronConfig::relu() { (1, 1.) } else { (40, 0.9) };
             let config = ModelConfig { neuron, timesteps, width: 8, ..small(backbone) };
             let (network, params) = build(&config, 3, DType::F32)?;
             let loss = || -> Result<Tensor> {
                 let logits = network.forward(&input, &mut Pass::train())?;
-                Ok(loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?)
+                Ok(loss::cross_entropy(&readout(&logits)?, &labels, 0.)?)
             };
             let sgd = SgdConfig { lr: 0.1, momentum: 0.9, weight_decay: 0., nesterov: false };
             let mut optimizer = OptimizerConfig::Sgd(sgd).build(params.trainable())?;
@@ -331,7 +333,7 @@ fn the_exact_hybrid_start_equals_the_quantized_network() -> Result<()> {
             let input = images(5, &[3, 3, 16, 16], DType::F64)?;
             let mut activity = Activity::default();
             let expected = ann.forward(&input, &mut Pass::eval().observed_by(&mut activity))?.squeeze(0)?;
-            let got = loss::readout(&snn.forward(&input, &mut Pass::eval())?)?;
+            let got = readout(&snn.forward(&input, &mut Pass::eval())?)?;
             assert_close(&what, &got, &expected, 1e-12)?;
             // The networks are alive: in every layer between 2 % and all of the values are not 0.
             for (layer, share) in &activity.0 {
@@ -348,8 +350,8 @@ fn the_exact_hybrid_start_equals_the_quantized_network() -> Result<()> {
 #[derive(Default)]
 struct Log {
     events: Vec<String>,
-    synapses: BTreeMap<String, (SynapseKind, Signal, Vec<usize>)>,
-    neurons: BTreeMap<String, (Vec<usize>, Signal, u32, usize)>,
+    synapses: BTreeMap<String, (SynapseKind, SignalKind, Vec<usize>)>,
+    neurons: BTreeMap<String, (Vec<usize>, SignalKind, u32, usize)>,
 }
 
 impl Observer for Log {
@@ -473,8 +475,8 @@ fn the_observer_is_told_sizes_and_signals() -> Result<()> {
     assert_eq!(log.synapses["layer2.0.0"], (conv(8, 3, 1, 1), averaged, vec![6, 4, 8, 8]));
     assert_eq!(log.synapses["layer2.3.0"].1, spikes);
     // Activations of an ANN are neither.
-    for neuron in [NeuronConfig::qcfs(4), NeuronConfig::Relu] {
-        let levels = if neuron == NeuronConfig::Relu { 1 } else { 4 };
+    for neuron in [NeuronConfig::qcfs(4), NeuronConfig::relu()] {
+        let levels = if neuron == NeuronConfig::relu() { 1 } else { 4 };
         let log = shown(&ModelConfig { neuron, timesteps: 1, ..small(Backbone::Resnet20) }, 8)?;
         assert!(log.synapses.values().all(|(_, signal, _)| *signal == SignalKind::Analog));
         assert!(log.neurons.values().all(|shown| (shown.1, shown.2, shown.3) == (SignalKind::Analog, levels, 1)));

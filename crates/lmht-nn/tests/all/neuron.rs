@@ -3,7 +3,7 @@
 use crate::support::*;
 use crate::test_device;
 use candle_core::{DType, Device, Result, Tensor, Var};
-use lmht_core::{GradientMode, Neuron, NeuronConfig, Tgim};
+use lmht_core::{GradientMode, Neuron, LmhtConfig, Tgim};
 use lmht_nn::ops::{Learned, neuron, neuron_composed};
 
 /// What stands beside the currents.
@@ -19,9 +19,9 @@ const ALL: [Beside; 5] =
     [Beside::Tgim(Tgim::Full), Beside::Tgim(Tgim::Causal), Beside::Leak, Beside::Fixed(1.), Beside::Fixed(0.5)];
 
 impl Beside {
-    fn config(self, levels: u32, timesteps: usize) -> NeuronConfig {
+    fn config(self, levels: u32, timesteps: usize) -> LmhtConfig {
         let tgim = if let Self::Tgim(tgim) = self { tgim } else { Tgim::Identity };
-        NeuronConfig { tgim, ..NeuronConfig::lmht(levels, timesteps) }
+        LmhtConfig { tgim, ..LmhtConfig::lmht(levels, timesteps) }
     }
 
     /// The layer's arguments: currents, then what is learned, logits in -1..1.
@@ -49,7 +49,7 @@ fn refs(vars: &[Var]) -> Vec<&Var> {
     vars.iter().collect()
 }
 
-fn checked(config: NeuronConfig) -> Neuron {
+fn checked(config: LmhtConfig) -> Neuron {
     config.check().expect("a valid neuron")
 }
 
@@ -74,7 +74,7 @@ fn fused_equals_composed(device: &Device) -> Result<()> {
                     let t = timesteps;
                     let shapes = [vec![t, 37], vec![2 * t, 3, 5], vec![2 * t, 3, 4, 5], vec![t, 2, 3, 4, 5]];
                     let shape = &shapes[seed as usize / 4 % 4];
-                    let layer = checked(NeuronConfig { gradient, v_init, ..beside.config(levels, t) });
+                    let layer = checked(LmhtConfig { gradient, v_init, ..beside.config(levels, t) });
                     let what = format!("T = {t}, L = {levels}, {beside:?}, {gradient:?}, v_init {v_init}, {shape:?}");
                     let cpu = beside.vars(currents(seed, shape, dtype, &Device::Cpu)?, t)?;
                     let here =
@@ -152,7 +152,7 @@ fn ties_go_the_same_way_in_f32_and_f64() -> Result<()> {
         for levels in [1, 2, 4] {
             for beside in [Beside::Tgim(Tgim::Full), Beside::Leak, Beside::Fixed(1.)] {
                 for v_init in [0., 0.5] {
-                    let config = NeuronConfig { v_init, ..beside.config(levels, timesteps) };
+                    let config = LmhtConfig { v_init, ..beside.config(levels, timesteps) };
                     let layer = checked(config);
                     let eighths = (tensor(5, &[timesteps, 400], DType::F64, &Device::Cpu)? * 32.)?.round()?;
                     let run = |dtype, op: fn(&Tensor, &Neuron, &Learned) -> Result<Tensor>| {
@@ -183,7 +183,7 @@ fn ties_go_the_same_way_in_f32_and_f64() -> Result<()> {
 }
 
 /// Runs one unit and gives outputs and gradients under the given dLoss/d(sθ).
-fn trace(config: NeuronConfig, xs: &[f64], grad_out: &[f64], learned: &Learned) -> Result<(Vec<f64>, Tensor, Var)> {
+fn trace(config: LmhtConfig, xs: &[f64], grad_out: &[f64], learned: &Learned) -> Result<(Vec<f64>, Tensor, Var)> {
     let xs = Var::from_tensor(&Tensor::from_vec(xs.to_vec(), (xs.len(), 1), &Device::Cpu)?)?;
     let grad_out = Tensor::from_vec(grad_out.to_vec(), xs.dims(), &Device::Cpu)?;
     let ys = neuron(&xs, &checked(config), learned)?;
@@ -202,7 +202,7 @@ fn a_leaking_neuron_worked_by_hand() -> Result<()> {
     ] {
         let leak = Var::from_tensor(&Tensor::zeros(1, DType::F64, &Device::Cpu)?)?;
         let learned = Learned::Leak { leak_logit: leak.as_tensor().clone() };
-        let config = NeuronConfig { gradient: mode, ..NeuronConfig::lif(3) };
+        let config = LmhtConfig { gradient: mode, ..LmhtConfig::lif(3) };
         let (ys, loss, xs) = trace(config, &[0.25, 1., 2.], &[1., 10., 100.], &learned)?;
         assert_eq!(ys, [0., 1., 1.]);
         let grads = loss.backward()?;
@@ -219,7 +219,7 @@ fn a_neuron_with_tgim_worked_by_hand() -> Result<()> {
     let logit = |shape: &[usize]| Var::from_tensor(&Tensor::zeros(shape, DType::F64, &Device::Cpu)?);
     let (tgim, leak) = (logit(&[2, 2])?, logit(&[1])?);
     let learned = Learned::TgimAndLeak { tgim_logit: tgim.as_tensor().clone(), leak_logit: leak.as_tensor().clone() };
-    let (ys, loss, xs) = trace(NeuronConfig::lmht(2, 2), &[1., 2.], &[1., 4.], &learned)?;
+    let (ys, loss, xs) = trace(LmhtConfig::lmht(2, 2), &[1., 2.], &[1., 4.], &learned)?;
     assert_eq!(ys, [1., 2.]);
     let grads = loss.backward()?;
     assert_eq!(gradient(&grads, &xs)?, [2.5, 2.5]); // (1 + 4) / 2
@@ -232,7 +232,7 @@ fn a_neuron_with_tgim_worked_by_hand() -> Result<()> {
 fn threads_do_not_change_bits() -> Result<()> {
     for beside in ALL {
         for (timesteps, gradient) in [(4, GradientMode::Detached), (3, GradientMode::Full)] {
-            let layer = checked(NeuronConfig { gradient, ..beside.config(2, timesteps) });
+            let layer = checked(LmhtConfig { gradient, ..beside.config(2, timesteps) });
             // Several blocks for each thread, and a part of one.
             let xs = currents(1, &[timesteps, 2, 3, 61, 67], DType::F32, &Device::Cpu)?;
             let vars = beside.vars(xs, timesteps)?;
@@ -277,8 +277,8 @@ fn only_tracked_arguments_have_gradients() -> Result<()> {
 #[test]
 fn errors_say_what_is_wrong() -> Result<()> {
     let device = &Device::Cpu;
-    let full = checked(NeuronConfig::lmht(2, 2));
-    let plain = checked(NeuronConfig::mht(2, 2));
+    let full = checked(LmhtConfig::lmht(2, 2));
+    let plain = checked(LmhtConfig::mht(2, 2));
     let ones = |shape: &[usize], dtype| Tensor::ones(shape, dtype, device);
     let (f32, f64) = (DType::F32, DType::F64);
     let xs = ones(&[4, 3], f32)?;
@@ -315,7 +315,7 @@ fn errors_say_what_is_wrong() -> Result<()> {
 #[test]
 fn half_precision_runs_composed() -> Result<()> {
     let xs = Tensor::new(&[[2.5f32], [0.5]], &Device::Cpu)?.to_dtype(DType::BF16)?;
-    let ys = neuron(&xs, &checked(NeuronConfig::mht(2, 2)), &Learned::Nothing { leak: 1. })?;
+    let ys = neuron(&xs, &checked(LmhtConfig::mht(2, 2)), &Learned::Nothing { leak: 1. })?;
     assert_eq!(ys.dtype(), DType::BF16);
     assert_eq!(values(&ys)?, [2., 1.]);
     Ok(())

@@ -3,9 +3,10 @@
 use crate::support::{assert_error, tensor, values};
 use candle_core::{DType, Device, Tensor};
 use lmht_nn::{
-    Error, ModelCard, ModelConfig, Network, NeuronConfig, ParamStore, Pass, Result, Stem, from_pretrained, loss,
+    Error, ModelCard, ModelConfig, Network, NeuronConfig, ParamStore, Pass, Result, Stem, from_pretrained,
     save_pretrained,
-};
+, readout};
+use lmht_train::loss;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -24,7 +25,7 @@ fn trained(config: &ModelConfig, dtype: DType) -> Result<(Network, ParamStore)> 
     let images = images(config, dtype)?;
     let labels = Tensor::new(&[0u32, 1], &CPU)?;
     let logits = network.forward(&images, &mut Pass::train())?;
-    let grads = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?.backward()?;
+    let grads = loss::cross_entropy(&readout(&logits)?, &labels, 0.)?.backward()?;
     for (_, var) in params.trainable() {
         var.set(&(var.as_detached_tensor() - (grads.get(&var).expect("a gradient") * 0.1)?)?)?;
     }

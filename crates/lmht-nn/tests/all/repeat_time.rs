@@ -3,15 +3,15 @@
 use crate::support::*;
 use crate::test_device;
 use candle_core::{DType, Device, Result, Tensor};
-use lmht_nn::ops::{composed, repeat_time};
+use lmht_nn::ops::repeat_time;
 
 fn copies_and_sums(device: &Device) -> Result<()> {
-    for repeat in [repeat_time, composed::repeat_time] {
+    {
         // The last crosses the border of a task.
         for shape in [&[3][..], &[2, 3, 4], &[5, 3, 40, 41]] {
             for timesteps in [1, 2, 5] {
                 let xs = var(1, shape, precise(device), device)?;
-                let (ys, grads) = output_and_grads(&[&xs], &|a| repeat(&a[0], timesteps))?;
+                let (ys, grads) = output_and_grads(&[&xs], &|a| repeat_time(&a[0], timesteps))?;
                 assert_eq!(ys.dims(), [&[timesteps], shape].concat());
                 assert_values("ys", &values(&ys)?, &values(&xs)?.repeat(timesteps), 0.);
                 let cotangent = values(&tensor(99, ys.dims(), precise(device), device)?)?;

@@ -43,7 +43,7 @@ impl TensorSource {
     /// The order depends on `seed` and the epoch alone.
     ///
     /// # Shapes
-    /// - `images` `[N, C, H, W]`, or frames `[T, N, C, H, W]`
+    /// - `images` `[N, C, H, W]`, or frames `[T, N, C, H, W]`; features `[N, F]` or `[T, N, F]`
     /// - `labels` `[N]`, `u32`
     ///
     /// # Errors
@@ -78,11 +78,16 @@ impl TensorSource {
     /// # Errors
     /// [`Error::Config`] if the shapes or the labels' type differ from these, or if `batch_size` is 0.
     pub fn test(images: Tensor, labels: Tensor, batch_size: usize) -> Result<Self> {
-        if !matches!(images.rank(), 4 | 5) {
-            let dims = images.dims();
-            return Err(Error::Config(format!("expected images [N, C, H, W] or [T, N, C, H, W], got {dims:?}")));
-        }
-        let dim = images.rank() - 4;
+        let dim = match images.rank() {
+            2 | 4 => 0,
+            3 | 5 => 1,
+            _ => {
+                return Err(Error::Config(format!(
+                    "expected images [N, C, H, W] or [T, N, C, H, W], or features [N, F] or [T, N, F], got {:?}",
+                    images.dims()
+                )));
+            }
+        };
         let n = images.dims()[dim];
         if labels.dims() != [n] || labels.dtype() != DType::U32 {
             return Err(Error::Config(format!(
