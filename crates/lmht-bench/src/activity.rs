@@ -1,10 +1,13 @@
 //! How a network fires: rates, silent and saturated neurons, levels, uniformity over time.
 
-use lmht_nn::{NeuronEvent, Observer, PassEvent, Result, Signal};
+use candle_core::Tensor;
+use lmht_kernels::{Kernel, run_vectorized};
+use lmht_nn::{Form, NeuronEvent, Numbers, Observer, PackedSpikes, PassEvent, SignalKind, Values};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::tally::{Values, with_values};
+use crate::tally::with_values;
+use crate::{Error, Result};
 
 /// Neurons of one layer that a [`Raster`] keeps.
 const RASTER_UNITS: usize = 96;
@@ -90,7 +93,8 @@ struct Layer {
     at_least: Vec<u64>,
     same: u64,
     fired: u64,
-    /// Smallest and largest level of each unit.
+    /// Smallest and largest level of each unit, in the order of the values that came last.
+    order: Order,
     lowest: Vec<u32>,
     highest: Vec<u32>,
     raster: Raster,
@@ -158,6 +162,41 @@ impl Layer {
     }
 }
 
+/// Where the units of an image are among its values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// As in the tensor `[N, C, H, W]`.
+    Tensor,
+    /// Channels innermost.
+    ChannelsLast {
+        /// C.
+        channels: usize,
+        /// H · W.
+        positions: usize,
+    },
+}
+
+impl Order {
+    fn of(form: Form, [h, w, c]: [usize; 3]) -> Self {
+        match form {
+            Form::Maps | Form::Vector if h * w > 1 && c > 1 => Self::ChannelsLast { channels: c, positions: h * w },
+            // Tokens are rows: their tensor has channels innermost too.
+            Form::Maps | Form::Vector | Form::Tokens => Self::Tensor,
+        }
+    }
+
+    /// Where the unit is that the tensor has at `unit`.
+    fn place(self, unit: usize) -> usize {
+        match self {
+            Self::Tensor => unit,
+            Self::ChannelsLast { channels, positions } => {
+                let (map, at) = (unit / (channels * positions), unit % (channels * positions));
+                map * channels * positions + at % positions * channels + at / positions
+            }
+        }
+    }
+}
+
 /// What one task counts.
 struct Part {
     at_least: Vec<u64>,
@@ -214,14 +253,10 @@ fn count<R: Copy + PartialEq + Sync>(
     part
 }
 
-impl Observer for ActivityCounter {
-    fn begin(&mut self, event: &PassEvent) -> Result<()> {
-        self.pass = Some(*event);
-        Ok(())
-    }
-
-    fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
-        let fail = |what: String| lmht_nn::Error::Candle(candle_core::Error::Msg(format!("{}: {what}", event.name)));
+impl ActivityCounter {
+    /// Counts what a layer sent.
+    fn add(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
+        let fail = |what: String| Error::Shape(what).in_layer(event.name);
         let (timesteps, dims) = (event.timesteps, event.output.dims());
         let rows = dims.first().copied().unwrap_or(0);
         let n_images = self.pass.map_or(rows / timesteps.max(1), |pass| pass.n_images);
@@ -230,8 +265,9 @@ impl Observer for ActivityCounter {
             return Err(fail(format!("expected {timesteps} timesteps of {n_images} images, got shape {dims:?}")));
         }
         let n_units = values / (timesteps * n_images);
+        // An amplitude may be negative where it is learned.
         let (is_spiking, v_threshold) = match event.signal {
-            SignalKind::Spikes { v_threshold } => (true, v_threshold),
+            SignalKind::Spikes { v_threshold } => (true, v_threshold.abs()),
             SignalKind::Averaged { .. } | SignalKind::Analog => (false, 1.),
         };
         let at = self.layers.iter().position(|layer| layer.name == event.name).unwrap_or(self.layers.len());
@@ -248,6 +284,7 @@ impl Observer for ActivityCounter {
                 at_least: vec![0; timesteps * levels],
                 same: 0,
                 fired: 0,
+                order: Order::Tensor,
                 lowest: vec![u32::MAX; n_units],
                 highest: vec![0; n_units],
                 raster: Raster { name, levels: event.levels, spikes: Vec::new() },
@@ -264,21 +301,74 @@ impl Observer for ActivityCounter {
             )));
         }
         let shape = (timesteps, n_images, n_units);
-        with_values(event.output, |values| match (values, is_spiking) {
-            (Values::F32(values), true) => {
-                let theta = v_threshold as f32;
-                layer.add(values, shape, |value, k| value.abs() >= (k as f32 - 0.5) * theta);
+        match &event.output {
+            // Spikes of another amplitude than the announced one are compared with thresholds, as numbers are.
+            Values::Packed(packed) if !is_spiking || packed.amplitude == v_threshold => {
+                layer.reorder(Order::of(packed.form, packed.shape));
+                layer.add_packed(packed.bytes, shape);
             }
-            (Values::F64(values), true) => {
-                layer.add(values, shape, |value, k| value.abs() >= (k as f64 - 0.5) * v_threshold);
+            Values::Packed(_) => layer.add_tensor(&event.output.to_tensor()?, shape, v_threshold)?,
+            Values::Tensor(output) => layer.add_tensor(output, shape, v_threshold)?,
+            Values::Numbers(values) => {
+                layer.reorder(Order::of(values.form, values.shape));
+                layer.add_numbers(values.numbers, shape, v_threshold);
             }
-            (Values::F32(values), false) => layer.add(values, shape, |value, _| value != 0.),
-            (Values::F64(values), false) => layer.add(values, shape, |value, _| value != 0.),
-        })
+        }
+        Ok(())
+    }
+}
+
+impl Observer for ActivityCounter {
+    fn begin(&mut self, event: &PassEvent) -> lmht_nn::Result<()> {
+        self.pass = Some(*event);
+        Ok(())
+    }
+
+    /// Passes add up.
+    fn takes_parts(&self) -> bool {
+        true
+    }
+
+    fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
+        Ok(self.add(event)?)
     }
 }
 
 impl Layer {
+    /// Has the units in another order from now on.
+    fn reorder(&mut self, order: Order) {
+        if self.order == order {
+            return;
+        }
+        for bounds in [&mut self.lowest, &mut self.highest] {
+            let mut moved = vec![0; bounds.len()];
+            for unit in 0..moved.len() {
+                moved[order.place(unit)] = bounds[self.order.place(unit)];
+            }
+            *bounds = moved;
+        }
+        self.order = order;
+    }
+
+    fn add_tensor(&mut self, output: &Tensor, shape: (usize, usize, usize), v_threshold: f64) -> Result<()> {
+        self.reorder(Order::Tensor);
+        with_values(output, |values| self.add_numbers(values, shape, v_threshold))
+    }
+
+    fn add_numbers(&mut self, values: Numbers<'_>, shape: (usize, usize, usize), v_threshold: f64) {
+        match (values, self.is_spiking) {
+            (Numbers::F32(values), true) => {
+                let theta = v_threshold as f32;
+                self.add(values, shape, |value, k| value.abs() >= (k as f32 - 0.5) * theta);
+            }
+            (Numbers::F64(values), true) => {
+                self.add(values, shape, |value, k| value.abs() >= (k as f64 - 0.5) * v_threshold);
+            }
+            (Numbers::F32(values), false) => self.add(values, shape, |value, _| value != 0.),
+            (Numbers::F64(values), false) => self.add(values, shape, |value, _| value != 0.),
+        }
+    }
+
     /// Counts the outputs of one pass, `[T, B, units]`.
     fn add<R: Copy + PartialEq + Sync>(
         &mut self,
@@ -286,23 +376,101 @@ impl Layer {
         shape: (usize, usize, usize),
         is_at_least: impl Fn(R, usize) -> bool + Sync,
     ) {
-        let (timesteps, n_images, n_units) = shape;
         let n_levels = self.n_levels();
-        if self.raster.spikes.is_empty() {
-            let step = n_units.div_ceil(RASTER_UNITS);
-            let level = |value: R| (1..=n_levels).filter(|k| is_at_least(value, *k)).count() as u32;
-            let row = |t: usize| values[t * n_images * n_units..][..n_units].iter().step_by(step);
-            self.raster.spikes = (0..timesteps).map(|t| row(t).map(|value| level(*value)).collect()).collect();
+        self.draw(values, shape, |value| (1..=n_levels).filter(|k| is_at_least(value, *k)).count() as u32);
+        self.gather(shape.1, |first, bounds| count(values, shape, first, n_levels, bounds, &is_at_least));
+    }
+
+    /// Counts the outputs of one pass, `[T, B, units]`, a byte each.
+    fn add_packed(&mut self, bytes: &[u8], shape: (usize, usize, usize)) {
+        let n_levels = self.n_levels();
+        self.draw(bytes, shape, |byte| u32::from(PackedSpikes::count(byte)).min(n_levels as u32));
+        self.gather(shape.1, |first, (lowest, highest)| {
+            let mut part = Part { at_least: vec![0; shape.0 * n_levels], same: 0, fired: 0 };
+            run_vectorized(PackedUnits { bytes, shape, first, n_levels, lowest, highest, part: &mut part });
+            part
+        });
+    }
+
+    /// Keeps the spikes of the first image that ever comes.
+    fn draw<V: Copy>(
+        &mut self,
+        values: &[V],
+        (timesteps, n_images, n_units): (usize, usize, usize),
+        level: impl Fn(V) -> u32,
+    ) {
+        if !self.raster.spikes.is_empty() {
+            return;
         }
+        let step = n_units.div_ceil(RASTER_UNITS);
+        let order = self.order;
+        let row = |t: usize| {
+            let image = &values[t * n_images * n_units..][..n_units];
+            (0..n_units).step_by(step).map(|unit| level(image[order.place(unit)])).collect()
+        };
+        self.raster.spikes = (0..timesteps).map(row).collect();
+    }
+
+    /// Adds up what tasks count, each given its first unit and the bounds of its units.
+    fn gather(&mut self, n_images: usize, count: impl Fn(usize, (&mut [u32], &mut [u32])) -> Part + Sync) {
         let bounds = self.lowest.par_chunks_mut(CHUNK).zip(self.highest.par_chunks_mut(CHUNK)).enumerate();
-        let parts: Vec<Part> = bounds
-            .map(|(chunk, bounds)| count(values, shape, chunk * CHUNK, n_levels, (bounds.0, bounds.1), &is_at_least))
-            .collect();
+        let parts: Vec<Part> = bounds.map(|(chunk, bounds)| count(chunk * CHUNK, bounds)).collect();
         for part in parts {
             self.at_least.iter_mut().zip(&part.at_least).for_each(|(sum, part)| *sum += part);
             self.same += part.same;
             self.fired += part.fired;
         }
         self.n_images += n_images as u64;
+    }
+}
+
+/// What [`count`] does, of packed spikes.
+struct PackedUnits<'a> {
+    bytes: &'a [u8],
+    shape: (usize, usize, usize),
+    first: usize,
+    n_levels: usize,
+    lowest: &'a mut [u32],
+    highest: &'a mut [u32],
+    part: &'a mut Part,
+}
+
+impl Kernel for PackedUnits<'_> {
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { bytes, shape: (timesteps, n_images, n_units), first, n_levels, lowest, highest, part } = self;
+        let len = lowest.len();
+        // A count is below 128, so more levels than that are never reached.
+        let top = n_levels.min(127) as u8;
+        let [mut low, mut high, mut same, mut fired] = [[u8::MAX; CHUNK], [0; CHUNK], [0; CHUNK], [0; CHUNK]];
+        for image in 0..n_images {
+            let row = |t: usize| &bytes[(t * n_images + image) * n_units + first..][..len];
+            let start = row(0);
+            same[..len].fill(1);
+            fired[..len].fill(0);
+            for t in 0..timesteps {
+                let row = row(t);
+                for k in 1..=top {
+                    let reached: u32 = row.iter().map(|&byte| u32::from(PackedSpikes::count(byte) >= k)).sum();
+                    part.at_least[t * n_levels + usize::from(k) - 1] += u64::from(reached);
+                }
+                for ((&byte, &start), same) in row.iter().zip(start).zip(&mut same) {
+                    *same &= u8::from(PackedSpikes::count(byte) == PackedSpikes::count(start));
+                }
+                for (&byte, fired) in row.iter().zip(&mut fired) {
+                    *fired |= PackedSpikes::count(byte);
+                }
+                for ((&byte, low), high) in row.iter().zip(&mut low).zip(&mut high) {
+                    *low = PackedSpikes::count(byte).min(*low);
+                    *high = PackedSpikes::count(byte).max(*high);
+                }
+            }
+            part.same += u64::from(same[..len].iter().map(|&same| u32::from(same)).sum::<u32>());
+            part.fired += u64::from(fired[..len].iter().map(|&fired| u32::from(fired != 0)).sum::<u32>());
+        }
+        for ((lowest, highest), (&low, &high)) in lowest.iter_mut().zip(highest).zip(low.iter().zip(&high)) {
+            *lowest = (*lowest).min(low.min(top).into());
+            *highest = (*highest).max(high.min(top).into());
+        }
     }
 }

@@ -4,6 +4,8 @@
 
 use lmht_nn::{SynapseEvent, SynapseKind};
 
+use crate::{Error, Result};
+
 /// A synapse's sizes. A linear layer is a 1x1 convolution of a map of one position.
 ///
 /// ```
@@ -43,39 +45,37 @@ impl Connections {
         Self { c_in: f_in, c_out: f_out, kernel: 1, stride: 1, padding: 0, groups: 1, h: 1, w: 1 }
     }
 
-    /// The connections of a synapse that a pass shows; groups follow from the weight's shape.
+    /// The connections of a synapse that a pass shows.
     ///
     /// # Errors
     /// If input and weight do not fit the kind; the message names the synapse.
-    pub fn of(event: &SynapseEvent<'_>) -> lmht_nn::Result<Self> {
-        let (input, weight) = (event.input.dims(), event.weight.dims());
-        let connections = match (event.kind, input, weight) {
+    pub fn of(event: &SynapseEvent<'_>) -> Result<Self> {
+        let (input, weight) = (&event.input.dims()[..], event.weight.dims());
+        Ok(match (event.kind, input, weight) {
             (SynapseKind::Linear { f_out }, [.., f_in], [rows, columns]) if rows == &f_out && columns == f_in => {
                 Self::linear(*f_in, f_out)
             }
             (
-                SynapseKind::Conv2d { c_out, kernel, stride, padding },
+                SynapseKind::Conv2d { c_out, kernel, stride, padding, groups },
                 &[_, c_in, h, w],
                 &[weight_out, weight_in, k_h, k_w],
             ) if weight_out == c_out
                 && [k_h, k_w] == [kernel; 2]
                 && stride > 0
                 && weight_in > 0
-                && c_in.is_multiple_of(weight_in)
-                && c_out.is_multiple_of(c_in / weight_in)
+                && c_in == weight_in * groups
+                && c_out.is_multiple_of(groups)
                 && kernel <= h.min(w) + 2 * padding =>
             {
-                Self { c_in, c_out, kernel, stride, padding, groups: c_in / weight_in, h, w }
+                Self { c_in, c_out, kernel, stride, padding, groups, h, w }
             }
             _ => {
-                return Err(candle_core::Error::Msg(format!(
+                return Err(Error::Shape(format!(
                     "{}: expected an input and a weight that fit {:?}, got {input:?} and {weight:?}",
                     event.name, event.kind
-                ))
-                .into());
+                )));
             }
-        };
-        Ok(connections)
+        })
     }
 
     /// Values of one input.

@@ -1,11 +1,11 @@
 //! Counting the operations of synapses, neurons and attention during forward passes.
 
-use lmht_nn::{NeuronEvent, Observer, PassEvent, ProductEvent, Result, Signal, SynapseEvent, Tgim};
+use lmht_nn::{NeuronEvent, Numbers, Observer, PassEvent, ProductEvent, SignalKind, SynapseEvent, Tgim};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::Connections;
-use crate::tally::{MAX_SPIKE, TOLERANCE, Tally, Values, tally_rows, with_values};
+use crate::tally::{MAX_SPIKE, TOLERANCE, Tally, amplitude, tally_rows, with_values};
+use crate::{Connections, Error, Result};
 
 /// An [`Observer`] that counts what it is shown, over any number of passes: whole numbers, exact.
 ///
@@ -75,7 +75,7 @@ impl InputKind {
 pub struct SynapseTotal {
     /// The path of the synapse's weight.
     pub name: String,
-    /// Its sizes, those of the last pass.
+    /// Its sizes, those of the last input.
     pub connections: Connections,
     /// What it receives.
     pub input: InputKind,
@@ -87,9 +87,21 @@ pub struct SynapseTotal {
     pub macs: u64,
     /// The paper's count: amplitude over θ for spikes and for averages of spikes, 0 for other inputs.
     pub paper: f64,
+    /// Images, each as often as it went through the synapse.
+    uses: u64,
+    /// What was counted by the sizes of the input: a network may go through one synapse with maps of several.
+    sizes: Vec<Size>,
     /// [`Tally::sops`] of every image and timestep, image by image.
     sops: Vec<u64>,
     timesteps: usize,
+}
+
+/// Inputs of one size.
+#[derive(Debug, Clone)]
+struct Size {
+    connections: Connections,
+    n_rows: u64,
+    spikes: u64,
 }
 
 impl SynapseTotal {
@@ -182,8 +194,10 @@ impl CostCounter {
         let per_image = |total: f64| if n_images == 0 { 0. } else { total / n_images as f64 };
         let mean = |total: u64| per_image(total as f64);
         let layers = self.synapses.iter().map(|layer| {
-            let connections = &layer.connections;
-            let rows = mean(layer.n_rows);
+            let of_sizes = |figure: &dyn Fn(&Size) -> f64| layer.sizes.iter().map(figure).fold(0., std::ops::Add::add);
+            let of_rows = |figure: fn(&Connections) -> u64| {
+                of_sizes(&|size| mean(size.n_rows) * figure(&size.connections) as f64)
+            };
             let by_timestep = |t| (0..self.n_images).map(|image| layer.sops_at(image, t)).sum::<u64>();
             LayerCost {
                 name: layer.name.clone(),
@@ -194,14 +208,16 @@ impl CostCounter {
                 spikes: mean(layer.total.spikes),
                 sops_nz: if layer.input == InputKind::Spikes { mean(layer.total.effective) } else { 0. },
                 macs_nz: if layer.input == InputKind::Spikes { 0. } else { mean(layer.total.effective) },
-                sop_rate: mean(layer.total.spikes) * connections.dense_padded() as f64
-                    / connections.n_inputs().max(1) as f64,
-                dense: rows * connections.dense() as f64,
-                dense_padded: rows * connections.dense_padded() as f64,
-                inputs: rows * connections.n_inputs() as f64,
-                outputs: rows * connections.n_outputs() as f64,
-                n_weights: connections.n_weights(),
-                runs: rows,
+                sop_rate: of_sizes(&|Size { connections, spikes, .. }| {
+                    mean(*spikes) * connections.dense_padded() as f64 / connections.n_inputs().max(1) as f64
+                }),
+                dense: of_rows(Connections::dense),
+                dense_padded: of_rows(Connections::dense_padded),
+                inputs: of_rows(Connections::n_inputs),
+                outputs: of_rows(Connections::n_outputs),
+                n_weights: layer.connections.n_weights(),
+                runs: mean(layer.n_rows),
+                uses: mean(layer.uses),
                 sops_by_timestep: (0..layer.timesteps).map(|t| mean(by_timestep(t))).collect(),
             }
         });
@@ -268,6 +284,10 @@ fn one() -> usize {
     1
 }
 
+fn once() -> f64 {
+    1.
+}
+
 /// Operations per image of one synapse; over all timesteps. `docs/cost.md` has the definitions side by side.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerCost {
@@ -309,9 +329,12 @@ pub struct LayerCost {
     /// Weights, without the bias.
     #[serde(default)]
     pub n_weights: u64,
-    /// How often it runs: T times (times tokens), or once for a static image.
+    /// How often it runs: T times (times tokens), or once for a static image, each time that the network goes through it.
     #[serde(default)]
     pub runs: f64,
+    /// How often the network goes through it in a pass: once, unless layers share its weights.
+    #[serde(default = "once")]
+    pub uses: f64,
     /// [`LayerCost::sops`] at each timestep.
     #[serde(default)]
     pub sops_by_timestep: Vec<f64>,
@@ -377,12 +400,12 @@ impl CostReport {
         self.layers.iter().map(figure).fold(0., std::ops::Add::add)
     }
 
-    /// MACs of one image in a dense ANN of the same structure: every synapse once, attention included, no spikes.
+    /// MACs of one image in a dense ANN of the same structure: every synapse once for each of its uses, attention included, no spikes.
     pub fn ann_macs(&self) -> f64 {
         let t = self.timesteps as f64;
         // A stem runs once for a static image and once a window for frames that are held; all else runs T times, and once
         // for each token.
-        let once = |layer: &LayerCost| layer.dense / layer.runs.clamp(1., t.max(1.));
+        let once = |layer: &LayerCost| layer.dense / (layer.runs / layer.uses.max(1.)).clamp(1., t.max(1.));
         // Attention runs once a window.
         let windows = t / self.window.max(1) as f64;
         self.sum(once) + self.products.iter().map(|product| product.dense / windows).sum::<f64>()
@@ -406,27 +429,12 @@ fn entry<T>(list: &mut Vec<T>, is_it: impl Fn(&T) -> bool, make: impl FnOnce() -
     &mut list[at]
 }
 
-impl Observer for CostCounter {
-    fn begin(&mut self, event: &PassEvent) -> Result<()> {
-        if let Some(pass) = self.pass.filter(|pass| pass.timesteps != event.timesteps) {
-            let (had, got) = (pass.timesteps, event.timesteps);
-            let message = format!("expected {had} timesteps as in the passes before, got {got}; count each in its own");
-            return Err(candle_core::Error::Msg(message).into());
-        }
-        self.pass = Some(*event);
-        self.first_image = self.n_images;
-        self.n_images += event.n_images;
-        Ok(())
-    }
-
-    fn synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
+impl CostCounter {
+    /// Counts the inputs of a synapse.
+    fn add_synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
         let connections = Connections::of(event)?;
-        let v_threshold = match event.signal {
-            SignalKind::Spikes { v_threshold } => Some(v_threshold),
-            SignalKind::Averaged { .. } | SignalKind::Analog => None,
-        };
-        let named = |error: lmht_nn::Error| candle_core::Error::Msg(format!("{}: {error}", event.name));
-        let rows = tally_rows(&connections, event.weight, event.input, v_threshold).map_err(named)?;
+        let named = |error: Error| error.in_layer(event.name);
+        let rows = tally_rows(&connections, event.weight, &event.input, event.signal).map_err(named)?;
         let n_rows = rows.len() as u64;
         let (t, n_images) = self.shape(rows.len());
         let per_step = rows.len() / t;
@@ -445,37 +453,79 @@ impl Observer for CostCounter {
                     SignalKind::Analog if is_first => InputKind::Image,
                     SignalKind::Analog => InputKind::Analog,
                 };
-                let name = event.name.to_string();
-                let (total, sops) = (Tally::default(), Vec::new());
-                SynapseTotal { name, connections, input, n_rows: 0, total, macs: 0, paper: 0., sops, timesteps }
+                SynapseTotal {
+                    name: event.name.to_string(),
+                    connections,
+                    input,
+                    n_rows: 0,
+                    total: Tally::default(),
+                    macs: 0,
+                    paper: 0.,
+                    uses: 0,
+                    sizes: Vec::new(),
+                    sops: Vec::new(),
+                    timesteps,
+                }
             },
         );
-        layer.connections = connections;
-        layer.n_rows += n_rows;
         let mut total = Tally::default();
-        if v_threshold.is_some() {
+        let is_spikes = matches!(event.signal, SignalKind::Spikes { .. });
+        if is_spikes {
             layer.sops.resize((first_image + n_images) * timesteps, 0);
         }
         for (row, tally) in rows.into_iter().enumerate() {
             total += tally;
-            if v_threshold.is_some() {
+            if is_spikes {
                 let (step, image) = (row / per_step, row % per_step / tokens);
                 layer.sops[(first_image + image) * timesteps + step] += tally.sops;
             }
         }
+        layer.connections = connections;
+        layer.n_rows += n_rows;
+        layer.uses += n_images as u64;
         layer.total += total;
+        let size = entry(
+            &mut layer.sizes,
+            |size| size.connections == connections,
+            || Size { connections, n_rows: 0, spikes: 0 },
+        );
+        size.n_rows += n_rows;
+        size.spikes += total.spikes;
         match event.signal {
             SignalKind::Spikes { .. } => layer.paper += total.sops as f64,
             SignalKind::Averaged { v_threshold } => {
                 layer.macs += n_rows * connections.dense();
-                layer.paper += amplitude(&connections, event)? / v_threshold;
+                layer.paper += amplitude(&connections, &event.input)? / v_threshold;
             }
             SignalKind::Analog => layer.macs += n_rows * connections.dense(),
         }
         Ok(())
     }
+}
 
-    fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
+impl Observer for CostCounter {
+    fn begin(&mut self, event: &PassEvent) -> lmht_nn::Result<()> {
+        if let Some(pass) = self.pass.filter(|pass| pass.timesteps != event.timesteps) {
+            let (had, got) = (pass.timesteps, event.timesteps);
+            let message = format!("expected {had} timesteps as in the passes before, got {got}; count each in its own");
+            return Err(Error::Shape(message).into());
+        }
+        self.pass = Some(*event);
+        self.first_image = self.n_images;
+        self.n_images += event.n_images;
+        Ok(())
+    }
+
+    /// Passes add up.
+    fn takes_parts(&self) -> bool {
+        true
+    }
+
+    fn synapse(&mut self, event: &SynapseEvent<'_>) -> lmht_nn::Result<()> {
+        Ok(self.add_synapse(event)?)
+    }
+
+    fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
         let rows = event.output.dims().first().copied().unwrap_or(0);
         let (_, n_images) = match self.pass {
             Some(pass) => (pass.timesteps, pass.n_images),
@@ -512,7 +562,7 @@ impl Observer for CostCounter {
         Ok(())
     }
 
-    fn product(&mut self, event: &ProductEvent<'_>) -> Result<()> {
+    fn product(&mut self, event: &ProductEvent<'_>) -> lmht_nn::Result<()> {
         let counted = product(event)?;
         let name = || event.name.to_string();
         let empty = || ProductTotal { name: name(), acs: 0, macs: 0, effective: 0, dense: 0 };
@@ -525,28 +575,16 @@ impl Observer for CostCounter {
     }
 }
 
-/// Σ over the input of (value · connections).
-fn amplitude(connections: &Connections, event: &SynapseEvent<'_>) -> Result<f64> {
-    let fan_outs = connections.fan_outs();
-    let sum = |values: &mut dyn Iterator<Item = f64>| -> f64 {
-        values.zip(fan_outs.iter().cycle()).map(|(value, fan_out)| value * *fan_out as f64).sum()
-    };
-    with_values(event.input, |values| match values {
-        Values::F32(values) => sum(&mut values.iter().map(|value| f64::from(*value))),
-        Values::F64(values) => sum(&mut values.iter().copied()),
-    })
-}
-
 /// Counts one product, `[rows, N, K]` times `[rows, K, M]`, whatever the axes before the last two.
 fn product(event: &ProductEvent<'_>) -> Result<ProductTotal> {
-    let bad = |what: String| candle_core::Error::Msg(format!("{}: {what}", event.name));
+    let bad = |what: String| Error::Shape(what).in_layer(event.name);
     let (left, right) = (event.left.dims(), event.right.dims());
     let (&[.., n, k], &[.., right_k, m]) = (left, right) else {
-        return Err(bad(format!("expected two matrices, got shapes {left:?} and {right:?}")).into());
+        return Err(bad(format!("expected two matrices, got shapes {left:?} and {right:?}")));
     };
     let maps: usize = left[..left.len() - 2].iter().product();
     if k != right_k || left[..left.len() - 2] != right[..right.len() - 2] {
-        return Err(bad(format!("expected shapes [.., N, K] and [.., K, M], got {left:?} and {right:?}")).into());
+        return Err(bad(format!("expected shapes [.., N, K] and [.., K, M], got {left:?} and {right:?}")));
     }
     let dense = (maps * n * k * m) as u64;
     let counted = ProductTotal { name: String::new(), acs: 0, macs: 0, effective: 0, dense };
@@ -554,8 +592,9 @@ fn product(event: &ProductEvent<'_>) -> Result<ProductTotal> {
         return Ok(counted);
     }
     // Spikes and active values of every column of the left side, and of every row of the right one.
-    let left = sides(event.left, event.left_signal, k).map_err(&bad)?;
-    let right = sides(&event.right.t()?, event.right_signal, k).map_err(&bad)?;
+    let named = |error: Error| error.in_layer(event.name);
+    let left = sides(event.left, event.left_signal, k).map_err(named)?;
+    let right = sides(&event.right.t()?, event.right_signal, k).map_err(named)?;
     let pairs = |left: &[u64], right: &[u64]| left.iter().zip(right).map(|(left, right)| left * right).sum::<u64>();
     let effective = pairs(&left.active, &right.active);
     let is_spikes = |signal| matches!(signal, SignalKind::Spikes { .. });
@@ -574,9 +613,9 @@ struct Side {
 }
 
 /// Sums a tensor `[.., N, K]` over N.
-fn sides(tensor: &candle_core::Tensor, signal: Signal, k: usize) -> std::result::Result<Side, String> {
-    let scale = match signal {
-        SignalKind::Spikes { v_threshold } => Some(1. / v_threshold),
+fn sides(tensor: &candle_core::Tensor, signal: SignalKind, k: usize) -> Result<Side> {
+    let v_threshold = match signal {
+        SignalKind::Spikes { v_threshold } => Some(v_threshold),
         SignalKind::Averaged { .. } | SignalKind::Analog => None,
     };
     let n = tensor.dims()[tensor.rank() - 2];
@@ -584,15 +623,12 @@ fn sides(tensor: &candle_core::Tensor, signal: Signal, k: usize) -> std::result:
         let (mut spikes, mut active) = (vec![0; k], vec![0; k]);
         for row in map.chunks_exact(k) {
             for ((value, spikes), active) in row.iter().zip(&mut spikes).zip(&mut active) {
-                if let Some(scale) = scale {
-                    let count = (value * scale).abs();
+                if let Some(v_threshold) = v_threshold {
+                    let count = (value / v_threshold).abs();
                     let off = (count - count.round()).abs();
                     // Written so that a value that is no number is refused.
                     if !(off <= TOLERANCE && count <= f64::from(MAX_SPIKE)) {
-                        return Err(format!(
-                            "expected whole multiples of the threshold {}, at most {MAX_SPIKE} times, got {value}",
-                            1. / scale
-                        ));
+                        return Err(Error::NotSpikes { v_threshold, value: *value });
                     }
                     *spikes += count.round() as u64;
                 }
@@ -602,13 +638,13 @@ fn sides(tensor: &candle_core::Tensor, signal: Signal, k: usize) -> std::result:
         Ok((spikes, active))
     };
     let maps = with_values(tensor, |values| match values {
-        Values::F32(values) => values
+        Numbers::F32(values) => values
             .par_chunks_exact(n * k)
             .map(|map| of_map(&map.iter().map(|value| f64::from(*value)).collect::<Vec<_>>()))
-            .collect::<std::result::Result<Vec<_>, _>>(),
-        Values::F64(values) => values.par_chunks_exact(n * k).map(of_map).collect(),
+            .collect::<Result<Vec<_>>>(),
+        Numbers::F64(values) => values.par_chunks_exact(n * k).map(of_map).collect(),
     });
-    let maps = maps.map_err(|error| error.to_string())??;
+    let maps = maps??;
     let (spikes, active): (Vec<_>, Vec<_>) = maps.into_iter().unzip();
     Ok(Side { spikes: spikes.concat(), active: active.concat() })
 }

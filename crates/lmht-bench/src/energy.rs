@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CostReport, LayerCost};
+use crate::{CostReport, Error, LayerCost, Result};
 
 /// What operations cost in picojoule, and where that is from.
 ///
@@ -112,31 +112,32 @@ impl EnergyModel {
     /// ```
     /// use lmht_bench::EnergyModel;
     /// let model = EnergyModel { ac_pj: -1., ..EnergyModel::default() };
-    /// assert_eq!(model.check().unwrap_err(), "ac_pj is -1; expected a price of at least 0 pJ");
+    /// assert_eq!(model.check().unwrap_err().to_string(), "ac_pj is -1; expected a price of at least 0 pJ");
     /// ```
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<()> {
         let price = |name: &str, pj: f64| {
             if pj.is_finite() && pj >= 0. {
                 Ok(())
             } else {
-                Err(format!("{name} is {pj}; expected a price of at least 0 pJ"))
+                Err(Error::Price(format!("{name} is {pj}; expected a price of at least 0 pJ")))
             }
         };
+        let wrong = |what: &str| Err(Error::Price(what.into()));
         price("mac_pj", self.mac_pj)?;
         price("ac_pj", self.ac_pj)?;
         if self.value_bits == 0 {
-            return Err("value_bits is 0; expected the bits of a weight, such as 32".into());
+            return wrong("value_bits is 0; expected the bits of a weight, such as 32");
         }
         let Some(memory) = &self.memory else { return Ok(()) };
         if memory.access_bits == 0 {
-            return Err("memory.access_bits is 0; expected the bits that the prices are for, such as 64".into());
+            return wrong("memory.access_bits is 0; expected the bits that the prices are for, such as 64");
         }
         if memory.access_pj.is_empty() {
-            return Err("memory.access_pj is empty; expected pairs of bytes and pJ, such as [[8192, 10.0]]".into());
+            return wrong("memory.access_pj is empty; expected pairs of bytes and pJ, such as [[8192, 10.0]]");
         }
         let ascending = memory.access_pj.is_sorted_by(|a, b| a.0 < b.0);
         if !(ascending && memory.access_pj.iter().all(|(bytes, _)| bytes.is_finite() && *bytes > 0.)) {
-            return Err("memory.access_pj: expected sizes above 0 in ascending order".into());
+            return wrong("memory.access_pj: expected sizes above 0 in ascending order");
         }
         memory.access_pj.iter().try_for_each(|(_, pj)| price("memory.access_pj", *pj))
     }
@@ -155,11 +156,11 @@ impl EnergyModel {
     /// ac_pj = 0.1
     /// "#)?;
     /// assert_eq!((model.value_bits, model.memory), (32, None));
-    /// # Ok::<(), String>(())
+    /// # Ok::<(), lmht_bench::Error>(())
     /// ```
     #[cfg(feature = "report")]
-    pub fn from_toml(text: &str) -> Result<Self, String> {
-        let model: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+    pub fn from_toml(text: &str) -> Result<Self> {
+        let model: Self = toml::from_str(text).map_err(|error| Error::Price(error.to_string()))?;
         model.check()?;
         Ok(model)
     }

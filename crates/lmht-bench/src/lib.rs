@@ -34,6 +34,7 @@ mod activity;
 mod connections;
 mod cost;
 mod energy;
+mod error;
 mod footprint;
 mod profiler;
 mod tally;
@@ -47,6 +48,7 @@ pub use cost::{
     CostCounter, CostReport, InputKind, LayerCost, NeuronCost, NeuronTotal, ProductCost, ProductTotal, SynapseTotal,
 };
 pub use energy::{EnergyEstimate, EnergyModel, MemoryModel};
+pub use error::{Error, Result};
 pub use footprint::Footprint;
 pub use profiler::Profiler;
 pub use tally::{Tally, tally_analog, tally_spikes};

@@ -26,6 +26,10 @@ impl Observer for Profiler {
         self.activity.begin(event)
     }
 
+    fn takes_parts(&self) -> bool {
+        self.cost.takes_parts() && self.activity.takes_parts()
+    }
+
     fn synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
         self.cost.synapse(event)
     }

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-use lmht_core::{GradientMode, NeuronConfig, Tgim, fire, in_surrogate_window, qcfs};
+use lmht_core::{GradientMode, LmhtConfig, Tgim, fire, in_gate, qcfs};
+use lmht_nn::neurons::Equation;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -123,19 +124,18 @@ impl Report {
         charts
     }
 
-    /// The network's neuron, in units of its own threshold: without T-GIM, with the whole leak.
-    fn neuron(&self) -> Option<NeuronConfig> {
-        use lmht_nn::NeuronConfig::{Cos, Snm, Srp};
-        let neuron = &self.subject.model.neuron;
-        // Their curves are not those of an IF neuron.
-        if matches!(neuron, Snm { .. } | Srp { .. } | Cos { .. }) {
-            return None;
+    /// The network's neuron, in units of its own threshold: without T-GIM, with the whole leak. Nothing if the curves, which
+    /// are those of Eqs. 5-8, are not its own.
+    fn neuron(&self) -> Option<LmhtConfig> {
+        let traits = self.subject.model.neuron.traits();
+        match traits.equation {
+            Equation::MultiThreshold => {}
+            Equation::Other | Equation::Inference | Equation::Quantized | Equation::Analog => return None,
         }
-        let (v_threshold, levels) = (neuron.v_threshold()?, neuron.levels());
-        let config = NeuronConfig {
+        let config = LmhtConfig {
             timesteps: self.subject.model.timesteps,
-            levels,
-            v_threshold,
+            levels: traits.levels,
+            v_threshold: traits.v_threshold?,
             v_init: 0.5,
             tgim: Tgim::Identity,
             gradient: GradientMode::Detached,
@@ -338,14 +338,14 @@ fn sampled(from: f64, to: f64, mut f: impl FnMut(f64) -> f64) -> Vec<(f64, f64)>
 
 /// Mean output over mean input (in the manner of the paper's Fig. 2): QCFS, and the neuron with all of its input in the
 /// last timestep, with and without a T-GIM that spreads it.
-fn rate_chart(config: &NeuronConfig) -> Chart {
+fn rate_chart(config: &LmhtConfig) -> Chart {
     let (t, theta, levels) = (config.timesteps, config.v_threshold, config.levels);
     let quant_levels = levels.saturating_mul(t as u32);
     let ceiling = f64::from(levels) * theta;
     let mean_output = |omega: &[f64], tgim: Tgim, x: f64| {
         let mut current = vec![0.; t];
         current[t - 1] = x * t as f64;
-        let neuron = NeuronConfig { tgim, ..*config }.check().ok();
+        let neuron = LmhtConfig { tgim, ..*config }.check().ok();
         neuron.map_or(0., |neuron| neuron.output(omega, 1., &current).iter().sum::<f64>() / t as f64)
     };
     let uniform = vec![1. / t as f64; t * t];
@@ -373,12 +373,12 @@ fn rate_chart(config: &NeuronConfig) -> Chart {
 }
 
 /// Spikes of one timestep and the surrogate's window (in the manner of the paper's Fig. 1).
-fn surrogate_chart(config: &NeuronConfig) -> Chart {
+fn surrogate_chart(config: &LmhtConfig) -> Chart {
     let (theta, levels) = (config.v_threshold, config.levels);
     let top = f64::from(levels) * theta;
     let (from, to) = (-0.25 * theta, top + 1.25 * theta);
     let output = sampled(from, to, |m| f64::from(fire(m, theta, levels).0) * theta);
-    let window = sampled(from, to, |m| f64::from(u8::from(in_surrogate_window(m, theta, levels))));
+    let window = sampled(from, to, |m| f64::from(u8::from(in_gate(m, theta, levels))));
     let series = [("output s·θ", BLUE.to_rgba(), 2, output), ("surrogate d(s·θ)/dm", ORANGE.to_rgba(), 2, window)];
     let ranges = (from..to, -0.1..(1.1 * top).max(1.15));
     let svg = lines(ranges, ("potential before firing, m", "output; derivative"), &series);

@@ -31,7 +31,9 @@ pub use sheets::images_csv;
 use lmht_nn::ModelConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{CostReport, EnergyEstimate, EnergyModel, Footprint, InputKind, LayerActivity, Profiler, Raster};
+use crate::{
+    CostReport, EnergyEstimate, EnergyModel, Error, Footprint, InputKind, LayerActivity, Profiler, Raster, Result,
+};
 
 /// The version of the JSON. A reader refuses another one.
 pub const REPORT_VERSION: u32 = 1;
@@ -203,11 +205,13 @@ impl Report {
     ///
     /// # Errors
     /// If the text is no such JSON, or of another version.
-    pub fn from_json(json: &str) -> Result<Self, String> {
-        let report: Self = serde_json::from_str(json).map_err(|error| format!("expected a cost report: {error}"))?;
+    pub fn from_json(json: &str) -> Result<Self> {
+        let not_one = |error| Error::Report(format!("expected a cost report: {error}"));
+        let report: Self = serde_json::from_str(json).map_err(not_one)?;
         if report.version != REPORT_VERSION {
             let version = report.version;
-            return Err(format!("the report is of version {version}; this program reads version {REPORT_VERSION}"));
+            let what = format!("the report is of version {version}; this program reads version {REPORT_VERSION}");
+            return Err(Error::Report(what));
         }
         Ok(report)
     }

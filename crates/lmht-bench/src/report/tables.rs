@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table as Grid, TableStyle, presets};
 
-use lmht_nn::NeuronConfig;
+use lmht_nn::neurons::Equation;
 
 use super::Report;
 use crate::EnergyModel;
@@ -174,13 +174,13 @@ impl Report {
         let row = |name: String, acs: f64, macs: f64, price: &str, value: f64| {
             vec![name, price.to_string(), millions(acs), millions(macs), mj(value), relative(value)]
         };
-        let model_config = &self.subject.model;
-        let quantized = match &model_config.neuron {
-            NeuronConfig::Qcfs(neurons::Qcfs { quant_levels, .. }) => format!("quantized ANN, {quant_levels} levels"),
-            NeuronConfig::Relu => "quantized ANN".to_string(),
-            spiking => {
-                let answering = self.cost.timesteps.saturating_sub(spiking.first_stage());
-                format!("quantized ANN, {} levels", spiking.levels() as usize * answering)
+        let traits = self.subject.model.neuron.traits();
+        let quantized = match traits.equation {
+            Equation::Analog => "quantized ANN".to_string(),
+            Equation::Quantized => format!("quantized ANN, {} levels", traits.levels),
+            Equation::MultiThreshold | Equation::Other | Equation::Inference => {
+                let answering = self.cost.timesteps.saturating_sub(traits.first_stage);
+                format!("quantized ANN, {} levels", traits.levels as usize * answering)
             }
         };
         let totals = &self.totals;

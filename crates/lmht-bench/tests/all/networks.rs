@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Device, Tensor};
 use lmht_bench::{CostCounter, Footprint, InputKind, Profiler};
-use lmht_nn::layers::{Conv2d, Signal, Linear, avg_pool2d};
+use lmht_nn::layers::{Conv2d, Linear, Signal, avg_pool2d};
 use lmht_nn::ops::{Conv2dParams, Pool2dParams};
 use lmht_nn::{
     Backbone, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, ProductEvent, Result,
@@ -201,18 +201,29 @@ fn averages_are_macs_but_the_paper_counts_their_amplitude() {
 fn neurons_count_updates_and_what_mixes_time() {
     // The stem's neurons of width 8 on 16x16.
     let units = 8. * 16. * 16.;
-    let lmht = |tgim| NeuronConfig::Lmht(neurons::Lmht {
-        levels: 2,
-        tgim,
-        v_threshold: None,
-        v_init: 0.,
-        gradient: lmht_nn::GradientMode::Detached,
-    });
+    let lmht = |tgim| {
+        NeuronConfig::Lmht(neurons::Lmht {
+            levels: 2,
+            tgim,
+            v_threshold: None,
+            v_init: 0.,
+            gradient: lmht_nn::GradientMode::Detached,
+        })
+    };
     for (neuron, tgim, leak) in [
         (lmht(Tgim::Full), 16., 4.),
         (lmht(Tgim::Causal), 10., 4.),
         (NeuronConfig::mht(2), 0., 0.),
-        (NeuronConfig::Lif(neurons::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: lmht_nn::GradientMode::Full }), 0., 4.),
+        (
+            NeuronConfig::Lif(neurons::Lif {
+                leak: 0.5,
+                v_threshold: 1.,
+                v_init: 0.,
+                gradient: lmht_nn::GradientMode::Full,
+            }),
+            0.,
+            4.,
+        ),
     ] {
         let config = ModelConfig { timesteps: 4, neuron, ..small(Backbone::Resnet18) };
         let (network, _) = build(&config);
@@ -321,7 +332,8 @@ fn what_does_not_fit_is_said_with_the_layers_name() {
     let weight = Tensor::zeros((3, 2, 3, 3), DType::F32, &Device::Cpu).unwrap();
     let mut counter = CostCounter::new();
     let kind = SynapseKind::Conv2d { c_out: 4, kernel: 3, stride: 1, padding: 1 };
-    let event = SynapseEvent { name: "layer1.0.conv1.0", kind, input: &xs, weight: &weight, signal: SignalKind::Analog };
+    let event =
+        SynapseEvent { name: "layer1.0.conv1.0", kind, input: &xs, weight: &weight, signal: SignalKind::Analog };
     assert!(counter.synapse(&event).unwrap_err().to_string().contains("layer1.0.conv1.0"));
 
     let odd = (xs + 0.3).unwrap();
