@@ -1,9 +1,10 @@
 //! Whether two networks send the same spikes: the proof that a conversion lost nothing, or the size of what it lost.
 
-use std::collections::BTreeMap;
-
 use candle_core::{DType, Tensor};
-use lmht_nn::{Error, Network, NeuronConfig, NeuronEvent, Observer, Pass, Result, Signal, loss, ops};
+use lmht_nn::neurons::Equation;
+use lmht_nn::{Network, NeuronEvent, Observer, Pass, SignalKind, ops, readout};
+
+use crate::{Error, Result};
 
 /// The spikes of one layer in two networks, summed over the windows of the one that has windows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,14 +73,15 @@ impl SpikeComparison {
 /// - each batch: images as [`Network::forward`] takes them, labels `[B]`
 ///
 /// # Errors
-/// If the networks have different layers or timesteps (windows), or an image does not fit.
+/// If the networks have different layers or timesteps (windows), an image does not fit, or what gives the batches fails
+/// ([`Error::data`] makes its error one of these).
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
 /// use lmht_convert::{Model, compare_spikes, reparameterize};
 /// use lmht_nn::{ModelConfig, Network, ParamStore, Schedule};
 ///
-/// # fn main() -> lmht_nn::Result<()> {
+/// # fn main() -> lmht_convert::Result<()> {
 /// let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
 /// let params = ParamStore::new(42);
 /// let network = Network::new(&config, params.builder(DType::F64, &Device::Cpu))?;
@@ -106,17 +108,18 @@ pub fn compare_spikes(
 fn compare_batch(before: &Network, after: &Network, images: &Tensor, labels: &Tensor) -> Result<SpikeComparison> {
     let (first, class_before) = counts(before, images)?;
     let (second, class_after) = counts(after, images)?;
-    if !first.order.iter().eq(&second.order) {
-        return Err(Error::Config(format!(
+    let names = |counts: &Counts| counts.layers.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    if names(&first) != names(&second) {
+        return Err(Error::Refused(format!(
             "the networks have different neuron layers: {:?} and {:?}; compare a network with its own conversion",
-            first.order, second.order
+            names(&first),
+            names(&second)
         )));
     }
-    let mut layers = Vec::with_capacity(first.order.len());
-    for name in first.order {
-        let (a, b) = (&first.counts[&name], &second.counts[&name]);
+    let mut layers = Vec::with_capacity(first.layers.len());
+    for ((name, a), (_, b)) in first.layers.into_iter().zip(second.layers) {
         if a.dims() != b.dims() {
-            return Err(Error::Config(format!(
+            return Err(Error::Refused(format!(
                 "{name}: the networks give {:?} and {:?} spike counts; compare networks of equal windows",
                 a.dims(),
                 b.dims()
@@ -126,9 +129,9 @@ fn compare_batch(before: &Network, after: &Network, images: &Tensor, labels: &Te
             |x: &Tensor| -> Result<u64> { Ok(x.to_dtype(DType::F64)?.abs()?.sum_all()?.to_scalar::<f64>()? as u64) };
         layers.push(LayerSpikes {
             n_counts: a.elem_count() as u64,
-            differing: sum(&a.ne(b)?)?,
-            spikes_before: sum(a)?,
-            spikes_after: sum(b)?,
+            differing: sum(&a.ne(&b)?)?,
+            spikes_before: sum(&a)?,
+            spikes_after: sum(&b)?,
             name,
         });
     }
@@ -145,38 +148,44 @@ fn compare_batch(before: &Network, after: &Network, images: &Tensor, labels: &Te
 
 /// Spike counts of every neuron layer, by window, and the class of every image.
 fn counts(network: &Network, images: &Tensor) -> Result<(Counts, Vec<u32>)> {
-    let neuron = &network.config().neuron;
-    let takes_back = matches!(neuron, NeuronConfig::Snm(_));
-    let mut counts = Counts { window: neuron.window(), takes_back, ..Counts::default() };
+    let traits = network.config().neuron.traits();
+    let counts_up = traits.equation == Equation::MultiThreshold;
+    let mut counts = Counts { window: traits.window, counts_up, layers: Vec::new() };
     let logits = network.forward(images, &mut Pass::eval().observed_by(&mut counts))?;
-    let classes = loss::readout(&logits)?.argmax(1)?.to_vec1::<u32>()?;
+    let classes = readout(&logits)?.argmax(1)?.to_vec1::<u32>()?;
     Ok((counts, classes))
 }
 
-#[derive(Default)]
 struct Counts {
     window: usize,
-    /// Whether a spike may be negative.
-    takes_back: bool,
-    order: Vec<String>,
-    counts: BTreeMap<String, Tensor>,
+    /// Whether a count is a whole number of 0..=L: other equations may take spikes back.
+    counts_up: bool,
+    /// In the order of the pass; a layer that is gone through twice is there twice.
+    layers: Vec<(String, Tensor)>,
 }
 
 impl Observer for Counts {
-    fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
-        let SignalKind::Spikes { v_threshold } = event.signal else {
-            return Err(Error::Config(format!("{}: expected spikes, got activations of an ANN", event.name)));
-        };
-        let spikes = (event.output / v_threshold)?.round()?;
+    fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
+        let spikes = spikes(event)?;
         let counts = ops::sum_windows(&spikes, event.timesteps / self.window, self.window)?;
         // One byte each where it holds them: a layer's counts outlive the pass.
-        let dtype = match (self.takes_back, event.levels as usize * self.window) {
-            (true, _) => DType::F32,
-            (false, ..=255) => DType::U8,
-            (false, _) => DType::U32,
+        let dtype = match (self.counts_up, event.levels as usize * self.window) {
+            (false, _) => DType::F32,
+            (true, ..=255) => DType::U8,
+            (true, _) => DType::U32,
         };
-        self.order.push(event.name.to_string());
-        self.counts.insert(event.name.to_string(), counts.to_dtype(dtype)?);
+        self.layers.push((event.name.to_string(), counts.to_dtype(dtype)?));
         Ok(())
+    }
+}
+
+/// s of every unit, from what a neuron layer sends.
+pub(crate) fn spikes(event: &NeuronEvent<'_>) -> lmht_nn::Result<Tensor> {
+    match event.signal {
+        SignalKind::Spikes { v_threshold } => Ok((event.output.to_tensor()? / v_threshold)?.round()?),
+        SignalKind::Averaged { .. } | SignalKind::Analog => Err(lmht_nn::Error::Config(format!(
+            "{}: expected spikes, got activations of an ANN; compare spiking networks",
+            event.name
+        ))),
     }
 }

@@ -1,9 +1,11 @@
 //! Hybrid training (§4.4): a pretrained QCFS network becomes a spiking one, ready to be fine-tuned.
 
 use candle_core::{DType, Device, Tensor};
-use lmht_nn::{Error, GradientMode, ModelConfig, Network, NeuronConfig, ParamStore, Result, Tgim};
+use lmht_nn::neurons::{self, Qcfs};
+use lmht_nn::{GradientMode, ModelConfig, NeuronConfig, ParamStore, Network, Tgim};
 
-use crate::Model;
+use crate::layers::{missing, path, scale_first_current};
+use crate::{Error, Model, Result};
 
 /// How the spiking network starts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,9 +29,9 @@ pub enum HybridStart {
 /// ```
 /// use candle_core::{DType, Device, Tensor};
 /// use lmht_convert::{Model, HybridStart, qcfs_to_lmht};
-/// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Pass, loss};
+/// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Pass, readout};
 ///
-/// # fn main() -> lmht_nn::Result<()> {
+/// # fn main() -> lmht_convert::Result<()> {
 /// let ann = ModelConfig { width: 4, neuron: NeuronConfig::qcfs(4), timesteps: 1, ..ModelConfig::resnet20(10) };
 /// let params = ParamStore::new(42);
 /// let network = Network::new(&ann, params.builder(DType::F64, &Device::Cpu))?;
@@ -37,8 +39,8 @@ pub enum HybridStart {
 /// let spiking = qcfs_to_lmht(&Model::of(&ann, &params), 2, 2, HybridStart::Exact)?;
 /// let (spiking, _) = spiking.build(DType::F64, &Device::Cpu)?;
 /// let image = Tensor::ones((1, 3, 8, 8), DType::F64, &Device::Cpu)?;
-/// let expected = loss::readout(&network.forward(&image, &mut Pass::eval())?)?;
-/// let actual = loss::readout(&spiking.forward(&image, &mut Pass::eval())?)?;
+/// let expected = readout(&network.forward(&image, &mut Pass::eval())?)?;
+/// let actual = readout(&spiking.forward(&image, &mut Pass::eval())?)?;
 /// assert!((actual - expected)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
 /// # Ok(()) }
 /// ```
@@ -60,11 +62,11 @@ pub fn qcfs_to_lmht(
         v_init: 0.5,
         gradient: GradientMode::Detached,
     });
-    let input_scale = match start {
-        HybridStart::Exact => model.config.input_scale,
-        HybridStart::Published => model.config.input_scale * f64::from(levels.max(1)),
-    };
-    spiking(model, ModelConfig { neuron, timesteps, input_scale, ..model.config.clone() }, share)
+    let spiking = spiking(model, ModelConfig { neuron, timesteps, ..model.config.clone() }, share)?;
+    match start {
+        HybridStart::Exact => Ok(spiking),
+        HybridStart::Published => scale_first_current(spiking, f64::from(levels.max(1))),
+    }
 }
 
 /// Makes an IF network with `timesteps` timesteps of a QCFS network, as its authors evaluate it: θ = ϑ, v(0) = θ/2.
@@ -77,7 +79,7 @@ pub fn qcfs_to_lmht(
 /// use lmht_convert::{Model, qcfs_to_if};
 /// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 ///
-/// # fn main() -> lmht_nn::Result<()> {
+/// # fn main() -> lmht_convert::Result<()> {
 /// let ann = ModelConfig { width: 4, neuron: NeuronConfig::qcfs(4), timesteps: 1, ..ModelConfig::resnet20(10) };
 /// let params = ParamStore::new(42);
 /// Network::new(&ann, params.builder(DType::F32, &Device::Cpu))?;
@@ -94,12 +96,12 @@ pub fn qcfs_to_if(model: &Model, timesteps: usize) -> Result<Model> {
 
 /// ϑ of the configuration, after checking that there is one.
 pub(crate) fn scale_of(model: &Model) -> Result<f64> {
-    model.check()?;
+    model.layers()?;
     match &model.config.neuron {
-        NeuronConfig::Qcfs(neurons::Qcfs { scale, .. }) => Ok(*scale),
-        other => Err(Error::Config(format!(
-            "expected a QCFS network, which hybrid training starts from, got neurons of {other:?}; train one with \
-             NeuronConfig::qcfs"
+        NeuronConfig::Qcfs(Qcfs { scale, .. }) => Ok(*scale),
+        other => Err(Error::Refused(format!(
+            "expected a QCFS network, which hybrid training starts from, got {} neurons; train one with NeuronConfig::qcfs",
+            other.traits().title
         ))),
     }
 }
@@ -108,16 +110,19 @@ pub(crate) fn scale_of(model: &Model) -> Result<f64> {
 pub(crate) fn spiking(model: &Model, config: ModelConfig, share: f64) -> Result<Model> {
     let outline = ParamStore::blank();
     Network::new(&config, outline.builder(DType::F32, &Device::Cpu))?;
+    let dtype = model.tensors.values().next().map_or(DType::F32, Tensor::dtype);
     let mut tensors = std::collections::HashMap::new();
     for (name, start) in outline.all() {
-        let tensor = match (name.strip_suffix(".v_threshold"), model.tensors.get(&name)) {
-            (Some(neuron), _) => threshold(neuron, &model.tensors[&format!("{neuron}.thresh")], share)?,
-            (None, Some(tensor)) => tensor.clone(),
-            // T-GIM and leak; they take the type of the scale, which every neuron has.
-            (None, None) => {
-                let neuron = name.rsplit_once('.').map_or("", |(neuron, _)| neuron);
-                start.as_detached_tensor().to_dtype(model.tensors[&format!("{neuron}.thresh")].dtype())?
+        let (layer, part) = name.rsplit_once('.').unwrap_or(("", &name));
+        let scale = model.tensors.get(&path(layer, "thresh"));
+        let tensor = match (part, model.tensors.get(&name)) {
+            ("v_threshold", _) => {
+                let scale = scale.ok_or_else(|| missing(&path(layer, "thresh")))?;
+                threshold(layer, scale, share)?
             }
+            (_, Some(tensor)) => tensor.clone(),
+            // T-GIM and leak; they take the type of the scale, which every neuron has.
+            (_, None) => start.as_detached_tensor().to_dtype(scale.map_or(dtype, Tensor::dtype))?,
         };
         tensors.insert(name, tensor);
     }
@@ -127,7 +132,7 @@ pub(crate) fn spiking(model: &Model, config: ModelConfig, share: f64) -> Result<
 fn threshold(neuron: &str, scale: &Tensor, share: f64) -> Result<Tensor> {
     let value = scale.to_dtype(DType::F64)?.to_vec1::<f64>()?[0];
     if !(value.is_finite() && value > 0.) {
-        return Err(Error::Config(format!(
+        return Err(Error::Refused(format!(
             "{neuron}.thresh is {value}; expected a scale above 0, which becomes the firing threshold: train the ANN again \
              with a lower learning rate"
         )));

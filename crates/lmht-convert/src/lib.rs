@@ -4,6 +4,10 @@
 //! no tree of modules to walk, and a pure function can be tested on a handful of tensors. [`Model`] is what goes
 //! in and what comes out.
 //!
+//! What the layers are, the [trace](lmht_nn::trace) of the network says, and what its neurons are, their
+//! [traits](lmht_nn::neurons::NeuronTraits): a network of one's own ([`lmht_nn::Architecture`]) is converted as a built-in one
+//! is. Whatever cannot be converted is refused by its name, with what to do about it.
+//!
 //! - [`qcfs_to_lmht`] and [`qcfs_to_if`] make a spiking network of a pretrained QCFS network (§4.4);
 //! - [`relu_to_if`] (RMP), [`relu_to_snm`], [`qcfs_to_srp`] and [`qcfs_to_cos`] are the conversions that the paper compares with;
 //! - [`reparameterize`] makes single-threshold neurons of multi-level ones, with nothing lost (§4.5);
@@ -17,7 +21,7 @@
 //! use lmht_convert::Model;
 //! use lmht_nn::{ModelConfig, Network, ParamStore};
 //!
-//! # fn main() -> lmht_nn::Result<()> {
+//! # fn main() -> lmht_convert::Result<()> {
 //! let config = ModelConfig { width: 4, ..ModelConfig::resnet20(10) };
 //! let params = ParamStore::new(42);
 //! Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
@@ -28,28 +32,28 @@
 //! ```
 
 mod absorb;
+mod baselines;
 pub mod checkpoint;
 mod compare;
+mod error;
 mod hybrid;
+mod layers;
 #[cfg(feature = "nir")]
 pub mod nir;
-mod relatives;
 mod reparameterize;
 
 pub use absorb::{absorb_bn, absorb_thresholds};
+pub use baselines::{Calibration, qcfs_to_cos, qcfs_to_srp, relu_to_if, relu_to_snm};
 pub use compare::{LayerSpikes, SpikeComparison, compare_spikes};
+pub use error::{Error, Result};
 pub use hybrid::{HybridStart, qcfs_to_if, qcfs_to_lmht};
-pub use relatives::{Calibration, qcfs_to_cos, qcfs_to_srp, relu_to_if, relu_to_snm};
 pub use reparameterize::reparameterize;
 
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
-use lmht_nn::graph::Graph;
-use lmht_nn::{ModelConfig, Network, ParamStore, Result};
-
-/// Side of the images for which a network's layers are listed: the one size that every backbone takes.
-const IMAGE_SIDE: usize = 32;
+use lmht_nn::trace::Trace;
+use lmht_nn::{ModelConfig, Network, ParamStore};
 
 /// A network as a value: its configuration and its tensors under their published names.
 #[derive(Debug, Clone)]
@@ -67,17 +71,23 @@ impl Model {
         Self { config: config.clone(), tensors: tensors.collect() }
     }
 
-    /// Checks that the tensors are those of the configuration, and lists the network's layers.
+    /// Checks that the tensors are those of the configuration, and lists the network's layers for an input of
+    /// [`ModelConfig::example_input`]. The trace holds empty tensors, not those of the model.
     ///
     /// # Errors
     /// If the configuration is not valid or the tensors do not fit it; all differences are listed.
-    pub fn check(&self) -> Result<Graph> {
-        let outline = ParamStore::blank();
-        Network::new(&self.config, outline.builder(DType::F32, &Device::Cpu))?;
-        outline.check("converted model", &self.tensors)?;
-        // One empty network at a time: a conversion should not need many times the weights' memory.
-        drop(outline);
-        Graph::of(&self.config, (IMAGE_SIDE, IMAGE_SIDE))
+    pub fn check(&self) -> Result<Trace> {
+        let blank = ParamStore::blank();
+        let network = Network::new(&self.config, blank.builder(DType::F32, &Device::Cpu))?;
+        blank.check("converted model", &self.tensors)?;
+        Ok(network.trace(&self.config.example_input())?)
+    }
+
+    /// As [`Model::check`], for a conversion, which must know every layer.
+    fn layers(&self) -> Result<Trace> {
+        let trace = self.check()?;
+        layers::check_known(&trace, &self.config)?;
+        Ok(trace)
     }
 
     /// Builds the network, with tensors of its own.

@@ -1,7 +1,8 @@
 //! Checkpoints in and out: what PyTorch saved becomes a model, and a model becomes what PyTorch loads.
 //!
 //! [`read`] takes a PyTorch file (`.pth`, `.pt`) or a safetensors file, told apart by their content, and gives the named
-//! tensors; [`Checkpoint::into_model`] fits them to a configuration. [`to_published`] and [`write_published`] go the other
+//! tensors; [`Checkpoint::into_model`] fits them to a configuration, after [`Checkpoint::renamed`] if the file has other names
+//! than the network. [`to_published`] and [`write_published`] go the other
 //! way, under the names of the published networks, so that `load_state_dict(strict=True)` takes the result.
 //!
 //! Files come from anywhere, so they are read as if somebody had made them to do harm. Nothing in them is executed; they
@@ -10,8 +11,7 @@
 //! ```
 //! use candle_core::{DType, Device};
 //! use lmht_convert::{Model, checkpoint};
-//! use lmht_nn::neurons;
-use lmht_nn::{ModelConfig, Network, ParamStore};
+//! use lmht_nn::{ModelConfig, Network, ParamStore};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
@@ -31,14 +31,14 @@ mod pickle;
 mod published;
 mod torch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use lmht_nn::{Error, ModelConfig, Network, NeuronConfig, ParamStore, Result, Tgim};
+use lmht_nn::{ModelConfig, Network, ParamStore, Tgim};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::Model;
+use crate::{Error, Model, Result};
 pub use published::{to_published, write_published};
 
 /// What a checkpoint was written by.
@@ -236,6 +236,109 @@ fn read_safetensors(bytes: &[u8]) -> std::result::Result<Contents, String> {
 }
 
 impl Checkpoint {
+    /// The same tensors under other names: for a file of a network that somebody else defined, into a network of one's own.
+    ///
+    /// A key of `map` is a name in the file, or the beginning of names up to a dot; the value takes its place. The longest key
+    /// counts, and an empty value takes a beginning away. What no key fits keeps its name. Tensors that the network has no use
+    /// for are to be taken out of [`Checkpoint::tensors`] before.
+    ///
+    /// # Errors
+    /// [`Error::File`] if a key fits no name, or two tensors would have one name.
+    ///
+    /// ```
+    /// use std::collections::BTreeMap;
+    ///
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_nn::VarBuilder;
+    /// use lmht_convert::checkpoint;
+    /// use lmht_nn::layers::{Linear, Neuron, Site};
+    /// use lmht_nn::{Architecture, Body, InputShape, ModelConfig, NeuronConfig, Pass, Signal};
+    ///
+    /// #[derive(Debug)]
+    /// struct Perceptron;
+    ///
+    /// #[derive(Debug)]
+    /// struct Layers(Linear, Neuron, Linear);
+    ///
+    /// impl Architecture for Perceptron {
+    ///     fn name(&self) -> &str {
+    ///         "perceptron"
+    ///     }
+    ///     fn input(&self) -> InputShape {
+    ///         InputShape::Features
+    ///     }
+    ///     fn build(&self, config: &ModelConfig, vb: &VarBuilder<'_>) -> lmht_nn::Result<Box<dyn Body>> {
+    ///         Ok(Box::new(Layers(
+    ///             Linear::new(config.in_channels, 4, vb.pp("fc1"))?,
+    ///             config.neuron_layer(Site::Features, vb.pp("act1"))?,
+    ///             config.readout_layer(4, vb.pp("fc2"))?,
+    ///         )))
+    ///     }
+    /// }
+    ///
+    /// impl Body for Layers {
+    ///     fn forward(&self, xs: &Signal, pass: &mut Pass<'_>) -> lmht_nn::Result<Signal> {
+    ///         let Layers(fc1, act1, fc2) = self;
+    ///         fc2.forward(&act1.forward(&fc1.forward(xs, pass)?, pass)?, pass)
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // What torch.nn.Sequential(Linear(2, 4), ReLU(), Linear(4, 3)) inside a module `net` saves.
+    /// let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
+    /// let file = [
+    ///     ("net.0.weight", zeros(&[4, 2])?),
+    ///     ("net.0.bias", zeros(&[4])?),
+    ///     ("net.2.weight", zeros(&[3, 4])?),
+    ///     ("net.2.bias", zeros(&[3])?),
+    /// ];
+    /// let bytes = safetensors::serialize(file, None)?;
+    ///
+    /// let map = [("net.0", "fc1"), ("net.2", "fc2")].map(|(theirs, ours)| (theirs.to_string(), ours.to_string()));
+    /// let ann = ModelConfig { in_channels: 2, timesteps: 1, neuron: NeuronConfig::relu(), ..ModelConfig::own(Perceptron, 3) };
+    /// let model = checkpoint::parse("net.safetensors", &bytes)?.renamed(&BTreeMap::from(map))?.into_model(&ann)?;
+    /// assert_eq!(model.tensors["fc2.weight"].dims(), [3, 4]);
+    /// # Ok(()) }
+    /// ```
+    pub fn renamed(self, map: &BTreeMap<String, String>) -> Result<Self> {
+        let refuse = |what: String| Error::File { path: PathBuf::from(&self.origin), what };
+        let mut unused: BTreeSet<&str> = map.keys().map(String::as_str).collect();
+        let mut n_renamed = 0;
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in self.tensors {
+            let rest = |key: &str| {
+                let rest = name.strip_prefix(key)?;
+                (rest.is_empty() || rest.starts_with('.') || key.ends_with('.')).then_some(rest)
+            };
+            let fits = map.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_str(), rest(key)?)));
+            let new = match fits.max_by_key(|(key, _, _)| key.len()) {
+                Some((key, value, rest)) => {
+                    unused.remove(key);
+                    n_renamed += 1;
+                    if value.is_empty() { rest.trim_start_matches('.').to_string() } else { format!("{value}{rest}") }
+                }
+                None => name.clone(),
+            };
+            if tensors.insert(new.clone(), tensor).is_some() {
+                return Err(refuse(format!(
+                    "two tensors would be called {}, one of them {} in the file; give them different names, or take one out",
+                    pickle::shortened(&new),
+                    pickle::shortened(&name)
+                )));
+            }
+        }
+        if let Some(key) = unused.first() {
+            let names: Vec<String> = tensors.keys().cloned().collect();
+            return Err(refuse(format!(
+                "no tensor is called {key:?} or begins so, up to a dot; the names are now: {}",
+                pickle::shortened(&listed(&names))
+            )));
+        }
+        let mut notes = self.notes;
+        notes.push(format!("renamed {n_renamed} of {} tensors", tensors.len()));
+        Ok(Self { tensors, notes, ..self })
+    }
+
     /// Fits the tensors to the network that `config` describes.
     ///
     /// Names and shapes must be those of the published network, apart from what it keeps without using it: the second
@@ -244,8 +347,8 @@ impl Checkpoint {
     /// to the logit 0, at which ours rest.
     ///
     /// # Errors
-    /// [`Error::Config`] if the configuration is not valid; [`Error::Mismatch`] with every tensor that is missing,
-    /// superfluous or of another shape, and the nearest name beside it; [`Error::NonFinite`] if a tensor has a value that is
+    /// [`Error::Network`] if the configuration is not valid, or with [`Mismatch`](lmht_nn::Error::Mismatch) inside for every
+    /// tensor that is missing, superfluous or of another shape, and the nearest name beside it; [`Error::NonFinite`] if a tensor has a value that is
     /// not finite; [`Error::File`] if a threshold, a QCFS scale or a variance is out of its range.
     pub fn into_model(self, config: &ModelConfig) -> Result<Model> {
         config.check()?;
@@ -258,7 +361,7 @@ impl Checkpoint {
             check_values(&self.origin, &name, var.as_tensor())?;
         }
         let mut model = Model::of(config, &params);
-        if matches!(config.neuron, NeuronConfig::Lmht(neurons::Lmht { tgim: Tgim::Causal, .. })) {
+        if config.neuron.traits().tgim == Tgim::Causal {
             published::set_future(&mut model, 0.)?;
         }
         Ok(model)

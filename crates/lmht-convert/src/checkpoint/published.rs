@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use lmht_nn::{Backbone, Error, NeuronConfig, Result, Tgim, atomic};
+use lmht_nn::neurons::{Equation, Leak};
+use lmht_nn::{Backbone, NeuronConfig, Tgim, atomic};
 
-use crate::Model;
+use crate::{Error, Model, Result};
 
 /// A logit whose sigmoid is exactly 0, in float32 and in float64.
 const LOGIT_OF_ZERO: f64 = -1000.;
@@ -26,15 +27,15 @@ const LOGIT_OF_ZERO: f64 = -1000.;
 /// network.
 ///
 /// # Errors
-/// [`Error::Config`] for a neuron that the published networks do not have: M-HT, LIF, and LM-HT with the identity for a
-/// T-GIM. As [`Model::build`] if the tensors do not fit the configuration.
+/// [`Error::Refused`] for a neuron that the published networks do not have, such as M-HT, LIF, and LM-HT with the identity
+/// for a T-GIM. As [`Model::build`] if the tensors do not fit the configuration.
 ///
 /// ```
 /// use candle_core::{DType, Device};
 /// use lmht_convert::{Model, checkpoint};
 /// use lmht_nn::{ModelConfig, Network, ParamStore};
 ///
-/// # fn main() -> lmht_nn::Result<()> {
+/// # fn main() -> lmht_convert::Result<()> {
 /// let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
 /// let params = ParamStore::new(42);
 /// Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
@@ -46,22 +47,9 @@ const LOGIT_OF_ZERO: f64 = -1000.;
 /// ```
 pub fn to_published(model: &Model) -> Result<BTreeMap<String, Tensor>> {
     let config = &model.config;
-    let neuron = match &config.neuron {
-        NeuronConfig::Lmht(neurons::Lmht { tgim: Tgim::Identity, .. }) => Some("LM-HT with tgim = identity"),
-        NeuronConfig::Mht(_) => Some("M-HT"),
-        NeuronConfig::Lif(_) => Some("LIF"),
-        NeuronConfig::Reparameterized(_) => Some("reparameterized"),
-        NeuronConfig::Snm(_) | NeuronConfig::Srp(_) | NeuronConfig::Cos(_) => Some("of another method"),
-        _ => None,
-    };
-    if let Some(neuron) = neuron {
-        return Err(Error::Config(format!(
-            "the neuron is {neuron}, which the published networks do not have; expected LM-HT with a full or causal T-GIM, \
-             IF, QCFS or ReLU. model.safetensors of a model folder has the tensors as they are"
-        )));
-    }
+    check_published(&config.neuron)?;
     if !config.batch_norm || config.unit_spikes {
-        return Err(Error::Config(
+        return Err(Error::Refused(
             "batch norm or θ was folded into the weights, which the published networks do not know; write the model before \
              folding"
                 .into(),
@@ -72,7 +60,7 @@ pub fn to_published(model: &Model) -> Result<BTreeMap<String, Tensor>> {
     let dtype = if is_double { DType::F64 } else { DType::F32 };
     let (_network, params) = model.build(dtype, &Device::Cpu)?;
     let mut fitted = Model::of(config, &params);
-    if matches!(config.neuron, NeuronConfig::Lmht(neurons::Lmht { tgim: Tgim::Causal, .. })) {
+    if config.neuron.traits().tgim == Tgim::Causal {
         set_future(&mut fitted, LOGIT_OF_ZERO)?;
     }
     let mut tensors: BTreeMap<String, Tensor> = fitted.tensors.into_iter().collect();
@@ -94,7 +82,7 @@ pub fn to_published(model: &Model) -> Result<BTreeMap<String, Tensor>> {
         if let Some(v_threshold) = threshold {
             added.push(("sn1.v_threshold".into(), v_threshold));
         }
-        if matches!(config.neuron, NeuronConfig::Lmht(_)) {
+        if config.neuron.traits().leak == Leak::Learned {
             added.push(("sn1.alpha".into(), Tensor::zeros(1, dtype, &Device::Cpu)?));
             added.push(("sn1.mask".into(), Tensor::zeros((t, t, 1, 1, 1, 1), dtype, &Device::Cpu)?));
             added.push(("sn1.mask_linear".into(), Tensor::zeros((t, t, 1, 1, 1), dtype, &Device::Cpu)?));
@@ -102,6 +90,29 @@ pub fn to_published(model: &Model) -> Result<BTreeMap<String, Tensor>> {
     }
     tensors.extend(added);
     Ok(tensors)
+}
+
+/// Refuses a neuron that the published networks do not have.
+fn check_published(neuron: &NeuronConfig) -> Result<()> {
+    let traits = neuron.traits();
+    let is_published = match traits.equation {
+        Equation::MultiThreshold => {
+            let is_lmht = traits.leak == Leak::Learned && traits.tgim != Tgim::Identity;
+            let is_if = traits.leak == Leak::Fixed(1.) && traits.levels == 1;
+            (is_lmht || is_if) && traits.window == 1
+        }
+        Equation::Quantized | Equation::Analog => matches!(neuron, NeuronConfig::Qcfs(_) | NeuronConfig::Relu(_)),
+        Equation::Other | Equation::Inference => false,
+    };
+    if is_published {
+        return Ok(());
+    }
+    let without_tgim = if traits.leak == Leak::Learned && traits.tgim == Tgim::Identity { " with tgim = identity" } else { "" };
+    Err(Error::Refused(format!(
+        "the neuron is {}{without_tgim}, which the published networks do not have; expected LM-HT with a full or causal T-GIM, \
+         IF, QCFS or ReLU. model.safetensors of a model folder has the tensors as they are",
+        traits.title
+    )))
 }
 
 /// Writes [`to_published`] as a safetensors file, whole or not at all. The same model gives the same bytes.

@@ -2,13 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 
-use candle_core::{DType, Tensor};
-use lmht_nn::graph::{Graph, Op};
-use lmht_nn::{Error, NeuronConfig, Result, Tgim};
+use candle_core::{DType, Device, Tensor};
+use lmht_nn::Tgim;
+use lmht_nn::neurons::{Equation, Leak, NeuronTraits};
+use lmht_nn::ops::Conv2dParams;
+use lmht_nn::trace::{Op, Trace};
 
-use super::Profile;
+use super::{Profile, name_of_pass};
 use super::graph::{Array, Integration, Metadata, NirGraph, Node, Pair, Precision, Primitive, RESET};
-use crate::{Model, absorb_bn};
+use crate::layers::{called, missing, path};
+use crate::{Error, Model, Result, absorb_bn};
 
 /// τ/dt where a LIF stands for an IF in snnTorch: λ = 1 - dt/τ is 1 in float32 and in float64.
 const ENDLESS: f64 = (1_u64 << 60) as f64;
@@ -20,20 +23,20 @@ const ENDLESS_IN_NORSE: f64 = (1_u64 << 40) as f64;
 /// The graph, and notes that belong to this network.
 pub(super) fn build(
     model: &Model,
-    image: (usize, usize),
+    input: &[usize],
     profile: Profile,
     precision: Precision,
 ) -> Result<(NirGraph, Vec<String>)> {
-    model.check()?;
-    let neurons = check(model, &Graph::of(&model.config, image)?)?;
+    let neurons = check(model, &model.check()?)?;
 
     let tensors = model.tensors.iter().map(|(name, tensor)| Ok((name.clone(), tensor.to_dtype(DType::F64)?)));
     let mut model = Model { config: model.config.clone(), tensors: tensors.collect::<Result<_>>()? };
     if model.config.batch_norm {
         model = absorb_bn(&model)?;
     }
-    let graph = Graph::of(&model.config, image)?;
-    let (v_init, timesteps) = (v_init(&model.config.neuron), model.config.timesteps);
+    let (network, _) = model.build(DType::F64, &Device::Cpu)?;
+    let trace = network.trace(input)?;
+    let (v_init, timesteps) = (model.config.neuron.traits().v_init, model.config.timesteps);
     let metadata = Metadata {
         generator: concat!("lmht-convert ", env!("CARGO_PKG_VERSION")).into(),
         profile: profile.name().into(),
@@ -55,7 +58,8 @@ pub(super) fn build(
              before the first timestep"
         ));
     }
-    if profile.convolves_features() {
+    let takes_maps = trace.nodes.iter().any(|node| matches!(node.op, Op::Conv2d { .. }));
+    if profile.convolves_features() && takes_maps {
         notes.push(format!(
             "{}: linear layers are convolutions over one position, so that the output has the shape [{}, 1, 1]",
             profile.name(),
@@ -65,7 +69,8 @@ pub(super) fn build(
     let graph_of_nodes = NirGraph { nodes: Vec::new(), edges: Vec::new(), metadata };
     let mut builder = Builder {
         model: &model,
-        graph: &graph,
+        trace: &trace,
+        passes: HashMap::new(),
         neurons,
         profile,
         precision,
@@ -93,78 +98,65 @@ struct Neuron {
 }
 
 /// The neurons by name, if NIR can hold every layer.
-fn check(model: &Model, graph: &Graph) -> Result<HashMap<String, Neuron>> {
+fn check(model: &Model, trace: &Trace) -> Result<HashMap<String, Neuron>> {
     // First, since a Transformer has max-pooling too, and nothing helps it.
-    if let Some(product) = graph.nodes.iter().find(|node| node.op == Op::Product) {
+    if let Some(attention) = trace.nodes.iter().find(|node| matches!(node.op, Op::Attention(_))) {
         return Err(refused(
-            &product.name,
+            &called(attention),
             "attention multiplies two spike trains, and NIR has no node for it; export a residual network or a VGG",
         ));
     }
     let mut neurons = HashMap::new();
-    for node in &graph.nodes {
+    for node in &trace.nodes {
         match &node.op {
-            Op::Neuron { .. } => {
-                neurons.insert(node.name.clone(), neuron(model, &node.name)?);
+            Op::Neuron(cell) => {
+                neurons.insert(node.name.clone(), neuron(model, &node.name, &cell.traits())?);
             }
             Op::MaxPool(_) => {
-                let before = &graph.nodes[node.inputs[0]].name;
+                let before = called(&trace.nodes[trace.source(node.inputs[0])]);
                 return Err(refused(
                     &format!("the max-pooling after {before}"),
-                    "NIR has no max-pooling; train the network with stem = cifar, which has none",
+                    "NIR has no max-pooling; train the network with average pooling (of a ResNet: stem = cifar, which has no \
+                     pooling)",
                 ));
             }
+            Op::Opaque { what } => return Err(unknown(&called(node), what)),
             _ => {}
         }
     }
+    // Neurons of another kind than the configuration's have been refused above by what they are, or have another v(0).
+    crate::layers::check_known(trace, &model.config)?;
     Ok(neurons)
 }
 
 fn refused(layer: &str, why: impl std::fmt::Display) -> Error {
-    Error::Config(format!("{layer} cannot be exported to NIR: {why}"))
+    Error::Refused(format!("{layer} cannot be exported to NIR: {why}"))
 }
 
-fn v_init(neuron: &NeuronConfig) -> f64 {
-    match neuron {
-        NeuronConfig::Lmht(neurons::Lmht { v_init, .. })
-        | NeuronConfig::Mht(neurons::Mht { v_init, .. })
-        | NeuronConfig::If(neurons::If { v_init, .. })
-        | NeuronConfig::Lif(neurons::Lif { v_init, .. })
-        | NeuronConfig::Reparameterized(neurons::Reparameterized { v_init, .. }) => *v_init,
-        // Refused before this is asked.
-        NeuronConfig::Qcfs(_)
-        | NeuronConfig::Relu
-        | NeuronConfig::Snm(_)
-        | NeuronConfig::Srp(_)
-        | NeuronConfig::Cos(_) => 0.,
-    }
+fn unknown(layer: &str, what: &str) -> Error {
+    refused(layer, format!("{what}, and NIR has no node for it; build the network of synapses, neurons, sums and average pooling"))
 }
 
-fn neuron(model: &Model, layer: &str) -> Result<Neuron> {
-    let config = &model.config.neuron;
-    let fixed = match config {
-        NeuronConfig::Qcfs(_) => {
-            return Err(refused(
-                layer,
-                "it is a QCFS activation, not a spiking neuron; convert the network with qcfs_to_if first",
-            ));
+fn neuron(model: &Model, layer: &str, traits: &NeuronTraits) -> Result<Neuron> {
+    let title = traits.title;
+    let why = match traits.equation {
+        Equation::MultiThreshold => None,
+        Equation::Quantized => {
+            Some(format!("it is a {title} activation, not a spiking neuron; convert the network with qcfs_to_if first"))
         }
-        NeuronConfig::Relu => {
-            return Err(refused(layer, "it is a ReLU, not a spiking neuron; train a spiking network"));
-        }
-        NeuronConfig::Snm(_) | NeuronConfig::Srp(_) | NeuronConfig::Cos(_) => {
-            return Err(refused(
-                layer,
-                "it is not an IF or LIF neuron (it takes spikes back, or has two stages); convert with qcfs_to_if or \
-                 relu_to_if",
-            ));
-        }
-        NeuronConfig::Lmht(_) => None,
-        NeuronConfig::Mht(neurons::Mht { leak, .. }) | NeuronConfig::Lif(neurons::Lif { leak, .. }) => Some(*leak),
-        NeuronConfig::If(_) => Some(1.),
-        NeuronConfig::Reparameterized(neurons::Reparameterized { leak, .. }) => *leak,
+        Equation::Analog => Some(format!("it is a {title}, not a spiking neuron; train a spiking network")),
+        Equation::Inference => Some(format!(
+            "it is an {title} neuron, not an IF or LIF neuron (it takes spikes back, or has two stages); convert with \
+             qcfs_to_if or relu_to_if"
+        )),
+        Equation::Other => Some(format!(
+            "it is of the kind {title}, whose equations no NIR node has; train an IF or LIF network, or convert with qcfs_to_if"
+        )),
     };
-    let levels = config.levels();
+    if let Some(why) = why {
+        return Err(refused(layer, why));
+    }
+    let levels = traits.levels;
     if levels != 1 {
         return Err(refused(
             layer,
@@ -175,16 +167,14 @@ fn neuron(model: &Model, layer: &str) -> Result<Neuron> {
             ),
         ));
     }
-    if let NeuronConfig::Lmht(neurons::Lmht { tgim, .. }) | NeuronConfig::Reparameterized(neurons::Reparameterized { tgim, .. }) = config
-        && *tgim != Tgim::Identity
-    {
+    if traits.tgim != Tgim::Identity {
         return Err(refused(
             layer,
             "its T-GIM mixes the currents of different timesteps, and NIR has no node for it; train with tgim = identity, \
              or an IF or LIF network",
         ));
     }
-    let window = config.window();
+    let window = traits.window;
     if window != 1 {
         return Err(refused(
             layer,
@@ -194,9 +184,9 @@ fn neuron(model: &Model, layer: &str) -> Result<Neuron> {
             ),
         ));
     }
-    let leak = match fixed {
-        Some(leak) => leak,
-        None => 1. / (1. + (-scalar(model, &format!("{layer}.alpha"))?).exp()) + 0.5,
+    let leak = match traits.leak {
+        Leak::Fixed(leak) => leak,
+        Leak::Learned => 1. / (1. + (-scalar(model, &path(layer, "alpha"))?).exp()) + 0.5,
     };
     if !(0. ..=1.).contains(&leak) {
         return Err(refused(
@@ -204,7 +194,7 @@ fn neuron(model: &Model, layer: &str) -> Result<Neuron> {
             format!("its leak λ is {leak}, and NIR holds 0 <= λ <= 1 only (τ = dt/(1 - λ)); train with a fixed leak"),
         ));
     }
-    let v_threshold = scalar(model, &format!("{layer}.v_threshold"))?;
+    let v_threshold = scalar(model, &path(layer, "v_threshold"))?;
     if !(v_threshold.is_finite() && v_threshold > 0.) {
         return Err(refused(layer, format!("its threshold is {v_threshold}; expected a number above 0")));
     }
@@ -212,13 +202,12 @@ fn neuron(model: &Model, layer: &str) -> Result<Neuron> {
 }
 
 fn scalar(model: &Model, name: &str) -> Result<f64> {
-    let values = tensor(model, name)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-    Ok(values[0])
+    let tensor = model.tensors.get(name).ok_or_else(|| missing(name))?;
+    number(tensor)
 }
 
-fn tensor<'a>(model: &'a Model, name: &str) -> Result<&'a Tensor> {
-    let missing = || Error::Config(format!("the tensor {name} is missing; load a whole model"));
-    model.tensors.get(name).ok_or_else(missing)
+fn number(tensor: &Tensor) -> Result<f64> {
+    Ok(tensor.detach().to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?[0])
 }
 
 /// What a layer gives: Σ factor · output, over nodes of the NIR graph.
@@ -231,9 +220,22 @@ struct Value {
     shape: Vec<usize>,
 }
 
+/// The numbers of a tensor in another shape.
+fn array(tensor: &Tensor, shape: &[usize]) -> Result<Array> {
+    let data = tensor.detach().to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    Ok(Array { shape: shape.to_vec(), data })
+}
+
+fn times(mut array: Array, factor: f64) -> Array {
+    array.data.iter_mut().for_each(|x| *x *= factor);
+    array
+}
+
 struct Builder<'a> {
     model: &'a Model,
-    graph: &'a Graph,
+    trace: &'a Trace,
+    /// How often each layer with parameters was gone through so far.
+    passes: HashMap<String, usize>,
     neurons: HashMap<String, Neuron>,
     profile: Profile,
     precision: Precision,
@@ -244,44 +246,60 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn run(&mut self) -> Result<()> {
         let mut values: Vec<Value> = Vec::new();
-        for node in &self.graph.nodes {
+        for node in &self.trace.nodes {
             let input = |i: usize| values[node.inputs[i]].clone();
             let value = match &node.op {
                 Op::Input => {
                     let id = self.push("input", Primitive::Input { shape: node.shape.clone() }, &[]);
                     Value { terms: vec![(id, 1.)], shape: node.shape.clone() }
                 }
-                Op::Conv2d { kernel, params } => {
-                    let weight = tensor(self.model, &format!("{}.weight", node.name))?;
-                    let dims = vec![weight.dim(0)?, weight.dim(1)?, *kernel, *kernel];
-                    self.synapse(&node.name, input(0), dims, [params.stride; 2], [params.padding; 2])?
+                Op::Conv2d { weight, bias, params } => {
+                    let name = self.name_of_pass(&node.name);
+                    self.conv2d(&name, input(0), weight, bias.as_ref(), *params)?
                 }
-                Op::Linear => self.linear(&node.name, input(0))?,
-                Op::Neuron { input_scale } => {
-                    let current = self.scaled(input(0), *input_scale, node.inputs[0])?;
-                    self.neuron(&node.name, current)?
+                Op::Linear { weight, bias } => {
+                    let name = self.name_of_pass(&node.name);
+                    self.linear(&name, input(0), weight, bias)?
                 }
+                Op::Neuron(cell) => {
+                    let current = self.scaled(input(0), cell.input_scale(), node.inputs[0])?;
+                    let name = self.name_of_pass(&node.name);
+                    self.neuron(&name, self.neurons[&node.name], current)?
+                }
+                // The input of a graph comes anew at every timestep.
+                Op::Broadcast(_) => input(0),
                 Op::AvgPool(params) if params.padding == 0 => {
                     self.pooled(input(0), [params.kernel; 2], [params.stride; 2], &node.shape)?
                 }
                 Op::Mean => {
                     let maps = input(0);
-                    let [c, h, w] = maps.shape[..] else { return Err(self.unknown(&node.name, &node.op)) };
+                    let [c, h, w] = maps.shape[..] else {
+                        return Err(unknown(&called(node), "it is a mean of what is no map"));
+                    };
                     let mean = if h * w == 1 { maps } else { self.pooled(maps, [h, w], [h, w], &[c, 1, 1])? };
                     self.flattened(mean)?
                 }
-                Op::Reshape => self.flattened(input(0))?,
+                Op::Flatten => self.flattened(input(0))?,
                 Op::Scale(factor) => self.scaled(input(0), *factor, node.inputs[0])?,
-                Op::ShortcutScale => {
-                    let factor = scalar(self.model, &format!("{}.shortcut_scale", node.name))?;
-                    self.scaled(input(0), factor, node.inputs[0])?
-                }
+                Op::ShortcutScale(factor) => self.scaled(input(0), number(factor)?, node.inputs[0])?,
                 Op::Add => {
                     let (mut sum, other) = (input(0), input(1));
-                    sum.terms.extend(other.terms);
+                    for (id, factor) in other.terms {
+                        // Two edges between the same nodes are one to a reader.
+                        match sum.terms.iter_mut().find(|(known, _)| *known == id) {
+                            Some((_, known)) => *known += factor,
+                            None => sum.terms.push((id, factor)),
+                        }
+                    }
                     sum
                 }
-                other => return Err(self.unknown(&node.name, other)),
+                Op::BatchNorm(_) => return Err(unknown(&called(node), "its batch norm was not taken into a synapse")),
+                Op::MaxPool(_) => return Err(unknown(&called(node), "it takes a maximum")),
+                Op::AvgPool(_) => return Err(unknown(&called(node), "it averages over padding")),
+                Op::Tokens => return Err(unknown(&called(node), "it makes tokens of a map")),
+                Op::Attention(_) => return Err(unknown(&called(node), "it multiplies spike trains")),
+                Op::Opaque { what } => return Err(unknown(&called(node), what)),
+                _ => return Err(unknown(&called(node), "it is of a kind that this export does not know")),
             };
             values.push(value);
         }
@@ -292,11 +310,21 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn unknown(&self, name: &str, op: &Op) -> Error {
-        refused(
-            if name.is_empty() { "a layer without parameters" } else { name },
-            format!("there is no node for {op:?}"),
-        )
+    /// The name of a layer with parameters that is gone through now.
+    fn name_of_pass(&mut self, layer: &str) -> String {
+        let pass = self.passes.entry(layer.to_string()).or_default();
+        *pass += 1;
+        name_of_pass(layer, *pass)
+    }
+
+    /// Whether a node is a synapse that feeds one other node, through a change of rows at most.
+    fn synapse_of_one_reader(&self, node: usize) -> bool {
+        let is_read_once = self.trace.readers(node).count() == 1;
+        match self.trace.nodes[node].op {
+            Op::Conv2d { .. } | Op::Linear { .. } => is_read_once,
+            Op::Broadcast(_) => is_read_once && self.synapse_of_one_reader(self.trace.nodes[node].inputs[0]),
+            _ => false,
+        }
     }
 
     /// Adds a node and the edges from `sources` to it.
@@ -347,7 +375,7 @@ impl Builder<'_> {
             _ if self.profile == Profile::Spec => Primitive::Scale { scale: Array::full(shape, factor) },
             [_, h, w] => {
                 weight.shape.extend([1, 1]);
-                Primitive::Conv2d { weight, bias, stride: [1, 1], padding: [0, 0], input_shape: [h, w] }
+                Primitive::Conv2d { weight, bias, stride: [1, 1], padding: [0, 0], groups: 1, input_shape: [h, w] }
             }
             _ => Primitive::Affine { weight, bias },
         })
@@ -359,8 +387,7 @@ impl Builder<'_> {
             return Ok(value);
         }
         if let [(id, _)] = value.terms[..]
-            && matches!(self.graph.nodes[node].op, Op::Conv2d { .. } | Op::Linear)
-            && self.graph.readers(node).count() == 1
+            && self.synapse_of_one_reader(node)
             && let Primitive::Conv2d { weight, bias, .. } | Primitive::Affine { weight, bias } =
                 &mut self.out.nodes[id].primitive
         {
@@ -371,22 +398,43 @@ impl Builder<'_> {
         Ok(value)
     }
 
-    /// A convolution with the layer's weights in the shape `dims`, times what its input waits for.
-    fn synapse(&mut self, name: &str, input: Value, dims: Vec<usize>, stride: Pair, padding: Pair) -> Result<Value> {
+    fn conv2d(
+        &mut self,
+        name: &str,
+        input: Value,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        params: Conv2dParams,
+    ) -> Result<Value> {
+        let weight = array(weight, weight.dims())?;
+        let bias = match bias {
+            Some(bias) => array(bias, bias.dims())?,
+            None => Array::full(&weight.shape[..1], 0.),
+        };
+        self.synapse(name, input, weight, bias, params)
+    }
+
+    /// A convolution, times what its input waits for.
+    fn synapse(&mut self, name: &str, input: Value, weight: Array, bias: Array, params: Conv2dParams) -> Result<Value> {
         let [_, h, w] = input.shape[..] else {
             return Err(refused(name, format!("it convolves an input of shape {:?}", input.shape)));
         };
         let (sources, factor) = self.common(input, name)?;
-        let (weight, bias) = self.weights(name, dims, factor)?;
-        let [c_out, _, kh, kw] = weight.shape[..] else { unreachable!("a kernel has four axes") };
-        let side = |n: usize, kernel: usize, i: usize| (n + 2 * padding[i] - kernel) / stride[i] + 1;
-        let shape = vec![c_out, side(h, kh, 0), side(w, kw, 1)];
-        let primitive = Primitive::Conv2d { weight, bias, stride, padding, input_shape: [h, w] };
+        let weight = times(weight, factor);
+        let [c_out, _, kh, kw] = weight.shape[..] else {
+            return Err(refused(name, format!("its weight has the shape {:?}", weight.shape)));
+        };
+        let Conv2dParams { stride, padding, groups } = params;
+        let side = |n: usize, kernel: usize| (n + 2 * padding - kernel) / stride + 1;
+        let shape = vec![c_out, side(h, kh), side(w, kw)];
+        let (stride, padding) = ([stride; 2], [padding; 2]);
+        let primitive = Primitive::Conv2d { weight, bias, stride, padding, groups, input_shape: [h, w] };
         Ok(Value { terms: vec![(self.push(name, primitive, &sources), 1.)], shape })
     }
 
-    fn linear(&mut self, name: &str, input: Value) -> Result<Value> {
-        let (f_out, f_in) = tensor(self.model, &format!("{name}.weight"))?.dims2()?;
+    fn linear(&mut self, name: &str, input: Value, weight: &Tensor, bias: &Tensor) -> Result<Value> {
+        let (f_out, f_in) = weight.dims2()?;
+        let bias = array(bias, bias.dims())?;
         if let [c, h, w] = input.shape[..] {
             if h != w {
                 return Err(refused(
@@ -396,26 +444,16 @@ impl Builder<'_> {
                     ),
                 ));
             }
-            return self.synapse(name, input, vec![f_out, c, h, w], [1, 1], [0, 0]);
+            return self.synapse(name, input, array(weight, &[f_out, c, h, w])?, bias, Conv2dParams::default());
         }
         let (sources, factor) = self.common(input, name)?;
-        let (weight, bias) = self.weights(name, vec![f_out, f_in], factor)?;
+        let weight = times(array(weight, &[f_out, f_in])?, factor);
         let id = self.push(name, Primitive::Affine { weight, bias }, &sources);
         Ok(Value { terms: vec![(id, 1.)], shape: vec![f_out] })
     }
 
-    fn weights(&self, name: &str, dims: Vec<usize>, factor: f64) -> Result<(Array, Array)> {
-        let weight = (tensor(self.model, &format!("{name}.weight"))?.to_dtype(DType::F64)? * factor)?;
-        let bias = tensor(self.model, &format!("{name}.bias"))?.to_dtype(DType::F64)?;
-        let array = |tensor: Tensor, shape: Vec<usize>| -> Result<Array> {
-            Ok(Array { shape, data: tensor.flatten_all()?.to_vec1::<f64>()? })
-        };
-        let f_out = dims[0];
-        Ok((array(weight, dims)?, array(bias, vec![f_out])?))
-    }
-
-    fn neuron(&mut self, name: &str, current: Value) -> Result<Value> {
-        let Neuron { leak, v_threshold } = self.neurons[name];
+    fn neuron(&mut self, name: &str, neuron: Neuron, current: Value) -> Result<Value> {
+        let Neuron { leak, v_threshold } = neuron;
         let shape = current.shape.clone();
         let sources = self.unscaled(current, name)?;
         let dt = self.out.metadata.dt;

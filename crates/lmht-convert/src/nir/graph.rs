@@ -32,7 +32,7 @@ impl Array {
 /// Height and width.
 pub(super) type Pair = [usize; 2];
 
-/// A node of the format, as far as our networks need it. Convolutions have no groups and no dilation.
+/// A node of the format, as far as our networks need it. Convolutions have no dilation.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Primitive {
     Input {
@@ -46,6 +46,7 @@ pub(super) enum Primitive {
         bias: Array,
         stride: Pair,
         padding: Pair,
+        groups: usize,
         input_shape: Pair,
     },
     Affine {

@@ -14,9 +14,8 @@ use std::path::Path;
 use hdf5_reader::group::Group;
 use hdf5_reader::{Datatype, Hdf5File};
 use hdf5_writer::{DatasetBuilder, FILTER_DEFLATE, FilterDescription, Hdf5Builder, WriteOptions};
-use lmht_nn::{Error, Result};
-
 use super::graph::{Array, Integration, Metadata, NirGraph, Node, Pair, Precision, Primitive};
+use crate::{Error, Result};
 
 /// The version of the format that Python's `nir` writes.
 const VERSION: &str = "1.0.8";
@@ -60,7 +59,7 @@ pub(super) fn encode(graph: &NirGraph, precision: Precision) -> Result<Vec<u8>> 
 }
 
 fn refused(error: hdf5_writer::Error) -> Error {
-    Error::Config(format!("the network cannot be written as HDF5: {error}"))
+    Error::Refused(format!("the network cannot be written as HDF5: {error}"))
 }
 
 struct File {
@@ -90,7 +89,7 @@ impl File {
                 self.sizes(&format!("{path}/shape"), shape)?;
                 "Output"
             }
-            Primitive::Conv2d { weight, bias, stride, padding, input_shape } => {
+            Primitive::Conv2d { weight, bias, stride, padding, groups, input_shape } => {
                 self.arrays(&path, &[("weight", weight), ("bias", bias)])?;
                 let one = [1, 1];
                 for (field, pair) in
@@ -98,7 +97,7 @@ impl File {
                 {
                     self.sizes(&format!("{path}/{field}"), pair)?;
                 }
-                self.add(DatasetBuilder::typed_data(format!("{path}/groups"), vec![], &[1_i64]))?;
+                self.add(DatasetBuilder::typed_data(format!("{path}/groups"), vec![], &[*groups as i64]))?;
                 "Conv2d"
             }
             Primitive::Affine { weight, bias } => {
@@ -167,7 +166,7 @@ fn check_finite(path: &str, finite: bool) -> Result<()> {
         return Ok(());
     }
     let field = path.trim_start_matches("node/nodes/").replace('/', ".");
-    Err(Error::Config(format!(
+    Err(Error::NonFinite(format!(
         "{field} holds a value that is not finite in the file's type; train or convert the network again"
     )))
 }
@@ -298,14 +297,19 @@ impl Reader<'_> {
             "Input" => Primitive::Input { shape: self.sizes("shape")? },
             "Output" => Primitive::Output { shape: self.sizes("shape")? },
             "Conv2d" => {
-                if self.number("groups")? != 1. || self.pair("dilation")? != [1, 1] {
-                    return Err(self.error("groups", "expected a convolution without groups and dilation"));
+                if self.pair("dilation")? != [1, 1] {
+                    return Err(self.error("dilation", "expected a convolution without dilation"));
                 }
+                let groups = match self.sizes("groups")?[..] {
+                    [groups] if groups > 0 => groups,
+                    _ => return Err(self.error("groups", "expected a whole number of at least 1")),
+                };
                 Primitive::Conv2d {
                     weight: self.array("weight")?,
                     bias: self.array("bias")?,
                     stride: self.pair("stride")?,
                     padding: self.pair("padding")?,
+                    groups,
                     input_shape: self.pair("input_shape")?,
                 }
             }

@@ -15,7 +15,8 @@
 //!   so that ties fire;
 //! - a sum of two paths is two edges into one node; a shortcut without a convolution whose spikes have θ ≠ 1 gets a node
 //!   that multiplies;
-//! - the image is the input at every timestep; the readout is the mean of the output over the timesteps.
+//! - the image is the input at every timestep; the readout is the mean of the output over the timesteps;
+//! - a layer that the network goes through twice is two nodes with the same weights; the second is called `name.pass2`.
 //!
 //! The format knows neither reset by subtraction, nor v(0), nor dt. They stand in the graph's metadata: `reset`
 //! ("subtract": v ← v - v_threshold on a spike), `v_init` (v(0) as a fraction of v_threshold), `dt`, `timesteps`,
@@ -24,28 +25,29 @@
 //!
 //! # What is not
 //!
-//! M-HT and LM-HT neurons of L > 1, T-GIMs, λ > 1 (τ would be negative), max-pooling and attention.
+//! M-HT and LM-HT neurons of L > 1, T-GIMs, λ > 1 (τ would be negative), neurons of other equations, max-pooling, attention,
+//! and operations that only the body of a network knows.
 //!
 //! A reparameterized network (§4.5) with windows of L > 1 timesteps is not a plain IF or LIF network either: its neuron
 //! gathers the current of a whole window before the window's first timestep, and λ acts once a window. A NIR neuron takes what
 //! arrives when it arrives. Where currents +θ and -θ arrive in the two timesteps of one window, the gathering neuron is
 //! silent, the plain one fires once and goes to -θ. So such a network is refused, whatever its schedule; with windows of one
 //! timestep it is exported. A plain network of LT timesteps comes from [`qcfs_to_if`](crate::qcfs_to_if) or from training
-//! [`NeuronConfig::If`](lmht_nn::NeuronConfig::If) or [`Lif`](lmht_nn::NeuronConfig::Lif), and is exported exactly.
+//! [`If`](lmht_nn::neurons::If) or [`Lif`](lmht_nn::neurons::Lif), and is exported exactly.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
 //! use lmht_convert::{Model, nir};
 //! use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 //!
-//! # fn main() -> lmht_nn::Result<()> {
+//! # fn main() -> lmht_convert::Result<()> {
 //! let neuron = NeuronConfig::integrate_and_fire();
 //! let config = ModelConfig { width: 4, timesteps: 4, neuron, ..ModelConfig::resnet20(10) };
 //! let params = ParamStore::new(42);
 //! Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
 //! let model = Model::of(&config, &params);
 //!
-//! let export = nir::export(&model, (8, 8), nir::Profile::Spec)?;
+//! let export = nir::export(&model, &[3, 8, 8], nir::Profile::Spec)?;
 //! let images = Tensor::ones((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
 //! let verification = nir::verify(&export.bytes, &model, &images)?;
 //! assert_eq!(verification.layers.len(), 19);
@@ -61,9 +63,9 @@ mod replay;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
-use lmht_nn::{Error, Result, atomic};
+use lmht_nn::atomic;
 
-use crate::{Model, LayerSpikes};
+use crate::{Error, LayerSpikes, Model, Result};
 use graph::Precision;
 
 /// Who is to read the file. Importers disagree about every free choice of the format.
@@ -87,7 +89,7 @@ use graph::Precision;
 ///
 /// assert_eq!("sinabs".parse::<Profile>()?, Profile::Sinabs);
 /// assert!("nest".parse::<Profile>().unwrap_err().to_string().contains("spikingjelly"));
-/// # Ok::<(), lmht_nn::Error>(())
+/// # Ok::<(), lmht_convert::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
@@ -204,7 +206,7 @@ pub struct Export {
     pub notes: Vec<String>,
 }
 
-/// A network as a NIR file for images of `(height, width)`.
+/// A network as a NIR file for inputs of the shape `input`, without batch and time: `[C, H, W]` or `[F]`.
 ///
 /// Batch norm and the amplitude of spikes are absorbed on the way, in float64, and rounded once; `model` may have had
 /// [`absorb_bn`](crate::absorb_bn) or [`absorb_thresholds`](crate::absorb_thresholds) before.
@@ -212,10 +214,10 @@ pub struct Export {
 /// # Errors
 /// If NIR, or the importer of this profile, cannot hold a layer: the message names the layer, its value and what to do. If
 /// the tensors do not fit the configuration, or hold a value that is not finite.
-pub fn export(model: &Model, image: (usize, usize), profile: Profile) -> Result<Export> {
+pub fn export(model: &Model, input: &[usize], profile: Profile) -> Result<Export> {
     let f64_weights = model.tensors.iter().any(|(name, t)| name.ends_with(".weight") && t.dtype() == DType::F64);
     let precision = if profile == Profile::Spec && f64_weights { Precision::F64 } else { Precision::F32 };
-    let (graph, mut more) = build::build(model, image, profile, precision)?;
+    let (graph, mut more) = build::build(model, input, profile, precision)?;
     let mut notes = profile.notes();
     notes.append(&mut more);
     Ok(Export { bytes: hdf5::encode(&graph, precision)?, notes })
@@ -237,7 +239,7 @@ pub fn export(model: &Model, image: (usize, usize), profile: Profile) -> Result<
 /// Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("vgg13.nir");
-/// let notes = nir::write(&path, &Model::of(&config, &params), (16, 16), nir::Profile::Sinabs)?;
+/// let notes = nir::write(&path, &Model::of(&config, &params), &[3, 16, 16], nir::Profile::Sinabs)?;
 /// assert!(notes.iter().any(|note| note.contains("SingleSpike")));
 /// assert!(path.is_file());
 /// # Ok(()) }
@@ -245,12 +247,18 @@ pub fn export(model: &Model, image: (usize, usize), profile: Profile) -> Result<
 pub fn write(
     path: impl AsRef<Path>,
     model: &Model,
-    image: (usize, usize),
+    input: &[usize],
     profile: Profile,
 ) -> Result<Vec<String>> {
-    let export = export(model, image, profile)?;
+    let export = export(model, input, profile)?;
     atomic::write_file(path.as_ref(), &export.bytes)?;
     Ok(export.notes)
+}
+
+/// The node of a layer with parameters that is gone through for the `pass`th time.
+fn name_of_pass(layer: &str, pass: usize) -> String {
+    let layer = if layer.is_empty() { "layer" } else { layer };
+    if pass == 1 { layer.into() } else { format!("{layer}.pass{pass}") }
 }
 
 /// What [`verify`] found.
@@ -284,7 +292,7 @@ impl Verification {
 /// none, but at ties.
 ///
 /// # Shapes
-/// - `images` `[B, C, H, W]`, or `[T, B, C, H, W]` for inputs that change with time
+/// - `images` `[B, C, H, W]`, or `[T, B, C, H, W]` for inputs that change with time; features `[B, F]` or `[T, B, F]`
 ///
 /// # Errors
 /// If the bytes are not a NIR file of known nodes without cycles, its neuron layers, timesteps or shapes are not those of
@@ -310,7 +318,7 @@ pub fn verify(bytes: &[u8], model: &Model, images: &Tensor) -> Result<Verificati
 /// let model = Model::of(&config, &params);
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("vgg13.nir");
-/// nir::write(&path, &model, (16, 16), nir::Profile::Spec)?;
+/// nir::write(&path, &model, &[3, 16, 16], nir::Profile::Spec)?;
 /// let images = Tensor::ones((1, 3, 16, 16), DType::F32, &Device::Cpu)?;
 /// assert!(nir::verify_file(&path, &model, &images)?.logit_error < 1e-5);
 /// # Ok(()) }

@@ -6,12 +6,13 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use lmht_nn::{Error, NeuronEvent, Observer, Pass, Result, Signal, ops};
+use lmht_nn::{NeuronEvent, Observer, Pass, ops};
 
 use super::Verification;
 use super::graph::{Array, Integration, Metadata, NirGraph, Node, Pair, Primitive, RESET};
-use super::hdf5;
-use crate::{Model, LayerSpikes};
+use super::{hdf5, name_of_pass};
+use crate::compare::spikes;
+use crate::{Error, LayerSpikes, Model, Result};
 
 /// See [`verify`](super::verify).
 pub(super) fn verify(origin: &Path, bytes: &[u8], model: &Model, images: &Tensor) -> Result<Verification> {
@@ -28,11 +29,12 @@ pub(super) fn verify(origin: &Path, bytes: &[u8], model: &Model, images: &Tensor
     let logits = network.forward(&images, &mut Pass::eval().observed_by(&mut sent))?;
 
     let (_, batch, _) = logits.dims3()?;
-    let frames = if images.rank() == 4 { ops::repeat_time(&images, t)? } else { images };
+    let is_static = images.rank() == model.config.example_input().len() + 1;
+    let frames = if is_static { ops::repeat_time(&images, t)? } else { images };
     let mut replayed = run(&graph, &frames.flatten(0, 1)?).map_err(|what| bad(what.to_string()))?;
 
-    let mut layers = Vec::with_capacity(sent.0.len());
-    for (name, expected) in sent.0 {
+    let mut layers = Vec::with_capacity(sent.layers.len());
+    for (name, expected) in sent.layers {
         let Some(actual) = replayed.spikes.remove(&name) else {
             return Err(bad(format!(
                 "the neuron layer {name} is missing; compare a file with the network it was made of"
@@ -74,15 +76,17 @@ pub(super) fn verify(origin: &Path, bytes: &[u8], model: &Model, images: &Tensor
 
 /// What every neuron layer of our network sent: names in order, and s of every unit, time outermost.
 #[derive(Default)]
-struct Sent(Vec<(String, Vec<u8>)>);
+struct Sent {
+    layers: Vec<(String, Vec<u8>)>,
+    passes: HashMap<String, usize>,
+}
 
 impl Observer for Sent {
-    fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
-        let SignalKind::Spikes { v_threshold } = event.signal else {
-            return Err(Error::Config(format!("{}: expected spikes, got activations of an ANN", event.name)));
-        };
-        let spikes = (event.output / v_threshold)?.round()?.to_dtype(DType::U8)?;
-        self.0.push((event.name.to_string(), spikes.flatten_all()?.to_vec1()?));
+    fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
+        let pass = self.passes.entry(event.name.to_string()).or_default();
+        *pass += 1;
+        let spikes = spikes(event)?.to_dtype(DType::U8)?;
+        self.layers.push((name_of_pass(event.name, *pass), spikes.flatten_all()?.to_vec1()?));
         Ok(())
     }
 }
@@ -93,7 +97,7 @@ struct Replay {
     output: Vec<f64>,
 }
 
-/// Runs a graph on frames `[T·B, C, H, W]`.
+/// Runs a graph on frames `[T·B, C, H, W]` or features `[T·B, F]`.
 ///
 /// A graph without cycles, so that each node can do all its timesteps before the next one begins.
 fn run(graph: &NirGraph, frames: &Tensor) -> Replayed<Replay> {
@@ -109,7 +113,7 @@ fn run(graph: &NirGraph, frames: &Tensor) -> Replayed<Replay> {
         let mut feeds = graph.edges.iter().filter(|&&(_, to)| to == id).map(|&(from, _)| from);
         let value = if let Primitive::Input { shape } = &node.primitive {
             if &frames.dims()[1..] != shape {
-                let message = format!("it takes images of {shape:?}, not of {:?}", &frames.dims()[1..]);
+                let message = format!("it takes inputs of {shape:?}, not of {:?}", &frames.dims()[1..]);
                 return Err(Failure::of(&node.name, message));
             }
             frames.clone()
@@ -186,13 +190,13 @@ fn step(node: &Node, xs: &Tensor, metadata: &Metadata) -> Replayed<Tensor> {
         Primitive::Input { .. } => Ok(xs.clone()),
         Primitive::Output { shape: expected } if shape == expected => Ok(xs.clone()),
         Primitive::Output { shape: expected } => wrong(format!("it is of {expected:?}, and receives {shape:?}")),
-        Primitive::Conv2d { weight, bias, stride, padding, input_shape } => {
+        Primitive::Conv2d { weight, bias, stride, padding, groups, input_shape } => {
             if stride[0] != stride[1] || padding[0] != padding[1] || shape.get(1..) != Some(&input_shape[..]) {
                 return wrong(format!(
                     "stride {stride:?}, padding {padding:?}, input_shape {input_shape:?} do not fit an input of {shape:?}"
                 ));
             }
-            let params = ops::Conv2dParams { stride: stride[0], padding: padding[0], groups: 1 };
+            let params = ops::Conv2dParams { stride: stride[0], padding: padding[0], groups: *groups };
             let (weight, bias) = (tensor(weight).map_err(failed)?, tensor(bias).map_err(failed)?);
             ops::conv2d(xs, &weight, Some(&bias), params).map_err(failed)
         }

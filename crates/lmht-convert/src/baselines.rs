@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use lmht_nn::{
-    Error, GradientMode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, Result,
-};
+use lmht_nn::neurons::{self, Relu};
+use lmht_nn::{GradientMode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass};
 
-use crate::Model;
 use crate::hybrid::{scale_of, spiking};
+use crate::{Error, Model, Result};
 
 /// The largest activation of each layer of a ReLU network, or a percentile of it: the thresholds of RMP and SNM.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,8 +30,8 @@ impl Calibration {
     /// use lmht_convert::Calibration;
     /// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
     ///
-    /// # fn main() -> lmht_nn::Result<()> {
-    /// let ann = ModelConfig { width: 4, neuron: NeuronConfig::Relu, timesteps: 1, ..ModelConfig::resnet20(10) };
+    /// # fn main() -> lmht_convert::Result<()> {
+    /// let ann = ModelConfig { width: 4, neuron: NeuronConfig::relu(), timesteps: 1, ..ModelConfig::resnet20(10) };
     /// let network = Network::new(&ann, ParamStore::new(42).builder(DType::F32, &Device::Cpu))?;
     /// let images = Tensor::ones((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
     /// let (most, all) = (Calibration::of(&network, &images, 99.9)?, Calibration::of(&network, &images, 100.)?);
@@ -43,9 +42,7 @@ impl Calibration {
         if !(0. ..=100.).contains(&percentile) {
             return Err(Error::Config(format!("percentile is {percentile}; expected a number in 0..=100")));
         }
-        if network.config().neuron != NeuronConfig::Relu {
-            return Err(expected_relu(&network.config().neuron));
-        }
+        check_relu(&network.config().neuron)?;
         let mut ceilings = Ceilings { percentile, calibration: Self::default() };
         network.forward(images, &mut Pass::eval().observed_by(&mut ceilings))?;
         Ok(ceilings.calibration)
@@ -74,13 +71,15 @@ struct Ceilings {
 }
 
 impl Observer for Ceilings {
-    fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
-        let mut values = event.output.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
+        let mut values = event.output.to_tensor()?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
         // The smallest value that so many percent do not exceed.
         let rank = (self.percentile / 100. * values.len() as f64).ceil() as usize;
         let index = rank.clamp(1, values.len()) - 1;
         let (_, &mut ceiling, _) = values.select_nth_unstable_by(index, f64::total_cmp);
-        self.calibration.ceilings.insert(event.name.to_string(), ceiling);
+        // A layer that is gone through twice has one threshold for both.
+        let entry = self.calibration.ceilings.entry(event.name.to_string()).or_insert(ceiling);
+        *entry = entry.max(ceiling);
         Ok(())
     }
 }
@@ -100,8 +99,8 @@ impl Observer for Ceilings {
 /// use lmht_convert::{Calibration, Model, relu_to_if, relu_to_snm};
 /// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 ///
-/// # fn main() -> lmht_nn::Result<()> {
-/// let ann = ModelConfig { width: 4, neuron: NeuronConfig::Relu, timesteps: 1, ..ModelConfig::resnet20(10) };
+/// # fn main() -> lmht_convert::Result<()> {
+/// let ann = ModelConfig { width: 4, neuron: NeuronConfig::relu(), timesteps: 1, ..ModelConfig::resnet20(10) };
 /// let params = ParamStore::new(42);
 /// let network = Network::new(&ann, params.builder(DType::F32, &Device::Cpu))?;
 /// let images = Tensor::rand(0f32, 1., (2, 3, 8, 8), &Device::Cpu)?;
@@ -132,19 +131,20 @@ fn calibrated(
     neuron: NeuronConfig,
     timesteps: usize,
 ) -> Result<Model> {
-    model.check()?;
-    if model.config.neuron != NeuronConfig::Relu {
-        return Err(expected_relu(&model.config.neuron));
-    }
+    model.layers()?;
+    check_relu(&model.config.neuron)?;
     let config = ModelConfig { neuron, timesteps, ..model.config.clone() };
     let outline = ParamStore::blank();
     Network::new(&config, outline.builder(DType::F32, &Device::Cpu))?;
     let mut tensors = model.tensors.clone();
     for (name, _) in outline.all() {
-        let Some(layer) = name.strip_suffix(".v_threshold") else { continue };
+        let (layer, part) = name.rsplit_once('.').unwrap_or(("", &name));
+        if part != "v_threshold" {
+            continue;
+        }
         let ceiling = calibration.ceilings.get(layer).copied().unwrap_or(f64::NAN);
         if !(ceiling.is_finite() && ceiling > 0.) {
-            return Err(Error::Config(format!(
+            return Err(Error::Refused(format!(
                 "{layer}: its largest activation is {ceiling}; expected a number above 0 to become the firing threshold: \
                  calibrate with more images, or train the network"
             )));
@@ -166,7 +166,7 @@ fn calibrated(
 /// use lmht_convert::{Model, qcfs_to_cos, qcfs_to_srp};
 /// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 ///
-/// # fn main() -> lmht_nn::Result<()> {
+/// # fn main() -> lmht_convert::Result<()> {
 /// let ann = ModelConfig { width: 4, neuron: NeuronConfig::qcfs(4), timesteps: 1, ..ModelConfig::resnet20(10) };
 /// let params = ParamStore::new(42);
 /// Network::new(&ann, params.builder(DType::F32, &Device::Cpu))?;
@@ -194,9 +194,12 @@ fn staged(model: &Model, neuron: NeuronConfig, stage: usize, timesteps: usize) -
     spiking(model, ModelConfig { neuron, timesteps: stage.saturating_add(timesteps), ..model.config.clone() }, 1.)
 }
 
-fn expected_relu(neuron: &NeuronConfig) -> Error {
-    Error::Config(format!(
-        "expected a ReLU network, which this method starts from, got neurons of {neuron:?}; train one with \
-         NeuronConfig::Relu"
-    ))
+fn check_relu(neuron: &NeuronConfig) -> Result<()> {
+    match neuron {
+        NeuronConfig::Relu(Relu {}) => Ok(()),
+        other => Err(Error::Refused(format!(
+            "expected a ReLU network, which this method starts from, got {} neurons; train one with NeuronConfig::relu()",
+            other.traits().title
+        ))),
+    }
 }
