@@ -241,14 +241,14 @@ use lmht_nn::{Backbone, Network, NeuronConfig, ParamStore, Pass};
                 let rows: Vec<_> = rows.iter().filter(|row| key.matches(row)).collect();
                 assert!(!rows.is_empty(), "{name}: no row for {key:?}");
                 for row in rows {
-                    let title = match model.backbone {
+                    let title = match &model.backbone {
                         Backbone::Spikformer => "Transformer-4-384",
                         // The paper calls it so in Table 3; its appendix names the network.
                         Backbone::MsResnet34 => "ResNet-34",
                         backbone => backbone.title(),
                     };
                     assert_eq!(row.arch, title, "{name}");
-                    assert_eq!(model.width, model.backbone.published_width(), "{name}");
+                    assert_eq!(model.width, model.backbone.architecture().published_width(), "{name}");
                     let n_classes = match row.dataset.as_str() {
                         "CIFAR-10" | "CIFAR10-DVS" => 10,
                         "ImageNet-1k" => 1000,

@@ -44,7 +44,7 @@ fn configs() -> impl Iterator<Item = ModelConfig> {
     ];
     published.into_iter().map(|published| {
         let config = ModelConfig { timesteps: 2, neuron: NeuronConfig::lmht(2), ..published(CLASSES) };
-        match (quick(), config.backbone) {
+        match (quick(), &config.backbone) {
             (false, _) => config,
             (true, Backbone::Spikformer) => ModelConfig { width: 16, depth: Some(1), heads: Some(4), ..config },
             (true, _) => ModelConfig { width: 4, ..config },
@@ -61,7 +61,7 @@ struct Training {
 }
 
 impl Training {
-    fn new(config: &ModelConfig) -> lmht_nn::Result<Self> {
+    fn new(config: &ModelConfig) -> super::AnyResult<Self> {
         let batch = batch();
         let params = ParamStore::new(42);
         let network = Network::new(config, params.builder(DType::F32, &Device::Cpu))?;
@@ -75,7 +75,7 @@ impl Training {
     }
 
     /// Forward, loss, backward, update.
-    fn step(&mut self) -> lmht_nn::Result<()> {
+    fn step(&mut self) -> super::AnyResult<()> {
         let readout = readout(&self.network.forward(&self.images, &mut Pass::train())?)?;
         let loss = loss::cross_entropy(&readout, &self.labels, 0.)?;
         Ok(self.optimizer.step(&loss.backward()?)?)

@@ -23,7 +23,7 @@ fn conversions() -> [(&'static str, NeuronConfig); 4] {
     ]
 }
 
-fn model(neuron: NeuronConfig) -> lmht_nn::Result<Model> {
+fn model(neuron: NeuronConfig) -> super::AnyResult<Model> {
     let timesteps = if neuron.is_spiking() { 2 } else { 1 };
     let config = ModelConfig { width: size(64, 4), neuron, timesteps, ..ModelConfig::resnet18(10) };
     let params = ParamStore::new(42);
@@ -31,7 +31,7 @@ fn model(neuron: NeuronConfig) -> lmht_nn::Result<Model> {
     Ok(Model::of(&config, &params))
 }
 
-fn convert(name: &str, model: &Model) -> lmht_nn::Result<Model> {
+fn convert(name: &str, model: &Model) -> super::AnyResult<Model> {
     match name {
         "convert: hybrid start" => qcfs_to_lmht(model, 2, 2, HybridStart::Exact),
         "convert: reparameterize" => reparameterize(model, Schedule::FrontLoaded),

@@ -14,6 +14,9 @@ use rayon::prelude::*;
 /// Errors end the run: a benchmark has nobody to hand them to.
 pub(crate) type Result<T> = candle_core::Result<T>;
 
+/// Of what uses several crates.
+pub(crate) type AnyResult<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
 /// What an operation gave. Returned as it is, an error would pass for a very fast operation.
 pub(crate) fn done<T, E: std::fmt::Display>(result: std::result::Result<T, E>) -> T {
     result.unwrap_or_else(|error| panic!("the inputs of a benchmark are valid, yet it failed: {error}"))

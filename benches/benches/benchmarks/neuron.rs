@@ -8,7 +8,7 @@ use std::hint::black_box;
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use criterion::{BenchmarkId, Criterion, Throughput};
-use lmht_core::{Neuron, NeuronConfig};
+use lmht_core::{LmhtConfig, LmhtNeuron};
 use lmht_nn::ops::{self, Learned};
 
 use super::{Result, Traffic, done, quick, size, uniform, var};
@@ -18,7 +18,7 @@ const LEVELS: u32 = 2;
 
 /// A layer over preallocated slices, without Candle.
 pub(crate) struct Slices {
-    neuron: Neuron,
+    neuron: LmhtNeuron,
     omega: Vec<f32>,
     xs: Vec<f32>,
     ys: Vec<f32>,
@@ -54,7 +54,7 @@ impl Slices {
 
 /// A layer as an operation of Candle, with everything that it learns tracked.
 pub(crate) struct Op {
-    neuron: Neuron,
+    neuron: LmhtNeuron,
     xs: Var,
     learned: Learned,
 }
@@ -120,8 +120,8 @@ impl Op {
     }
 }
 
-fn checked(timesteps: usize) -> Neuron {
-    NeuronConfig::lmht(LEVELS, timesteps).check().expect("the published neuron is valid")
+fn checked(timesteps: usize) -> LmhtNeuron {
+    LmhtConfig::lmht(LEVELS, timesteps).check().expect("the published neuron is valid")
 }
 
 /// `[T, B, C, H, W]` of the benchmark: the same number of values for every T.

@@ -14,7 +14,7 @@ pub(crate) fn bench(c: &mut Criterion) {
     run(c).expect("the training step's benchmarks run on valid inputs");
 }
 
-fn run(c: &mut Criterion) -> lmht_nn::Result<()> {
+fn run(c: &mut Criterion) -> super::AnyResult<()> {
     let batch = size(64, 2);
     let images = tensor(&[batch, 1, 28, 28], 1)?;
     let labels = Tensor::from_vec((0..batch as u32).map(|i| i % 10).collect(), batch, &Device::Cpu)?;
@@ -32,7 +32,7 @@ fn run(c: &mut Criterion) -> lmht_nn::Result<()> {
             let network = Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
             let mut optimizer = sgd.build(params.trainable())?;
             group.bench_function(format!("images of ResNet-18 w16 {stem_name} stem {name} batch {batch}"), |b| {
-                let mut step = || -> lmht_nn::Result<()> {
+                let mut step = || -> super::AnyResult<()> {
                     let readout = readout(&network.forward(&images, &mut Pass::train())?)?;
                     let loss = loss::cross_entropy(&readout, &labels, 0.)?;
                     Ok(optimizer.step(&loss.backward()?)?)

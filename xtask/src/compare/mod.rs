@@ -363,8 +363,8 @@ impl Driver {
         let (mut images, mut labels) = (Vec::new(), Vec::new());
         for batch in FirstImages::new(&source, n_images).batches(0, 0)? {
             let batch = batch?;
-            images.push(batch.0);
-            labels.push(batch.1.to_dtype(DType::I64)?);
+            images.push(batch.images);
+            labels.push(batch.targets.labels()?.to_dtype(DType::I64)?);
         }
         let tensors = HashMap::from([
             ("images".to_string(), Tensor::cat(&images, 0)?),
@@ -709,7 +709,7 @@ fn describe(config: &ModelConfig) -> String {
     };
     format!(
         "{}, {stem} stem, width {}, images of {}x32x32, {} classes, LM-HT with L = {}, T = {}, float32",
-        Backbone::title(config.backbone),
+        config.backbone.title(),
         config.width,
         config.in_channels,
         config.n_classes,

@@ -221,7 +221,8 @@ fn train_a_little(model: &ModelConfig, path: &Path, steps: usize, out: &Path) ->
     let network = Network::new(model, params.builder(DType::F32, &Device::Cpu))?;
     let train_source = source(&LoaderConfig::train(FIT_BATCH, config.seed))?;
     // What it reaches is told by the driver, on test images; the loop asks for something to evaluate.
-    let first = FirstImages::new(&source(&LoaderConfig::eval(FIT_BATCH))?, FIT_BATCH);
+    let test_source = source(&LoaderConfig::eval(FIT_BATCH))?;
+    let first = FirstImages::new(&test_source, FIT_BATCH);
     fit(&network, &params, &config, &train_source, &first, None, Progress::Silent)?;
     let card = ModelCard {
         command: crate::provenance::command(),

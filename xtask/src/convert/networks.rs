@@ -252,7 +252,7 @@ pub(crate) fn calibrate(
     let source = data::open_plain_train(data, &model.config, batch_size)?;
     let mut calibration = Calibration::default();
     for batch in source.batches(0, 0)?.take(n_images.div_ceil(batch_size)) {
-        calibration = Calibration::of(&network, &batch?.0, percentile)?.max(&calibration);
+        calibration = Calibration::of(&network, &batch?.images, percentile)?.max(&calibration);
     }
     Ok(calibration)
 }
@@ -268,7 +268,12 @@ pub(crate) fn compare(
     let source = FirstImages::new(test, limit.unwrap_or(usize::MAX).min(test.data().len()));
     let bar = ProgressBar::new(source.n_batches() as u64);
     bar.set_style(ProgressStyle::with_template("comparing spikes {wide_bar} {pos}/{len} {eta} left")?);
-    let batches = source.batches(0, 0)?.inspect(|_| bar.inc(1));
+    let batches = source.batches(0, 0)?.map(|batch| {
+        bar.inc(1);
+        let batch = batch?;
+        let labels = batch.targets.labels()?.clone();
+        Ok((batch.images, labels))
+    });
     let comparison = compare_spikes(&build(before)?, &build(after)?, batches)?;
     bar.finish_and_clear();
     Ok(comparison)
@@ -361,7 +366,7 @@ impl Export {
             data.path = path.clone();
         }
         let test = data::open_test(&data, &model.config)?;
-        let first = test.batches(0, 0)?.next().context("the test split has no image")??.0;
+        let first = test.batches(0, 0)?.next().context("the test split has no image")??.images;
         let (n, _, height, width) = first.dims4()?;
         let notes = nir::write(&self.out, &model, (height, width), self.profile).with_context(|| shown(&self.model))?;
         println!("{}: for {}, images of {height}x{width}", self.out.display(), self.profile);

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::Preset;
 use super::runs::{Outcome, Run, read_json};
 use crate::convert::networks::{Method, calibrate, compare, convert, read};
-use crate::data::{self, First};
+use crate::data;
 use crate::experiment::Experiment;
 use crate::published;
 

@@ -114,7 +114,7 @@ impl Preset {
     }
 
     /// Every row of a table has the same budget; Table 1 compares neurons, so it needs the same for each, not the most.
-    fn epochs(self, backbone: Backbone) -> usize {
+    fn epochs(self, backbone: &Backbone) -> usize {
         match (self, backbone) {
             (Self::Laptop, Backbone::Vgg13) => 5,
             (Self::Laptop, Backbone::Resnet20) => 4,
@@ -155,7 +155,7 @@ impl Preset {
 
 /// The same network and recipe at the preset's size, on the sample.
 pub(crate) fn stand_in(preset: Preset, model: ModelConfig) -> Experiment {
-    let epochs = preset.epochs(model.backbone);
+    let epochs = preset.epochs(&model.backbone);
     Experiment {
         published: Vec::new(),
         start: None,

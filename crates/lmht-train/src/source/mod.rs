@@ -22,6 +22,34 @@ pub enum Targets {
     Distributions(Tensor),
 }
 
+impl Targets {
+    /// The class of each image: `[B]`, `u32`.
+    ///
+    /// # Errors
+    /// [`Error::Data`](crate::Error::Data) if the targets are distributions.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use lmht_train::Targets;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let labels = Targets::Labels(Tensor::new(&[4u32, 0], &Device::Cpu)?);
+    /// assert_eq!(labels.labels()?.to_vec1::<u32>()?, [4, 0]);
+    /// let mixed = Targets::Distributions(Tensor::new(&[[0.3f32, 0.7]], &Device::Cpu)?);
+    /// assert!(mixed.labels().is_err());
+    /// # Ok(()) }
+    /// ```
+    pub fn labels(&self) -> Result<&Tensor> {
+        match self {
+            Self::Labels(labels) => Ok(labels),
+            Self::Distributions(distributions) => Err(crate::Error::data(format!(
+                "the targets are distributions of shape {:?}, expected one class per image; ask a source that does not mix images",
+                distributions.dims()
+            ))),
+        }
+    }
+}
+
 /// Images and targets of one step.
 ///
 /// The shapes are checked where the batch is used, by the network and the loss.
