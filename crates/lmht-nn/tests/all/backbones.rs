@@ -13,8 +13,8 @@ use lmht_train::optim::{OptimizerConfig, SgdConfig, grad_norm};
 use lmht_nn::neurons;
 use lmht_nn::{
     Backbone, ModelConfig, Network, NeuronConfig, Observer, ParamKind, ParamStore, Pass, ProductEvent, Result, SignalKind,
-    Stem, SynapseEvent, SynapseKind, Tgim,
-, readout};
+    Stem, SynapseEvent, SynapseKind, Tgim, readout,
+};
 use lmht_train::loss;
 
 use crate::support::{assert_close, tensor, values};
@@ -36,7 +36,7 @@ const ALL: [Backbone; 13] = [
 ];
 
 /// The published network for `n_classes`.
-fn published(backbone: Backbone, n_classes: usize) -> ModelConfig {
+fn published(backbone: &Backbone, n_classes: usize) -> ModelConfig {
     match backbone {
         Backbone::Resnet18 => ModelConfig::resnet18(n_classes),
         Backbone::Resnet19 => ModelConfig::resnet19(n_classes),
@@ -51,11 +51,12 @@ fn published(backbone: Backbone, n_classes: usize) -> ModelConfig {
         Backbone::Vgg19 => ModelConfig::vgg19(n_classes),
         Backbone::Cifarnet => ModelConfig::cifarnet(n_classes),
         Backbone::Spikformer => ModelConfig::spikformer(n_classes),
+        other => panic!("{other:?} is not built in"),
     }
 }
 
 /// A small network of that body: T = 2, L = 2, five classes.
-fn tiny(backbone: Backbone) -> ModelConfig {
+fn tiny(backbone: &Backbone) -> ModelConfig {
     let base = ModelConfig { timesteps: 2, ..published(backbone, 5) };
     match backbone {
         Backbone::Spikformer => ModelConfig { width: 16, depth: Some(1), heads: Some(4), ..base },
@@ -67,14 +68,14 @@ fn tiny(backbone: Backbone) -> ModelConfig {
 }
 
 /// The smallest round image that the body takes.
-fn side(backbone: Backbone) -> usize {
+fn side(backbone: &Backbone) -> usize {
     match backbone {
         Backbone::Vgg11 | Backbone::Vgg13Standard | Backbone::Vgg16 | Backbone::Vgg19 | Backbone::Cifarnet => 32,
         _ => 16,
     }
 }
 
-fn images(backbone: Backbone, n: usize) -> Result<Tensor> {
+fn images(backbone: &Backbone, n: usize) -> Result<Tensor> {
     Ok((tensor(7, &[n, 3, side(backbone), side(backbone)], DType::F64, &Device::Cpu)? * 2.)?)
 }
 
@@ -88,7 +89,7 @@ fn build(config: &ModelConfig) -> Result<(Network, ParamStore)> {
 fn warm(config: &ModelConfig) -> Result<(Network, ParamStore)> {
     let (network, params) = build(config)?;
     for _ in 0..20 {
-        network.forward(&images(config.backbone, 4)?, &mut Pass::train())?;
+        network.forward(&images(&config.backbone, 4)?, &mut Pass::train())?;
     }
     Ok((network, params))
 }
@@ -125,7 +126,7 @@ fn assert_says<T>(result: Result<T>, parts: &[&str]) {
 
 #[test]
 fn every_backbone_maps_images_and_frames_to_logits_at_every_timestep() -> Result<()> {
-    for backbone in ALL {
+    for backbone in &ALL {
         let config = tiny(backbone);
         let (network, _) = build(&config)?;
         let images = images(backbone, 2)?;
@@ -144,7 +145,7 @@ fn every_backbone_maps_images_and_frames_to_logits_at_every_timestep() -> Result
 #[test]
 fn residual_networks_with_the_imagenet_stem_take_images_that_do_not_divide() -> Result<()> {
     for backbone in
-        [Backbone::Resnet18, Backbone::Resnet19, Backbone::Resnet34, Backbone::MsResnet18, Backbone::MsResnet34]
+        &[Backbone::Resnet18, Backbone::Resnet19, Backbone::Resnet34, Backbone::MsResnet18, Backbone::MsResnet34]
     {
         let (network, params) = build(&ModelConfig { stem: Stem::Imagenet, ..tiny(backbone) })?;
         let images = tensor(3, &[1, 3, 45, 33], DType::F64, &Device::Cpu)?;
@@ -156,7 +157,7 @@ fn residual_networks_with_the_imagenet_stem_take_images_that_do_not_divide() -> 
 
 #[test]
 fn every_backbone_runs_as_an_ann() -> Result<()> {
-    for backbone in ALL {
+    for backbone in &ALL {
         for neuron in [NeuronConfig::qcfs(4), NeuronConfig::relu()] {
             let (network, _) = build(&ModelConfig { timesteps: 1, neuron, ..tiny(backbone) })?;
             let logits = network.forward(&images(backbone, 1)?, &mut Pass::eval())?;
@@ -171,7 +172,7 @@ fn every_backbone_runs_as_an_ann() -> Result<()> {
 /// The loss of a training pass on six images of five classes.
 fn loss_of(network: &Network) -> Result<Tensor> {
     let labels = Tensor::new(&[0u32, 1, 2, 3, 4, 0], &Device::Cpu)?;
-    let logits = network.forward(&images(network.config().backbone, 6)?, &mut Pass::train())?;
+    let logits = network.forward(&images(&network.config().backbone, 6)?, &mut Pass::train())?;
     Ok(loss::cross_entropy(&readout(&logits)?, &labels, 0.)?)
 }
 
@@ -182,9 +183,9 @@ fn sgd(lr: f64, momentum: f64) -> OptimizerConfig {
 // With ReLU for the neuron a body is differentiable nearly everywhere: a small step of gradient descent must lower the loss
 // by lr · |gradient|².
 #[test]
-fn one_step_lowers_the_loss_by_what_the_gradient_says() -> Result<()> {
+fn one_step_lowers_the_loss_by_what_the_gradient_says() -> lmht_train::Result<()> {
     const LR: f64 = 1e-7;
-    for backbone in ALL {
+    for backbone in &ALL {
         let config = ModelConfig { timesteps: 1, neuron: NeuronConfig::relu(), ..tiny(backbone) };
         let (network, params) = build(&config)?;
         let before = loss_of(&network)?;
@@ -200,8 +201,8 @@ fn one_step_lowers_the_loss_by_what_the_gradient_says() -> Result<()> {
 
 // A network that learns nothing but how often a class comes does not get below ln 6 - (2 ln 2) / 6 = 1.561.
 #[test]
-fn training_steps_lower_the_loss_on_their_batch() -> Result<()> {
-    for backbone in ALL {
+fn training_steps_lower_the_loss_on_their_batch() -> lmht_train::Result<()> {
+    for backbone in &ALL {
         let (network, params) = build(&tiny(backbone))?;
         // Hidden linear layers have no batch norm and are silent at this size and at the start; larger weights wake them.
         for (name, var) in params.trainable() {
@@ -228,7 +229,7 @@ fn training_steps_lower_the_loss_on_their_batch() -> Result<()> {
 }
 
 /// The batch norm of the stem.
-fn stem_norm(backbone: Backbone) -> &'static str {
+fn stem_norm(backbone: &Backbone) -> &'static str {
     match backbone {
         Backbone::Resnet20 | Backbone::Cifarnet => "conv1.1",
         Backbone::Vgg13 => "layer1.0.1",
@@ -242,7 +243,7 @@ fn stem_norm(backbone: Backbone) -> &'static str {
 // the stem's current, so that their statistics do not know T.
 #[test]
 fn running_statistics_of_the_stem_count_what_the_published_network_counts() -> Result<()> {
-    for backbone in ALL {
+    for backbone in &ALL {
         let name = format!("{}.running_var", stem_norm(backbone));
         let variance = |timesteps| -> Result<Vec<f64>> {
             let (network, params) = build(&ModelConfig { timesteps, ..tiny(backbone) })?;
@@ -271,10 +272,10 @@ fn running_statistics_of_the_stem_count_what_the_published_network_counts() -> R
 // Doubling weight and bias of the stem's batch norm doubles the current, and so does the factor; both are exact.
 #[test]
 fn the_input_scale_is_a_factor_on_the_current_of_the_stem() -> Result<()> {
-    let imagenet = ModelConfig { stem: Stem::Imagenet, ..tiny(Backbone::MsResnet18) };
-    for config in ALL.map(tiny).into_iter().chain([imagenet]) {
+    let imagenet = ModelConfig { stem: Stem::Imagenet, ..tiny(&Backbone::MsResnet18) };
+    for config in ALL.iter().map(tiny).chain([imagenet]) {
         let what = format!("{:?}, {:?}", config.backbone, config.stem);
-        let images = images(config.backbone, 4)?;
+        let images = images(&config.backbone, 4)?;
         let (network, params) = warm(&config)?;
         let (scaled, same_params) = build(&ModelConfig { input_scale: 2., ..config.clone() })?;
         same_params.load("the first network", &tensors(&params))?;
@@ -287,7 +288,7 @@ fn the_input_scale_is_a_factor_on_the_current_of_the_stem() -> Result<()> {
         };
         let plain = run(&network)?;
         for part in ["weight", "bias"] {
-            set(&params, &format!("{}.{part}", stem_norm(config.backbone)), |tensor| tensor * 2.)?;
+            set(&params, &format!("{}.{part}", stem_norm(&config.backbone)), |tensor| tensor * 2.)?;
         }
         let (doubled, scaled) = (run(&network)?, run(&scaled)?);
         assert!(scaled == doubled, "{what}: the factor is not one on the current");
@@ -299,7 +300,7 @@ fn the_input_scale_is_a_factor_on_the_current_of_the_stem() -> Result<()> {
 // ---------------------------------------------------------------------------------------------------- names
 
 /// The names below a prefix, without it.
-fn names_below(backbone: Backbone, prefix: &str) -> Result<String> {
+fn names_below(backbone: &Backbone, prefix: &str) -> Result<String> {
     let (_, params) = build(&tiny(backbone))?;
     let all = params.all();
     let names: Vec<_> = all.iter().filter_map(|(name, _)| name.strip_prefix(prefix)).collect();
@@ -346,23 +347,23 @@ fn names_of_the_residual_family_are_the_published_ones() -> Result<()> {
         norm("downsample.0.1"),
     ]);
     for backbone in
-        [Backbone::Resnet18, Backbone::Resnet19, Backbone::Resnet34, Backbone::MsResnet18, Backbone::MsResnet34]
+        &[Backbone::Resnet18, Backbone::Resnet19, Backbone::Resnet34, Backbone::MsResnet18, Backbone::MsResnet34]
     {
         assert_eq!(names_below(backbone, "layer2.0.")?, block, "{backbone:?}");
         assert_eq!(names_below(backbone, "conv1.")?, "weight", "{backbone:?}");
         assert_eq!(names_below(backbone, "bn1.")?, NORM.join(" "), "{backbone:?}");
     }
     // The stream of an MS-ResNet starts without a neuron.
-    assert_eq!(names_below(Backbone::Resnet34, "sn1.")?, "alpha mask v_threshold");
-    assert_eq!(names_below(Backbone::MsResnet34, "sn1.")?, "");
+    assert_eq!(names_below(&Backbone::Resnet34, "sn1.")?, "alpha mask v_threshold");
+    assert_eq!(names_below(&Backbone::MsResnet34, "sn1.")?, "");
     // ResNet-19 numbers its stages from 2.
-    assert_eq!(names_below(Backbone::Resnet19, "layer1.")?, "");
-    assert!(names_below(Backbone::Resnet19, "layer4.")?.ends_with("1.sn2.v_threshold"));
+    assert_eq!(names_below(&Backbone::Resnet19, "layer1.")?, "");
+    assert!(names_below(&Backbone::Resnet19, "layer4.")?.ends_with("1.sn2.v_threshold"));
 
-    assert_eq!(names_below(Backbone::Resnet34, "fc.")?, "0.bias 0.weight");
-    assert_eq!(names_below(Backbone::MsResnet18, "fc.")?, "0.bias 0.weight");
+    assert_eq!(names_below(&Backbone::Resnet34, "fc.")?, "0.bias 0.weight");
+    assert_eq!(names_below(&Backbone::MsResnet18, "fc.")?, "0.bias 0.weight");
     let head = sorted(&[weight_and_bias("0.0"), neuron("1", "mask_linear"), weight_and_bias("2.0")]);
-    assert_eq!(names_below(Backbone::Resnet19, "fc.")?, head);
+    assert_eq!(names_below(&Backbone::Resnet19, "fc.")?, head);
     Ok(())
 }
 
@@ -385,7 +386,7 @@ fn block_counts_are_those_of_the_published_networks() -> Result<()> {
 #[test]
 fn names_of_resnet20_are_the_published_ones() -> Result<()> {
     let stem = sorted(&[weight("0"), norm("1"), neuron("2", "mask")]);
-    assert_eq!(names_below(Backbone::Resnet20, "conv1.")?, stem);
+    assert_eq!(names_below(&Backbone::Resnet20, "conv1.")?, stem);
     let block = sorted(&[
         weight("residual_function.0"),
         norm("residual_function.1"),
@@ -396,8 +397,8 @@ fn names_of_resnet20_are_the_published_ones() -> Result<()> {
         weight("shortcut.0"),
         norm("shortcut.1"),
     ]);
-    assert_eq!(names_below(Backbone::Resnet20, "conv3_x.0.")?, block);
-    assert_eq!(names_below(Backbone::Resnet20, "fc.")?, "bias weight");
+    assert_eq!(names_below(&Backbone::Resnet20, "conv3_x.0.")?, block);
+    assert_eq!(names_below(&Backbone::Resnet20, "fc.")?, "bias weight");
     Ok(())
 }
 
@@ -411,8 +412,8 @@ fn names_of_the_vggs_are_the_published_ones() -> Result<()> {
         norm("3.1"),
         neuron("4", "mask"),
     ]);
-    assert_eq!(names_below(Backbone::Vgg13, "layer1.")?, layer);
-    assert_eq!(names_below(Backbone::Vgg13, "classifier.")?, "0.bias 0.weight");
+    assert_eq!(names_below(&Backbone::Vgg13, "layer1.")?, layer);
+    assert_eq!(names_below(&Backbone::Vgg13, "classifier.")?, "0.bias 0.weight");
 
     let layer = sorted(&[
         weight_and_bias("0"),
@@ -429,12 +430,12 @@ fn names_of_the_vggs_are_the_published_ones() -> Result<()> {
         neuron("5", "mask_linear"),
         weight_and_bias("7"),
     ]);
-    for backbone in [Backbone::Vgg13Standard, Backbone::Vgg16, Backbone::Vgg19] {
+    for backbone in &[Backbone::Vgg13Standard, Backbone::Vgg16, Backbone::Vgg19] {
         assert_eq!(names_below(backbone, "layer1.")?, layer, "{backbone:?}");
         assert_eq!(names_below(backbone, "classifier.")?, classifier, "{backbone:?}");
     }
     assert_eq!(
-        names_below(Backbone::Vgg11, "layer1.")?,
+        names_below(&Backbone::Vgg11, "layer1.")?,
         sorted(&[weight_and_bias("0"), norm("1"), neuron("2", "mask")])
     );
     Ok(())
@@ -442,8 +443,8 @@ fn names_of_the_vggs_are_the_published_ones() -> Result<()> {
 
 #[test]
 fn names_of_cifarnet_follow_the_residual_family() -> Result<()> {
-    assert_eq!(names_below(Backbone::Cifarnet, "conv5.")?, sorted(&[weight("0"), norm("1")]));
-    assert_eq!(names_below(Backbone::Cifarnet, "sn5.")?, "alpha mask v_threshold");
+    assert_eq!(names_below(&Backbone::Cifarnet, "conv5.")?, sorted(&[weight("0"), norm("1")]));
+    assert_eq!(names_below(&Backbone::Cifarnet, "sn5.")?, "alpha mask v_threshold");
     let head = sorted(&[
         weight_and_bias("0.0"),
         neuron("1", "mask_linear"),
@@ -451,7 +452,7 @@ fn names_of_cifarnet_follow_the_residual_family() -> Result<()> {
         neuron("3", "mask_linear"),
         weight_and_bias("4.0"),
     ]);
-    assert_eq!(names_below(Backbone::Cifarnet, "fc.")?, head);
+    assert_eq!(names_below(&Backbone::Cifarnet, "fc.")?, head);
     Ok(())
 }
 
@@ -463,23 +464,23 @@ fn names_of_spikformer_are_the_published_ones() -> Result<()> {
         parts.push(norm(&format!("proj_bn{number}")));
         parts.push(neuron(&format!("proj_lif{number}"), "mask"));
     }
-    assert_eq!(names_below(Backbone::Spikformer, "patch_embed.")?, sorted(&parts));
+    assert_eq!(names_below(&Backbone::Spikformer, "patch_embed.")?, sorted(&parts));
     let mut parts = vec![neuron("attn.attn_lif", "mask_linear")];
     for layer in ["attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2"] {
         parts.push(weight_and_bias(&format!("{layer}_linear")));
         parts.push(norm(&format!("{layer}_bn")));
         parts.push(neuron(&format!("{layer}_lif"), "mask_linear"));
     }
-    assert_eq!(names_below(Backbone::Spikformer, "block.0.")?, sorted(&parts));
-    assert_eq!(names_below(Backbone::Spikformer, "block.1.")?, "");
-    assert_eq!(names_below(Backbone::Spikformer, "head.")?, "bias weight");
+    assert_eq!(names_below(&Backbone::Spikformer, "block.0.")?, sorted(&parts));
+    assert_eq!(names_below(&Backbone::Spikformer, "block.1.")?, "");
+    assert_eq!(names_below(&Backbone::Spikformer, "head.")?, "bias weight");
     Ok(())
 }
 
 // The published MS-ResNets register a first neuron that they never call.
 #[test]
 fn the_unused_neuron_of_a_published_ms_resnet_is_passed_over() -> Result<()> {
-    let (_, params) = build(&tiny(Backbone::MsResnet18))?;
+    let (_, params) = build(&tiny(&Backbone::MsResnet18))?;
     let mut published = tensors(&params);
     let one = Tensor::new(&[1f64], &Device::Cpu)?;
     for part in ["alpha", "mask", "mask_linear", "v_threshold"] {
@@ -489,7 +490,7 @@ fn the_unused_neuron_of_a_published_ms_resnet_is_passed_over() -> Result<()> {
     // Another neuron that the network lacks is still an error, and so is one that it has without the parameter.
     published.insert("layer1.7.sn1.alpha".into(), one.clone());
     assert_says(params.load("published", &published), &["not part of this network", "layer1.7.sn1.alpha"]);
-    let mht = ModelConfig { neuron: NeuronConfig::mht(2), ..tiny(Backbone::Resnet18) };
+    let mht = ModelConfig { neuron: NeuronConfig::mht(2), ..tiny(&Backbone::Resnet18) };
     let (_, params) = build(&mht)?;
     let mut lmht = tensors(&params);
     lmht.insert("sn1.alpha".into(), one);
@@ -573,7 +574,7 @@ fn vggs_have_the_sizes_of_the_published_ones() -> Result<()> {
     // The convolutions of torchvision's vgg11_bn, vgg13_bn, vgg16_bn and vgg19_bn: their 132,868,840, 133,053,736,
     // 138,365,992 and 143,678,248 parameters without the three linear layers over 512 · 7 · 7 features.
     let head = linear(512 * 49, 4096) + linear(4096, 4096) + linear(4096, 1000);
-    for (backbone, total, n_convs) in [
+    for (backbone, total, n_convs) in &[
         (Backbone::Vgg11, 132_868_840, 8),
         (Backbone::Vgg13Standard, 133_053_736, 10),
         (Backbone::Vgg16, 138_365_992, 13),
@@ -607,7 +608,7 @@ fn cifarnet_and_spikformer_have_their_sizes() -> Result<()> {
 
 #[test]
 fn n_params_counts_synapses_and_neurons() -> Result<()> {
-    let config = tiny(Backbone::Resnet19);
+    let config = tiny(&Backbone::Resnet19);
     let (_, params) = build(&config)?;
     let (weights, n_neurons) = sizes(&config)?;
     assert_eq!(params.n_params(), weights + n_neurons * (2 * 2 + 1));
@@ -618,7 +619,7 @@ fn n_params_counts_synapses_and_neurons() -> Result<()> {
 fn published_widths_and_titles_are_distinct_and_known() {
     let titles: std::collections::BTreeSet<_> = ALL.iter().map(|backbone| backbone.title()).collect();
     assert_eq!(titles.len(), ALL.len());
-    for backbone in ALL {
+    for backbone in &ALL {
         let expected = match backbone {
             Backbone::Resnet20 => 16,
             Backbone::Cifarnet => 128,
@@ -626,7 +627,7 @@ fn published_widths_and_titles_are_distinct_and_known() {
             _ => 64,
         };
         assert_eq!(published(backbone, 10).width, expected, "{backbone:?}");
-        assert_eq!(published(backbone, 10).backbone, backbone);
+        assert_eq!(published(backbone, 10).backbone, *backbone);
     }
 }
 
@@ -635,19 +636,19 @@ fn published_widths_and_titles_are_distinct_and_known() {
 #[derive(Default)]
 struct Recorder {
     synapses: BTreeMap<String, (SynapseKind, Vec<usize>, SignalKind, Vec<f64>)>,
-    products: Vec<(String, Tensor, SignalKind, Tensor, Signal)>,
+    products: Vec<(String, Tensor, SignalKind, Tensor, SignalKind)>,
 }
 
 impl Observer for Recorder {
     fn synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
-        let seen = (event.kind, event.input.dims().to_vec(), event.signal, values(event.input)?);
+        let seen = (event.kind, event.input.dims().to_vec(), event.signal, values(&event.input.to_tensor()?)?);
         self.synapses.insert(event.name.to_string(), seen);
         Ok(())
     }
 
     fn product(&mut self, event: &ProductEvent<'_>) -> Result<()> {
-        let ProductEvent { name, left, left_signal, right, right_signal } = event;
-        self.products.push((name.to_string(), (*left).clone(), *left_signal, (*right).clone(), *right_signal));
+        let ProductEvent { name, left, left_signal, right, right_signal, .. } = event;
+        self.products.push((name.to_string(), left.to_tensor()?, *left_signal, right.to_tensor()?, *right_signal));
         Ok(())
     }
 }
@@ -655,17 +656,17 @@ impl Observer for Recorder {
 fn record(config: &ModelConfig) -> Result<Recorder> {
     let (network, _) = warm(config)?;
     let mut recorder = Recorder::default();
-    network.forward(&images(config.backbone, 2)?, &mut Pass::eval().observed_by(&mut recorder))?;
+    network.forward(&images(&config.backbone, 2)?, &mut Pass::eval().observed_by(&mut recorder))?;
     Ok(recorder)
 }
 
-const SPIKES: Signal = SignalKind::Spikes { v_threshold: 1. };
-const AVERAGED: Signal = SignalKind::Averaged { v_threshold: 1. };
+const SPIKES: SignalKind = SignalKind::Spikes { v_threshold: 1. };
+const AVERAGED: SignalKind = SignalKind::Averaged { v_threshold: 1. };
 
 #[test]
 fn residual_streams_of_ms_resnets_are_analog_and_of_the_others_spikes() -> Result<()> {
     for (backbone, block_input, readout) in
-        [(Backbone::Resnet34, SPIKES, AVERAGED), (Backbone::MsResnet34, SignalKind::Analog, SignalKind::Analog)]
+        &[(Backbone::Resnet34, SPIKES, AVERAGED), (Backbone::MsResnet34, SignalKind::Analog, SignalKind::Analog)]
     {
         let seen = record(&tiny(backbone))?.synapses;
         let signal = |name: &str| seen[name].2;
@@ -675,13 +676,13 @@ fn residual_streams_of_ms_resnets_are_analog_and_of_the_others_spikes() -> Resul
         assert_eq!(signal("layer2.0.downsample.0.0"), block_input, "{backbone:?}");
         assert_eq!(signal("fc.0"), readout, "{backbone:?}");
     }
-    let seen = record(&tiny(Backbone::Resnet19))?.synapses;
+    let seen = record(&tiny(&Backbone::Resnet19))?.synapses;
     assert_eq!((seen["fc.0.0"].2, seen["fc.2.0"].2), (AVERAGED, SPIKES));
     assert_eq!(seen["fc.2.0"].1, [4, 256]);
-    let seen = record(&tiny(Backbone::Cifarnet))?.synapses;
+    let seen = record(&tiny(&Backbone::Cifarnet))?.synapses;
     assert_eq!((seen["conv4.0"].2, seen["fc.0.0"].2), (AVERAGED, SPIKES));
     assert_eq!(seen["fc.0.0"].1, [4, 8 * 64]);
-    let seen = record(&tiny(Backbone::Vgg16))?.synapses;
+    let seen = record(&tiny(&Backbone::Vgg16))?.synapses;
     assert_eq!((seen["layer2.0"].2, seen["layer2.4"].2, seen["classifier.1"].2), (AVERAGED, SPIKES, AVERAGED));
     assert_eq!(seen["classifier.7"].1, [4, 128]);
     Ok(())
@@ -689,7 +690,7 @@ fn residual_streams_of_ms_resnets_are_analog_and_of_the_others_spikes() -> Resul
 
 #[test]
 fn token_synapses_see_rows_of_whole_spikes() -> Result<()> {
-    let config = tiny(Backbone::Spikformer);
+    let config = tiny(&Backbone::Spikformer);
     let recorder = record(&config)?;
     // Two poolings leave 4x4 of 16x16: T · B · N = 2 · 2 · 16 rows.
     for name in ["attn.q_linear", "attn.k_linear", "attn.v_linear", "attn.proj_linear", "mlp.fc1_linear"] {
@@ -708,13 +709,13 @@ fn token_synapses_see_rows_of_whole_spikes() -> Result<()> {
 // A batch norm of weight 0 and bias 3 lets a neuron of two levels fire twice at every timestep: 3 = 2 + 1, 1 + 3 = 2 + 2.
 #[test]
 fn attention_and_position_are_added_to_what_they_read() -> Result<()> {
-    let (network, params) = build(&tiny(Backbone::Spikformer))?;
+    let (network, params) = build(&tiny(&Backbone::Spikformer))?;
     for norm in ["patch_embed.rpe_bn", "block.0.attn.proj_bn", "block.0.mlp.fc2_bn"] {
         set(&params, &format!("{norm}.weight"), Tensor::zeros_like)?;
         set(&params, &format!("{norm}.bias"), |bias| bias + 3.)?;
     }
     let mut recorder = Recorder::default();
-    network.forward(&images(Backbone::Spikformer, 2)?, &mut Pass::eval().observed_by(&mut recorder))?;
+    network.forward(&images(&Backbone::Spikformer, 2)?, &mut Pass::eval().observed_by(&mut recorder))?;
     let seen = |name: &str| recorder.synapses[name].3.clone();
     // Rows of tokens are the positions of the map that the position's convolution reads: [4, 16, 4, 4] to [4 · 16, 16].
     let map = Tensor::from_vec(seen("patch_embed.rpe_conv"), (4, 16, 16), &Device::Cpu)?;
@@ -731,10 +732,10 @@ fn attention_and_position_are_added_to_what_they_read() -> Result<()> {
 // Thresholds of several sizes have no common amplitude: the sum is then analog, and the first layer that reads it says so.
 #[test]
 fn sums_of_spikes_of_different_amplitude_are_analog() -> Result<()> {
-    let (network, params) = build(&tiny(Backbone::Spikformer))?;
+    let (network, params) = build(&tiny(&Backbone::Spikformer))?;
     set(&params, "block.0.attn.proj_lif.v_threshold", |theta| theta * 0.75)?;
     let mut recorder = Recorder::default();
-    network.forward(&images(Backbone::Spikformer, 2)?, &mut Pass::eval().observed_by(&mut recorder))?;
+    network.forward(&images(&Backbone::Spikformer, 2)?, &mut Pass::eval().observed_by(&mut recorder))?;
     assert_eq!(recorder.synapses["block.0.attn.q_linear"].2, SPIKES);
     assert_eq!(recorder.synapses["block.0.mlp.fc1_linear"].2, SignalKind::Analog);
     Ok(())
@@ -743,7 +744,7 @@ fn sums_of_spikes_of_different_amplitude_are_analog() -> Result<()> {
 #[test]
 fn attention_scales_by_an_eighth_whatever_the_head_size() -> Result<()> {
     for heads in [1, 4] {
-        let recorder = record(&ModelConfig { heads: Some(heads), ..tiny(Backbone::Spikformer) })?;
+        let recorder = record(&ModelConfig { heads: Some(heads), ..tiny(&Backbone::Spikformer) })?;
         let names: Vec<_> = recorder.products.iter().map(|product| product.0.as_str()).collect();
         assert_eq!(names, ["block.0.attn.q_k", "block.0.attn.qk_v"]);
         let (_, q, q_signal, k, k_signal) = &recorder.products[0];
@@ -764,7 +765,7 @@ fn attention_scales_by_an_eighth_whatever_the_head_size() -> Result<()> {
 
 #[test]
 fn a_wrong_transformer_names_field_value_and_what_is_allowed() {
-    let spikformer = || tiny(Backbone::Spikformer);
+    let spikformer = || tiny(&Backbone::Spikformer);
     let check = |config: ModelConfig| build(&config);
     assert_says(check(ModelConfig { heads: Some(3), ..spikformer() }), &["heads is 3", "divisor", "16"]);
     assert_says(check(ModelConfig { heads: Some(0), ..spikformer() }), &["heads is 0", "at least 1"]);
@@ -778,9 +779,9 @@ fn a_wrong_transformer_names_field_value_and_what_is_allowed() {
 
 #[test]
 fn what_a_backbone_does_not_have_is_an_error() {
-    for backbone in ALL {
+    for backbone in &ALL {
         let config = tiny(backbone);
-        if backbone != Backbone::Spikformer {
+        if *backbone != Backbone::Spikformer {
             let title = backbone.title();
             let with_depth = ModelConfig { depth: Some(4), ..config.clone() };
             assert_says(with_depth.check(), &["depth is 4", title, "leave it out"]);
@@ -811,7 +812,7 @@ fn an_image_that_does_not_survive_the_strides_is_an_error() -> Result<()> {
     assert_says(forward(Backbone::Cifarnet, 36, 32), &["36x32", "CIFARNet", "32 to 35"]);
     assert_says(forward(Backbone::Cifarnet, 28, 28), &["28x28", "CIFARNet", "32 to 35"]);
     // At the border all is well; what pools with padding takes a single pixel.
-    for (backbone, h, w) in [
+    for (backbone, h, w) in &[
         (Backbone::Vgg13, 16, 16),
         (Backbone::Vgg11, 32, 40),
         (Backbone::Vgg19, 64, 32),
@@ -827,14 +828,14 @@ fn an_image_that_does_not_survive_the_strides_is_an_error() -> Result<()> {
 
 #[test]
 fn a_configuration_without_transformer_has_no_word_of_one() -> Result<()> {
-    for backbone in ALL {
+    for backbone in &ALL {
         let config = tiny(backbone);
         let json = config.to_json();
-        assert_eq!(json.contains("heads"), backbone == Backbone::Spikformer, "{backbone:?}");
+        assert_eq!(json.contains("heads"), *backbone == Backbone::Spikformer, "{backbone:?}");
         assert_eq!(ModelConfig::from_json(&json)?, config, "{backbone:?}");
     }
     // Names as files have them.
-    for (backbone, name) in [
+    for (backbone, name) in &[
         (Backbone::MsResnet18, "ms_resnet18"),
         (Backbone::Vgg13Standard, "vgg13_standard"),
         (Backbone::Cifarnet, "cifarnet"),
@@ -854,7 +855,7 @@ fn a_network_without_tgim_asks_for_none() -> Result<()> {
         v_init: 0.,
         gradient: lmht_nn::GradientMode::Detached,
     });
-    for backbone in ALL {
+    for backbone in &ALL {
         let (_, params) = build(&ModelConfig { neuron: identity.clone(), ..tiny(backbone) })?;
         let all = params.all();
         assert!(all.iter().all(|(name, _)| !name.contains("mask")), "{backbone:?}");

@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use lmht_nn::neurons;
 use lmht_nn::{
     GradientMode, Mode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, Result, Schedule,
-    Stem, SynapseEvent, Tgim,
-, readout};
+    Stem, SynapseEvent, Tgim, readout,
+};
 use lmht_train::loss;
 
 use crate::support::{assert_close, assert_error, tensor, values};

@@ -2,7 +2,7 @@
 //! from any number of threads, whatever happens to the network's parameters.
 
 use candle_core::{DType, Device, Tensor};
-use lmht_train::{BatchSource, Batches, Progress, evaluate};
+use lmht_train::{Batch, BatchSource, Batches, Progress, evaluate};
 use lmht_nn::{Inference, ModelConfig, Network, Observer, Pass, Result, readout};
 use lmht_train::loss;
 use rayon::prelude::*;
@@ -177,26 +177,26 @@ impl BatchSource for Random {
         3
     }
 
-    fn batches(&self, _: usize, _: usize) -> Result<Batches<'_>> {
+    fn batches(&self, _: usize, _: usize) -> lmht_train::Result<Batches<'_>> {
         Ok(Box::new((0..3).map(|i| {
             let config = self.0.config();
             let images = tensor(i, &[2, config.in_channels, 16, 16], DType::F32, &CPU)?;
-            Ok((images, Tensor::new(&[i as u32, 4], &CPU)?))
+            Ok(Batch::with_labels(images, Tensor::new(&[i as u32, 4], &CPU)?))
         })))
     }
 }
 
 #[test]
-fn an_evaluation_equals_the_passes() -> Result<()> {
+fn an_evaluation_equals_the_passes() -> lmht_train::Result<()> {
     let config = ModelConfig { width: 4, n_classes: 5, ..ModelConfig::resnet20(5) };
     let data = Random(build(&config, DType::F32)?.0);
     let fixed = evaluate(&data.0, &data, Progress::Silent, None)?;
     assert_eq!(fixed, evaluate(&data.0, &data, Progress::Silent, Some(&mut Blind))?, "watched");
     let mut sum = 0.;
     for batch in data.batches(0, 0)? {
-        let (images, labels) = batch?;
-        let readout = readout(&data.0.forward(&images, &mut Pass::eval())?)?;
-        sum += f64::from(loss::cross_entropy(&readout, &labels, 0.)?.to_scalar::<f32>()?);
+        let batch = batch?;
+        let readout = readout(&data.0.forward(&batch.images, &mut Pass::eval())?)?;
+        sum += f64::from(loss::cross_entropy(&readout, batch.targets.labels()?, 0.)?.to_scalar::<f32>()?);
     }
     assert!((fixed.loss - sum / 3.).abs() < 1e-6, "{} and {}", fixed.loss, sum / 3.);
     Ok(())

@@ -6,8 +6,8 @@ use lmht_train::optim::{OptimizerConfig, SgdConfig};
 use lmht_nn::neurons;
 use lmht_nn::{
     Backbone, GradientMode, Mode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, Result,
-    SignalKind, Stem, SynapseEvent, SynapseKind, Tgim, ops,
-, readout};
+    SignalKind, Stem, SynapseEvent, SynapseKind, Tgim, ops, readout,
+};
 use lmht_train::loss;
 use std::collections::{BTreeMap, HashMap};
 
@@ -244,7 +244,7 @@ fn easy_batch(dtype: DType) -> Result<(Tensor, Tensor)> {
 /// that a single step may also raise it; forty steps must lower it by a tenth. At twice this rate the loss of a few
 /// networks without T-GIM jumps, and rounding decides when.
 #[test]
-fn training_lowers_the_loss() -> Result<()> {
+fn training_lowers_the_loss() -> lmht_train::Result<()> {
     let (input, labels) = easy_batch(DType::F32)?;
     let mut failures = Vec::new();
     for backbone in BACKBONES {
@@ -284,7 +284,7 @@ struct Activity(Vec<(String, f64)>);
 
 impl Observer for Activity {
     fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
-        let output = values(event.output)?;
+        let output = values(&event.output.to_tensor()?)?;
         let share = output.iter().filter(|x| **x != 0.).count() as f64 / output.len() as f64;
         self.0.push((event.name.to_string(), share));
         Ok(())
@@ -366,7 +366,7 @@ impl Observer for Log {
         let shown = (event.output.dims().to_vec(), event.signal, event.levels, event.timesteps);
         self.neurons.insert(event.name.into(), shown);
         if let SignalKind::Spikes { v_threshold } = event.signal {
-            let counts = values(&(event.output / v_threshold)?)?;
+            let counts = values(&(event.output.to_tensor()? / v_threshold)?)?;
             let allowed = |s: &f64| s.fract() == 0. && (0. ..=f64::from(event.levels)).contains(s);
             assert!(counts.iter().all(allowed), "{}: not spikes", event.name);
         }
@@ -458,7 +458,7 @@ fn the_observer_is_told_sizes_and_signals() -> Result<()> {
         Ok(log)
     };
     let (spikes, averaged) = (SignalKind::Spikes { v_threshold: 1. }, SignalKind::Averaged { v_threshold: 1. });
-    let conv = |c_out, kernel, stride, padding| SynapseKind::Conv2d { c_out, kernel, stride, padding };
+    let conv = |c_out, kernel, stride, padding| SynapseKind::Conv2d { c_out, kernel, stride, padding, groups: 1 };
     // The static image enters once, spikes at both timesteps.
     let log = shown(&small(Backbone::Resnet18), 16)?;
     assert_eq!(log.synapses["conv1"], (conv(4, 3, 1, 1), SignalKind::Analog, vec![3, 3, 16, 16]));

@@ -3,7 +3,7 @@
 use crate::support::*;
 use crate::test_device;
 use candle_core::{DType, Device, Result, Tensor, Var};
-use lmht_core::{GradientMode, Neuron, LmhtConfig, Tgim};
+use lmht_core::{GradientMode, LmhtConfig, LmhtNeuron, Tgim};
 use lmht_nn::ops::{Learned, neuron, neuron_composed};
 
 /// What stands beside the currents.
@@ -49,7 +49,7 @@ fn refs(vars: &[Var]) -> Vec<&Var> {
     vars.iter().collect()
 }
 
-fn checked(config: LmhtConfig) -> Neuron {
+fn checked(config: LmhtConfig) -> LmhtNeuron {
     config.check().expect("a valid neuron")
 }
 
@@ -108,7 +108,7 @@ fn strided_inputs_are_read_in_their_order() -> Result<()> {
         let xs = currents(1, &[5, 4, 3], DType::F64, &Device::Cpu)?;
         let tgim = var(2, &[3, 3], DType::F64, &Device::Cpu)?;
         let leaks = var(3, &[4], DType::F64, &Device::Cpu)?;
-        let run = |op: fn(&Tensor, &Neuron, &Learned) -> Result<Tensor>, copied: bool| {
+        let run = |op: fn(&Tensor, &LmhtNeuron, &Learned) -> Result<Tensor>, copied: bool| {
             let vars: Vec<&Var> = match beside {
                 Beside::Tgim(_) => vec![&xs, &tgim, &leaks],
                 Beside::Leak => vec![&xs, &leaks],
@@ -155,7 +155,7 @@ fn ties_go_the_same_way_in_f32_and_f64() -> Result<()> {
                     let config = LmhtConfig { v_init, ..beside.config(levels, timesteps) };
                     let layer = checked(config);
                     let eighths = (tensor(5, &[timesteps, 400], DType::F64, &Device::Cpu)? * 32.)?.round()?;
-                    let run = |dtype, op: fn(&Tensor, &Neuron, &Learned) -> Result<Tensor>| {
+                    let run = |dtype, op: fn(&Tensor, &LmhtNeuron, &Learned) -> Result<Tensor>| {
                         let zeros = |shape: &[usize]| Tensor::zeros(shape, dtype, &Device::Cpu);
                         let args = [(&eighths / 8.)?.to_dtype(dtype)?, zeros(&[timesteps, timesteps])?, zeros(&[1])?];
                         let learned = match beside {
@@ -287,7 +287,7 @@ fn errors_say_what_is_wrong() -> Result<()> {
     };
     let nothing = Learned::Nothing { leak: 1. };
     for op in [neuron, neuron_composed] {
-        let fails = |xs: &Tensor, layer: &Neuron, learned: &Learned, parts: &[&str]| {
+        let fails = |xs: &Tensor, layer: &LmhtNeuron, learned: &Learned, parts: &[&str]| {
             assert_error(op(xs, layer, learned), &[&["neuron"], parts].concat());
         };
         // The wrong T, no axis at all, and no values.

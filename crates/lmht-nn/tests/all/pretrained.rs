@@ -4,8 +4,8 @@ use crate::support::{assert_error, tensor, values};
 use candle_core::{DType, Device, Tensor};
 use lmht_nn::{
     Error, ModelCard, ModelConfig, Network, NeuronConfig, ParamStore, Pass, Result, Stem, from_pretrained,
-    save_pretrained,
-, readout};
+    save_pretrained, readout,
+};
 use lmht_train::loss;
 use std::fs;
 use std::path::{Path, PathBuf};
