@@ -2,25 +2,16 @@
 
 use candle_core::{Device, Tensor};
 use lmht_bench::ActivityCounter;
-use lmht_nn::{NeuronEvent, Observer, PassEvent, Signal, Tgim};
+use lmht_nn::{NeuronEvent, Observer, PassEvent, SignalKind, Values};
 
-fn show(counter: &mut ActivityCounter, output: &[f32], signal: Signal, levels: u32) -> lmht_nn::Result<()> {
+fn show(counter: &mut ActivityCounter, output: &[f32], signal: SignalKind, levels: u32) -> lmht_nn::Result<()> {
     // T = 2, B = 2, 3 units.
     let output = Tensor::from_slice(output, (4, 3), &Device::Cpu).unwrap();
     counter.begin(&PassEvent { timesteps: 2, n_images: 2 })?;
-    counter.neuron(&NeuronEvent {
-        name: "sn1",
-        timesteps: 2,
-        output: &output,
-        signal,
-        levels,
-        tgim: Tgim::Full,
-        window: 1,
-        has_leak: true,
-    })
+    counter.neuron(&NeuronEvent::new("sn1", 2, Values::Tensor(&output), signal, levels))
 }
 
-const SPIKES: Signal = SignalKind::Spikes { v_threshold: 0.5 };
+const SPIKES: SignalKind = SignalKind::Spikes { v_threshold: 0.5 };
 
 // Levels of units a, b, c:   image 0: t=0: 0 1 2, t=1: 0 1 2;   image 1: t=0: 0 2 2, t=1: 0 0 2.
 const OUTPUT: [f32; 12] = [0., 0.5, 1., 0., 1., 1., 0., 0.5, 1., 0., 0., 1.];
@@ -78,4 +69,20 @@ fn images_of_another_size_are_refused() {
     show(&mut counter, &OUTPUT, SPIKES, 2).unwrap();
     let message = show(&mut counter, &OUTPUT, SPIKES, 3).unwrap_err().to_string();
     assert!(message.contains("sn1") && message.contains("2 levels"), "{message}");
+}
+
+// A ternary neuron's spikes of -1 are spikes: units a, b, c are -1 0 1, then -1 0 0; in the other image 0 0 -1, then 0 0 -1.
+#[test]
+fn a_spike_of_either_sign_counts() {
+    let mut counter = ActivityCounter::new();
+    let spikes = [-0.5, 0., 0.5, 0., 0., -0.5, -0.5, 0., 0., 0., 0., -0.5];
+    show(&mut counter, &spikes, SPIKES, 1).unwrap();
+    let layer = counter.report().remove(0);
+    assert_eq!((layer.rate_nz, layer.rate_eq), (5. / 12., 5. / 12.));
+    assert_eq!((layer.silent, layer.histogram), (1. / 3., vec![7. / 12., 5. / 12.]));
+    assert_eq!(counter.rasters()[0].spikes, [[1, 0, 1], [1, 0, 0]]);
+    // A learned amplitude may have any sign.
+    let mut turned = ActivityCounter::new();
+    show(&mut turned, &spikes.map(|s| -s), SignalKind::Spikes { v_threshold: -0.5 }, 1).unwrap();
+    assert_eq!(turned.report(), counter.report());
 }

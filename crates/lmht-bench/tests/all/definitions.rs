@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use lmht_bench::{Connections, CostCounter, Tally, tally_analog, tally_spikes};
-use lmht_nn::{Observer, ProductEvent, Signal};
+use lmht_nn::{Observer, ProductEvent, SignalKind};
 use serde_json::Value;
 
 fn fixture() -> Value {
@@ -154,13 +154,8 @@ fn spikingjelly_counts_our_attention_products() {
     for (product, (left_is_spikes, right_is_spikes)) in list(&fixture, "products").iter().zip(kinds) {
         let (left, right) = (tensor(product, "left"), tensor(product, "right"));
         let mut counter = CostCounter::new();
-        let event = ProductEvent {
-            name: "block.0.attn.q_k",
-            left: &left,
-            left_signal: signal(left_is_spikes),
-            right: &right,
-            right_signal: signal(right_is_spikes),
-        };
+        let sides = ((&left, signal(left_is_spikes)), (&right, signal(right_is_spikes)));
+        let event = ProductEvent::new("block.0.attn.q_k", sides.0, sides.1);
         counter.product(&event).unwrap();
         let counted = &counter.products()[0];
         assert_eq!(counted.acs, number(product, "spikingjelly_synops"), "{}", product["name"]);

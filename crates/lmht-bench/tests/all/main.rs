@@ -4,6 +4,9 @@ mod activity;
 mod connections;
 mod definitions;
 mod energy;
+mod forms;
 mod networks;
 #[cfg(feature = "report")]
 mod report;
+mod shared;
+mod signed;

@@ -2,14 +2,15 @@
 
 use candle_core::{D, DType, Device, Tensor};
 use lmht_bench::{CostCounter, Footprint, InputKind, Profiler};
-use lmht_nn::layers::{Conv2d, Linear, Signal, avg_pool2d};
+use lmht_nn::layers::{Conv2d, Linear, Neuron, Site, avg_pool2d, flatten};
+use lmht_nn::neurons::{Lif, Lmht, Mht};
 use lmht_nn::ops::{Conv2dParams, Pool2dParams};
 use lmht_nn::{
     Backbone, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, ProductEvent, Result,
-    Signal, SynapseEvent, SynapseKind, Tgim,
+    Signal, SignalKind, SynapseEvent, SynapseKind, Tgim, Values,
 };
 
-fn images(shape: &[usize]) -> Tensor {
+pub(crate) fn images(shape: &[usize]) -> Tensor {
     let n: usize = shape.iter().product();
     // Multiples of 1/16 in -2..2, from a fixed recurrence.
     let mut state = 12345u32;
@@ -20,8 +21,8 @@ fn images(shape: &[usize]) -> Tensor {
     Tensor::from_vec((0..n).map(|_| next()).collect::<Vec<_>>(), shape, &Device::Cpu).unwrap()
 }
 
-fn small(backbone: Backbone) -> ModelConfig {
-    let config = ModelConfig { backbone, width: 8, ..ModelConfig::resnet18(10) };
+pub(crate) fn small(backbone: Backbone) -> ModelConfig {
+    let config = ModelConfig { backbone: backbone.clone(), width: 8, ..ModelConfig::resnet18(10) };
     match backbone {
         Backbone::Spikformer => {
             ModelConfig { width: 16, depth: Some(1), heads: Some(2), ..ModelConfig::spikformer(10) }
@@ -31,7 +32,7 @@ fn small(backbone: Backbone) -> ModelConfig {
     }
 }
 
-fn build(config: &ModelConfig) -> (Network, ParamStore) {
+pub(crate) fn build(config: &ModelConfig) -> (Network, ParamStore) {
     let params = ParamStore::new(42);
     let network = Network::new(config, params.builder(DType::F32, &Device::Cpu)).unwrap();
     (network, params)
@@ -46,11 +47,14 @@ struct Reference {
 impl Observer for Reference {
     fn synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
         let SignalKind::Spikes { v_threshold } = event.signal else { return Ok(()) };
-        let counts = (event.input.to_dtype(DType::F64)? / v_threshold)?.round()?;
+        let counts = (event.input.to_tensor()?.to_dtype(DType::F64)? / v_threshold)?.round()?;
         let ones = event.weight.ones_like()?.to_dtype(DType::F64)?;
         let sum = match event.kind {
-            SynapseKind::Conv2d { stride, padding, .. } => counts.conv2d(&ones, padding, stride, 1, 1)?.sum_all()?,
+            SynapseKind::Conv2d { stride, padding, groups, .. } => {
+                counts.conv2d(&ones, padding, stride, 1, groups)?.sum_all()?
+            }
             SynapseKind::Linear { .. } => counts.matmul(&ones.t()?)?.sum_all()?,
+            other => panic!("{}: {other:?} is new", event.name),
         };
         self.sops.push((event.name.to_string(), sum.to_scalar::<f64>()?));
         Ok(())
@@ -60,7 +64,7 @@ impl Observer for Reference {
 #[test]
 fn every_network_costs_what_a_convolution_with_ones_gives() {
     for backbone in [Backbone::Resnet18, Backbone::MsResnet18, Backbone::Resnet20, Backbone::Spikformer] {
-        let (network, _) = build(&small(backbone));
+        let (network, _) = build(&small(backbone.clone()));
         let xs = images(&[3, 3, 16, 16]);
         let (mut counter, mut reference) = (CostCounter::new(), Reference::default());
         network.forward(&xs, &mut Pass::eval().observed_by(&mut counter)).unwrap();
@@ -77,7 +81,7 @@ fn every_network_costs_what_a_convolution_with_ones_gives() {
 #[test]
 fn watching_changes_no_bit() {
     for backbone in [Backbone::Resnet18, Backbone::Vgg13, Backbone::MsResnet18, Backbone::Spikformer] {
-        let (network, _) = build(&small(backbone));
+        let (network, _) = build(&small(backbone.clone()));
         let xs = images(&[2, 3, 16, 16]);
         let bits = |pass: &mut Pass<'_>| -> Vec<u32> {
             let logits = network.forward(&xs, pass).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -104,7 +108,7 @@ impl Total for lmht_bench::CostReport {
 fn counts_are_told_apart_by_image_and_timestep() {
     // Spikformer has rows for tokens too; frames come in with a time of their own.
     for backbone in [Backbone::Resnet18, Backbone::Spikformer] {
-        let config = ModelConfig { timesteps: 3, ..small(backbone) };
+        let config = ModelConfig { timesteps: 3, ..small(backbone.clone()) };
         let (network, _) = build(&config);
         let frames = images(&[3, 2, 3, 16, 16]);
         let mut both = CostCounter::new();
@@ -176,18 +180,18 @@ fn averages_are_macs_but_the_paper_counts_their_amplitude() {
     for at in [2 * 8 + 2, 2 * 8 + 3, 3 * 8 + 2] {
         map[at] = 0.5;
     }
-    let spikes = Signal {
-        xs: Tensor::from_vec(map, (1, 1, 8, 8), &Device::Cpu).unwrap(),
-        signal: SignalKind::Spikes { v_threshold: 0.5 },
-        node: 0,
-    };
+    let map = Signal::analog(Tensor::from_vec(map, (1, 1, 8, 8), &Device::Cpu).unwrap());
+    let half = NeuronConfig::from(Mht { levels: 1, v_threshold: Some(0.5), ..Mht::default() });
+    let spikes = Neuron::new(&half, 1, Site::Maps, vb.pp("sn")).unwrap().forward(&map, &mut Pass::eval()).unwrap();
+    assert_eq!(spikes.kind(), SignalKind::Spikes { v_threshold: 0.5 });
     let two = Pool2dParams { kernel: 2, stride: 2, padding: 0 };
     let averaged = avg_pool2d(&spikes, two, &mut Pass::eval()).unwrap();
     let mut counter = CostCounter::new();
     let mut pass = Pass::eval().observed_by(&mut counter);
     pass.begin(1, 1).unwrap();
     let current = conv.forward(&averaged, &mut pass).unwrap();
-    readout.forward(&Signal::analog(current.xs.flatten(1, D::Minus1).unwrap()), &mut pass).unwrap();
+    let current = flatten(&current, &mut pass).unwrap();
+    readout.forward(&current, &mut pass).unwrap();
     let report = counter.report(1);
     let conv = &report.layers[0];
     // 3/4 of a spike, nine taps.
@@ -201,29 +205,12 @@ fn averages_are_macs_but_the_paper_counts_their_amplitude() {
 fn neurons_count_updates_and_what_mixes_time() {
     // The stem's neurons of width 8 on 16x16.
     let units = 8. * 16. * 16.;
-    let lmht = |tgim| {
-        NeuronConfig::Lmht(neurons::Lmht {
-            levels: 2,
-            tgim,
-            v_threshold: None,
-            v_init: 0.,
-            gradient: lmht_nn::GradientMode::Detached,
-        })
-    };
+    let lmht = |tgim| NeuronConfig::from(Lmht { levels: 2, tgim, ..Lmht::default() });
     for (neuron, tgim, leak) in [
         (lmht(Tgim::Full), 16., 4.),
         (lmht(Tgim::Causal), 10., 4.),
         (NeuronConfig::mht(2), 0., 0.),
-        (
-            NeuronConfig::Lif(neurons::Lif {
-                leak: 0.5,
-                v_threshold: 1.,
-                v_init: 0.,
-                gradient: lmht_nn::GradientMode::Full,
-            }),
-            0.,
-            4.,
-        ),
+        (Lif { leak: 0.5, ..Lif::default() }.into(), 0., 4.),
     ] {
         let config = ModelConfig { timesteps: 4, neuron, ..small(Backbone::Resnet18) };
         let (network, _) = build(&config);
@@ -280,7 +267,7 @@ fn a_product_by_hand() {
     let spikes = SignalKind::Spikes { v_threshold: 1. };
     let count = |left_signal, right_signal| {
         let mut counter = CostCounter::new();
-        let event = ProductEvent { name: "q_k", left: &left, left_signal, right: &right, right_signal };
+        let event = ProductEvent::new("q_k", (&left, left_signal), (&right, right_signal));
         counter.product(&event).unwrap();
         counter.products()[0].clone()
     };
@@ -315,9 +302,10 @@ fn other_number_types_count_the_same() {
     struct Converted(CostCounter);
     impl Observer for Converted {
         fn synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
-            let input = event.input.to_dtype(DType::F64)?;
+            let input = event.input.to_tensor()?.to_dtype(DType::F64)?;
             let weight = event.weight.to_dtype(DType::F64)?;
-            self.0.synapse(&SynapseEvent { input: &input, weight: &weight, ..*event })
+            let input = Values::Tensor(&input);
+            self.0.synapse(&SynapseEvent::new(event.name, event.kind, input, &weight, event.signal))
         }
     }
     let mut double = Converted(CostCounter::new());
@@ -331,15 +319,14 @@ fn what_does_not_fit_is_said_with_the_layers_name() {
     let xs = Tensor::zeros((1, 2, 4, 4), DType::F32, &Device::Cpu).unwrap();
     let weight = Tensor::zeros((3, 2, 3, 3), DType::F32, &Device::Cpu).unwrap();
     let mut counter = CostCounter::new();
-    let kind = SynapseKind::Conv2d { c_out: 4, kernel: 3, stride: 1, padding: 1 };
-    let event =
-        SynapseEvent { name: "layer1.0.conv1.0", kind, input: &xs, weight: &weight, signal: SignalKind::Analog };
+    let kind = SynapseKind::Conv2d { c_out: 4, kernel: 3, stride: 1, padding: 1, groups: 1 };
+    let event = SynapseEvent::new("layer1.0.conv1.0", kind, Values::Tensor(&xs), &weight, SignalKind::Analog);
     assert!(counter.synapse(&event).unwrap_err().to_string().contains("layer1.0.conv1.0"));
 
     let odd = (xs + 0.3).unwrap();
-    let kind = SynapseKind::Conv2d { c_out: 3, kernel: 3, stride: 1, padding: 1 };
+    let kind = SynapseKind::Conv2d { c_out: 3, kernel: 3, stride: 1, padding: 1, groups: 1 };
     let signal = SignalKind::Spikes { v_threshold: 0.5 };
-    let event = SynapseEvent { name: "layer1.0.conv1.0", kind, input: &odd, weight: &weight, signal };
+    let event = SynapseEvent::new("layer1.0.conv1.0", kind, Values::Tensor(&odd), &weight, signal);
     let message = counter.synapse(&event).unwrap_err().to_string();
     assert!(message.contains("layer1.0.conv1.0") && message.contains("0.5"), "{message}");
 
@@ -357,7 +344,7 @@ fn rates_and_operations_are_of_the_same_spikes() {
     impl Observer for Last {
         fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
             if event.name == "layer1.0.sn1" {
-                self.0 += event.output.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
+                self.0 += event.output.to_tensor()?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
             }
             Ok(())
         }

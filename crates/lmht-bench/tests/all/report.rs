@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use lmht_bench::report::{NOTE, Report, Subject, images_csv};
 use lmht_bench::{EnergyModel, Footprint, Profiler};
+use lmht_nn::neurons::{Equation, Ilif, Ternary};
 use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Pass};
 
 fn report(config: &ModelConfig) -> (Report, Profiler) {
@@ -33,8 +34,8 @@ fn json_survives_a_round_trip_and_names_its_version() {
     report.rasters.clear();
     assert_eq!(read, report);
     let newer = json.replacen("\"version\": 1", "\"version\": 2", 1);
-    assert!(Report::from_json(&newer).unwrap_err().contains("version 2"));
-    assert!(Report::from_json("{}").unwrap_err().contains("cost report"));
+    assert!(Report::from_json(&newer).unwrap_err().to_string().contains("version 2"));
+    assert!(Report::from_json("{}").unwrap_err().to_string().contains("cost report"));
 }
 
 #[test]
@@ -123,12 +124,20 @@ fn any_neuron_can_be_drawn() {
         levels(16, 3),
         ModelConfig { timesteps: 4, neuron: NeuronConfig::integrate_and_fire(), ..resnet() },
         ModelConfig { timesteps: 1, neuron: NeuronConfig::qcfs(4), ..resnet() },
-        ModelConfig { timesteps: 1, neuron: NeuronConfig::Relu, ..resnet() },
+        ModelConfig { timesteps: 1, neuron: NeuronConfig::relu(), ..resnet() },
+        ModelConfig { timesteps: 4, neuron: Ternary::default().into(), ..resnet() },
+        ModelConfig { timesteps: 2, neuron: Ilif::default().into(), ..resnet() },
         ModelConfig { width: 16, depth: Some(1), heads: Some(2), ..ModelConfig::spikformer(10) },
     ] {
         let (report, _) = report(&config);
         assert_balanced(&report.to_html());
-        assert_eq!(report.charts().len(), if config.neuron.is_spiking() { 5 } else { 1 });
+        // The curves of the neuron are those of Eqs. 5-8.
+        let n_charts = match config.neuron.traits().equation {
+            Equation::MultiThreshold => 5,
+            Equation::Other | Equation::Inference => 3,
+            Equation::Quantized | Equation::Analog => 1,
+        };
+        assert_eq!(report.charts().len(), n_charts, "{:?}", config.neuron);
         let has_attention = report.to_text().contains("block.0.attn.q_k");
         assert_eq!(has_attention, config.depth.is_some());
     }
