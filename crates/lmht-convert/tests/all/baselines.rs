@@ -1,13 +1,13 @@
 //! The compared conversions on whole networks.
 
 use candle_core::{DType, Device};
-use lmht_convert::{Calibration, Model, qcfs_to_cos, qcfs_to_if, qcfs_to_srp, relu_to_if, relu_to_snm};
-use lmht_nn::{ModelConfig, Network, NeuronConfig, Pass, Result};
+use lmht_convert::{Calibration, Model, Result, qcfs_to_cos, qcfs_to_if, qcfs_to_srp, relu_to_if, relu_to_snm};
+use lmht_nn::{ModelConfig, Network, NeuronConfig, Pass};
 
 use crate::networks::{random_input, random_model, readout, relative_error};
 
 fn relu() -> ModelConfig {
-    ModelConfig { width: 4, neuron: NeuronConfig::Relu, timesteps: 1, ..ModelConfig::vgg13(5) }
+    ModelConfig { width: 4, neuron: NeuronConfig::relu(), timesteps: 1, ..ModelConfig::vgg13(5) }
 }
 
 fn qcfs() -> ModelConfig {
