@@ -10,5 +10,6 @@ mod model;
 mod networks;
 #[cfg(feature = "nir")]
 mod nir;
+mod own;
 mod reparameterize;
 mod support;

@@ -12,7 +12,9 @@ use hdf5_writer::{DatasetBuilder, Hdf5Builder, WriteOptions};
 use lmht_convert::nir::{self, Profile, Verification};
 use lmht_convert::{Model, Result, absorb_bn, absorb_thresholds, reparameterize};
 use lmht_nn::neurons;
-use lmht_nn::{GradientMode, ModelConfig, NeuronConfig, NeuronEvent, Observer, Pass, Schedule, SignalKind, Stem, Tgim, ops};
+use lmht_nn::{
+    GradientMode, ModelConfig, NeuronConfig, NeuronEvent, Observer, Pass, Schedule, SignalKind, Stem, Tgim, ops,
+};
 
 use crate::networks::{is_transformer, random_input, random_model, small_networks};
 
@@ -110,9 +112,10 @@ fn every_profile_says_the_same_network() -> Result<()> {
             let verification = nir::verify(&export.bytes, &model, &images)?;
             let counts: u64 = verification.layers.iter().map(|layer| layer.n_counts).sum();
             assert!(verification.differing() * 1000 <= counts, "{name} {:?}: {verification:?}", config.backbone);
-            if verification.differing() == 0 {
-                assert!(verification.logit_error < 1e-4, "{name} {:?}: {verification:?}", config.backbone);
-            }
+            // A spike moves a logit by θ times a weight, a thousandth of them hardly: but a factor forgotten in the last
+            // layers, which no spike shows, moves all.
+            let tolerance = if verification.differing() == 0 { 1e-4 } else { 0.05 };
+            assert!(verification.logit_error < tolerance, "{name} {:?}: {verification:?}", config.backbone);
         }
     }
     Ok(())
@@ -400,15 +403,18 @@ fn what_nir_cannot_hold_is_refused() -> Result<()> {
     let base = ModelConfig { timesteps: 4, neuron: if_neuron(0.), ..ModelConfig::resnet18(5) };
     let with = |neuron: NeuronConfig| ModelConfig { neuron, ..base.clone() };
     let gradient = GradientMode::Detached;
-    let lmht = |levels, tgim| NeuronConfig::Lmht(neurons::Lmht { levels, tgim, v_threshold: None, v_init: 0., gradient });
-    let window = |window| NeuronConfig::Reparameterized(neurons::Reparameterized {
-        window,
-        schedule: Schedule::FrontLoaded,
-        tgim: Tgim::Identity,
-        leak: Some(1.),
-        v_threshold: 1.,
-        v_init: 0.,
-    });
+    let lmht =
+        |levels, tgim| NeuronConfig::Lmht(neurons::Lmht { levels, tgim, v_threshold: None, v_init: 0., gradient });
+    let window = |window| {
+        NeuronConfig::Reparameterized(neurons::Reparameterized {
+            window,
+            schedule: Schedule::FrontLoaded,
+            tgim: Tgim::Identity,
+            leak: Some(1.),
+            v_threshold: 1.,
+            v_init: 0.,
+        })
+    };
     let ann = |neuron| ModelConfig { timesteps: 1, ..with(neuron) };
     for (config, profile, parts) in [
         (with(lmht(2, Tgim::Full)), Profile::Spec, ["sn1", "L = 2", "qcfs_to_if"]),

@@ -3,8 +3,9 @@
 use candle_core::{DType, Device, Tensor};
 use lmht_convert::{Model, Result, SpikeComparison, compare_spikes, reparameterize};
 use lmht_nn::neurons;
-use lmht_nn::{ModelConfig, NeuronConfig, Pass, Schedule, Stem, Tgim, readout, ops};
+use lmht_nn::{ModelConfig, NeuronConfig, Pass, Schedule, Stem, Tgim, ops, readout};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use crate::networks::{is_transformer, lmht, random_input, random_model, relative_error, small_networks};
 
@@ -23,9 +24,14 @@ fn twin(model: &Model, schedule: Schedule, images: &Tensor) -> Result<(SpikeComp
     Ok((comparison, relative_error(&summed, &expected)?))
 }
 
+/// The same cases in every run: a failure is found again by running the test again.
+fn seeded(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, rng_seed: RngSeed::Fixed(20240202), failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
     // Each case is fifteen networks.
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(seeded(12))]
 
     /// Design 3.3: front-loaded windows lose nothing, whatever the input, Ω, λ, θ and v(0), across max-pooling too.
     #[test]
@@ -153,7 +159,12 @@ fn every_spiking_neuron_converts_and_stays_a_network() -> Result<()> {
         v_init: 0.25,
         gradient: lmht_nn::GradientMode::Detached,
     });
-    let lif = NeuronConfig::Lif(neurons::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: lmht_nn::GradientMode::Full });
+    let lif = NeuronConfig::Lif(neurons::Lif {
+        leak: 0.5,
+        v_threshold: 1.,
+        v_init: 0.,
+        gradient: lmht_nn::GradientMode::Full,
+    });
     for neuron in [mht, lif, NeuronConfig::integrate_and_fire()] {
         let config = ModelConfig { width: 2, neuron, timesteps: 3, ..ModelConfig::ms_resnet18(5) };
         let model = random_model(&config, 3)?;
