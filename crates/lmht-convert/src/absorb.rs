@@ -204,7 +204,9 @@ pub fn absorb_thresholds(model: &Model) -> Result<Model> {
                 folded.multiply(name, of_input(0), &called(node))?;
                 1.
             }
-            Op::Add if of_input(0) != of_input(1) => return unscaled("it sums spikes with what is none, or of another θ"),
+            Op::Add if of_input(0) != of_input(1) => {
+                return unscaled("it sums spikes with what is none, or of another θ");
+            }
             Op::Add
             | Op::MaxPool(_)
             | Op::AvgPool(_)
@@ -217,7 +219,9 @@ pub fn absorb_thresholds(model: &Model) -> Result<Model> {
         });
     }
     if pending.last().is_some_and(|&factor| factor != 1.) {
-        return Err(Error::Refused("the network ends with spikes, and no weight takes their amplitude; end it with a synapse".into()));
+        return Err(Error::Refused(
+            "the network ends with spikes, and no weight takes their amplitude; end it with a synapse".into(),
+        ));
     }
     Ok(Model { config, tensors: folded.tensors })
 }

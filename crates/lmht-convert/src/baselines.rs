@@ -125,12 +125,7 @@ pub fn relu_to_snm(model: &Model, calibration: &Calibration, timesteps: usize) -
     calibrated(model, calibration, NeuronConfig::Snm(neurons::Snm { v_threshold: 1., v_init: 0. }), timesteps)
 }
 
-fn calibrated(
-    model: &Model,
-    calibration: &Calibration,
-    neuron: NeuronConfig,
-    timesteps: usize,
-) -> Result<Model> {
+fn calibrated(model: &Model, calibration: &Calibration, neuron: NeuronConfig, timesteps: usize) -> Result<Model> {
     model.layers()?;
     check_relu(&model.config.neuron)?;
     let config = ModelConfig { neuron, timesteps, ..model.config.clone() };

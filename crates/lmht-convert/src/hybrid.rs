@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use lmht_nn::neurons::{self, Qcfs};
-use lmht_nn::{GradientMode, ModelConfig, NeuronConfig, ParamStore, Network, Tgim};
+use lmht_nn::{GradientMode, ModelConfig, Network, NeuronConfig, ParamStore, Tgim};
 
 use crate::layers::{missing, path, scale_first_current};
 use crate::{Error, Model, Result};
@@ -44,12 +44,7 @@ pub enum HybridStart {
 /// assert!((actual - expected)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
 /// # Ok(()) }
 /// ```
-pub fn qcfs_to_lmht(
-    model: &Model,
-    levels: u32,
-    timesteps: usize,
-    start: HybridStart,
-) -> Result<Model> {
+pub fn qcfs_to_lmht(model: &Model, levels: u32, timesteps: usize, start: HybridStart) -> Result<Model> {
     let scale = scale_of(model)?;
     let share = match start {
         HybridStart::Exact => f64::from(levels.max(1)),

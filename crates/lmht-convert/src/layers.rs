@@ -194,7 +194,9 @@ fn scale_last_tensors(model: Model, trace: &Trace, factors: &Factors, factor: f6
             return refused("it reaches neurons without a synapse, so no weight can take the factor on their current");
         }
         if read.contains(&i) {
-            return refused("it feeds neurons and another synapse, so its weights cannot take the factor on one of them");
+            return refused(
+                "it feeds neurons and another synapse, so its weights cannot take the factor on one of them",
+            );
         }
         let is_elsewhere = |j: usize| trace.nodes[j].name == node.name && is_synapse_or_norm(&trace.nodes[j].op);
         if (0..trace.nodes.len()).any(|j| is_elsewhere(j) && !last.contains(&j)) {

@@ -59,7 +59,9 @@ pub fn reparameterize(model: &Model, schedule: Schedule) -> Result<Model> {
         (Equation::MultiThreshold, Some(v_threshold)) => v_threshold,
         (Equation::Quantized, _) => return refused("make an LM-HT network of a QCFS network with qcfs_to_lmht first"),
         (Equation::Analog, _) => return refused("train an LM-HT network, or a QCFS network for qcfs_to_lmht"),
-        (Equation::Inference, _) => return refused("convert the ANN that they come from with qcfs_to_lmht or qcfs_to_if"),
+        (Equation::Inference, _) => {
+            return refused("convert the ANN that they come from with qcfs_to_lmht or qcfs_to_if");
+        }
         (Equation::Other | Equation::MultiThreshold, _) => {
             return refused("their equations have no single-threshold twin; train an LM-HT network");
         }
@@ -71,8 +73,7 @@ pub fn reparameterize(model: &Model, schedule: Schedule) -> Result<Model> {
         Leak::Fixed(leak) => Some(leak),
     };
     let (tgim, v_init) = (traits.tgim, traits.v_init);
-    let neuron: NeuronConfig =
-        neurons::Reparameterized { window, schedule, tgim, leak, v_threshold, v_init }.into();
+    let neuron: NeuronConfig = neurons::Reparameterized { window, schedule, tgim, leak, v_threshold, v_init }.into();
     if traits.window != 1 || neuron == model.config.neuron {
         return Err(Error::Refused("the network has single-threshold neurons already: nothing to convert".into()));
     }

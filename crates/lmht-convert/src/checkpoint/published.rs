@@ -107,7 +107,8 @@ fn check_published(neuron: &NeuronConfig) -> Result<()> {
     if is_published {
         return Ok(());
     }
-    let without_tgim = if traits.leak == Leak::Learned && traits.tgim == Tgim::Identity { " with tgim = identity" } else { "" };
+    let without_tgim =
+        if traits.leak == Leak::Learned && traits.tgim == Tgim::Identity { " with tgim = identity" } else { "" };
     Err(Error::Refused(format!(
         "the neuron is {}{without_tgim}, which the published networks do not have; expected LM-HT with a full or causal T-GIM, \
          IF, QCFS or ReLU. model.safetensors of a model folder has the tensors as they are",

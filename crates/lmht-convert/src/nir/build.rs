@@ -8,8 +8,8 @@ use lmht_nn::neurons::{Equation, Leak, NeuronTraits};
 use lmht_nn::ops::Conv2dParams;
 use lmht_nn::trace::{Op, Trace};
 
-use super::{Profile, name_of_pass};
 use super::graph::{Array, Integration, Metadata, NirGraph, Node, Pair, Precision, Primitive, RESET};
+use super::{Profile, name_of_pass};
 use crate::layers::{called, missing, path};
 use crate::{Error, Model, Result, absorb_bn};
 
@@ -134,7 +134,10 @@ fn refused(layer: &str, why: impl std::fmt::Display) -> Error {
 }
 
 fn unknown(layer: &str, what: &str) -> Error {
-    refused(layer, format!("{what}, and NIR has no node for it; build the network of synapses, neurons, sums and average pooling"))
+    refused(
+        layer,
+        format!("{what}, and NIR has no node for it; build the network of synapses, neurons, sums and average pooling"),
+    )
 }
 
 fn neuron(model: &Model, layer: &str, traits: &NeuronTraits) -> Result<Neuron> {

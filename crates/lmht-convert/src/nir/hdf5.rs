@@ -11,11 +11,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::graph::{Array, Integration, Metadata, NirGraph, Node, Pair, Precision, Primitive};
+use crate::{Error, Result};
 use hdf5_reader::group::Group;
 use hdf5_reader::{Datatype, Hdf5File};
 use hdf5_writer::{DatasetBuilder, FILTER_DEFLATE, FilterDescription, Hdf5Builder, WriteOptions};
-use super::graph::{Array, Integration, Metadata, NirGraph, Node, Pair, Precision, Primitive};
-use crate::{Error, Result};
 
 /// The version of the format that Python's `nir` writes.
 const VERSION: &str = "1.0.8";

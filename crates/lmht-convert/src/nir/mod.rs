@@ -244,12 +244,7 @@ pub fn export(model: &Model, input: &[usize], profile: Profile) -> Result<Export
 /// assert!(path.is_file());
 /// # Ok(()) }
 /// ```
-pub fn write(
-    path: impl AsRef<Path>,
-    model: &Model,
-    input: &[usize],
-    profile: Profile,
-) -> Result<Vec<String>> {
+pub fn write(path: impl AsRef<Path>, model: &Model, input: &[usize], profile: Profile) -> Result<Vec<String>> {
     let export = export(model, input, profile)?;
     atomic::write_file(path.as_ref(), &export.bytes)?;
     Ok(export.notes)

@@ -1,8 +1,8 @@
 //! Folding against the network before.
 
 use candle_core::{DType, Device, Tensor};
-use lmht_convert::{absorb_bn, absorb_thresholds, compare_spikes, reparameterize};
-use lmht_nn::{ModelConfig, NeuronConfig, Result, Schedule, Tgim};
+use lmht_convert::{Result, absorb_bn, absorb_thresholds, compare_spikes, reparameterize};
+use lmht_nn::{ModelConfig, NeuronConfig, Schedule, Tgim};
 
 use crate::networks::{is_transformer, lmht, random_input, random_model, readout, relative_error, small_networks};
 
@@ -41,7 +41,7 @@ fn folding_changes_no_spike() -> Result<()> {
 /// An ANN folds as well: batch norm does not ask what the activation is.
 #[test]
 fn an_ann_folds() -> Result<()> {
-    for neuron in [NeuronConfig::Relu, NeuronConfig::qcfs(4)] {
+    for neuron in [NeuronConfig::relu(), NeuronConfig::qcfs(4)] {
         let config = ModelConfig { width: 4, neuron, timesteps: 1, ..ModelConfig::vgg13(5) };
         let model = random_model(&config, 17)?;
         let images = random_input(&config, 16, false, 17)?;
@@ -58,7 +58,7 @@ fn what_cannot_be_folded_is_refused() -> Result<()> {
     assert!(absorb_bn(&folded).unwrap_err().to_string().contains("no batch norm"));
     let unit = absorb_thresholds(&model)?;
     assert!(absorb_thresholds(&unit).unwrap_err().to_string().contains("already"));
-    let ann = ModelConfig { neuron: NeuronConfig::Relu, timesteps: 1, ..model.config.clone() };
+    let ann = ModelConfig { neuron: NeuronConfig::relu(), timesteps: 1, ..model.config.clone() };
     assert!(absorb_thresholds(&random_model(&ann, 1)?).unwrap_err().to_string().contains("does not spike"));
     let transformer = ModelConfig { width: 8, heads: Some(2), depth: Some(1), ..ModelConfig::spikformer(5) };
     let text = absorb_thresholds(&random_model(&transformer, 1)?).unwrap_err().to_string();

@@ -1,13 +1,19 @@
 //! The compared conversions on whole networks.
 
-use candle_core::{DType, Device};
-use lmht_convert::{Calibration, Model, qcfs_to_cos, qcfs_to_if, qcfs_to_srp, relu_to_if, relu_to_snm};
-use lmht_nn::{ModelConfig, Network, NeuronConfig, Pass, Result};
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use lmht_convert::{Calibration, Model, Result, qcfs_to_cos, qcfs_to_srp, relu_to_if, relu_to_snm};
+use lmht_nn::layers::{Linear, Neuron, Site};
+use lmht_nn::{
+    Architecture, Body, InputShape, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, Pass, Signal,
+};
 
 use crate::networks::{random_input, random_model, readout, relative_error};
 
 fn relu() -> ModelConfig {
-    ModelConfig { width: 4, neuron: NeuronConfig::Relu, timesteps: 1, ..ModelConfig::vgg13(5) }
+    ModelConfig { width: 4, neuron: NeuronConfig::relu(), timesteps: 1, ..ModelConfig::vgg13(5) }
 }
 
 fn qcfs() -> ModelConfig {
@@ -37,19 +43,82 @@ fn rmp_and_snm_converge_to_the_ann() -> Result<()> {
     Ok(())
 }
 
-/// The answers of both methods come from the second stage only, and they do something.
+/// A network of two neuron layers against the equations of the methods, unit by unit: currents of the first layer are the
+/// same at every timestep, those of the second are what the first one sent.
+#[test]
+fn srp_and_cos_are_the_equations_of_their_papers() -> Result<()> {
+    let ann = ModelConfig { in_channels: 3, ..ModelConfig::own(TwoLayers, 2) };
+    let ann = random_model(&ModelConfig { neuron: NeuronConfig::qcfs(4), timesteps: 1, ..ann }, 23)?;
+    let images = Tensor::new(&[[0.9, -0.4, 1.3], [-0.7, 1.1, 0.2]], &Device::Cpu)?;
+    type Reference = fn(usize, usize, f64, &[f64], &mut [f64]);
+    let (first, second) = (3, 4);
+    for (name, converted, reference) in [
+        ("SRP", qcfs_to_srp(&ann, first, second)?, lmht_core::baselines::srp::<f64> as Reference),
+        ("COS", qcfs_to_cos(&ann, first, second)?, lmht_core::baselines::cos::<f64>),
+    ] {
+        let t = first + second;
+        let layer = |xs: &Tensor, fc: &str, sn: &str| -> Result<Tensor> {
+            let weight = &ann.tensors[&format!("{fc}.weight")];
+            let currents = xs.matmul(&weight.t()?)?.broadcast_add(&ann.tensors[&format!("{fc}.bias")])?;
+            let theta = ann.tensors[&format!("{sn}.thresh")].to_vec1::<f64>()?[0];
+            let (rows, units) = currents.dims2()?;
+            let mut sent = vec![0.; rows * units];
+            reference(t, first, theta, &currents.flatten_all()?.to_vec1::<f64>()?, &mut sent);
+            Ok(Tensor::from_vec(sent, (rows, units), &Device::Cpu)?)
+        };
+        let rows = Tensor::cat(&vec![images.clone(); t], 0)?;
+        let hidden = layer(&layer(&rows, "fc1", "sn1")?, "fc2", "sn2")?;
+        assert!(hidden.sum_all()?.to_scalar::<f64>()? > 0., "{name}: no unit fired, so nothing is compared");
+        let logits = hidden.matmul(&ann.tensors["fc3.weight"].t()?)?.broadcast_add(&ann.tensors["fc3.bias"])?;
+        let expected = logits.reshape((t, 2, 2))?.narrow(0, first, second)?;
+        let (network, _) = converted.build(DType::F64, &Device::Cpu)?;
+        let error = relative_error(&network.forward(&images, &mut Pass::eval())?, &expected)?;
+        assert!(error < 1e-12, "{name}: {error:e}");
+    }
+    Ok(())
+}
+
+/// A perceptron of two hidden layers.
+#[derive(Debug)]
+struct TwoLayers;
+
+#[derive(Debug)]
+struct Hidden(Linear, Neuron, Linear, Neuron, Linear);
+
+impl Architecture for TwoLayers {
+    fn name(&self) -> &str {
+        "two_layers"
+    }
+    fn input(&self) -> InputShape {
+        InputShape::Features
+    }
+    fn build(&self, config: &ModelConfig, vb: &VarBuilder<'_>) -> lmht_nn::Result<Box<dyn Body>> {
+        Ok(Box::new(Hidden(
+            Linear::new(config.in_channels, 16, vb.pp("fc1"))?,
+            config.neuron_layer(Site::Features, vb.pp("sn1"))?,
+            Linear::new(16, 16, vb.pp("fc2"))?,
+            config.neuron_layer(Site::Features, vb.pp("sn2"))?,
+            config.readout_layer(16, vb.pp("fc3"))?,
+        )))
+    }
+}
+
+impl Body for Hidden {
+    fn forward(&self, xs: &Signal, pass: &mut Pass<'_>) -> lmht_nn::Result<Signal> {
+        let Self(fc1, sn1, fc2, sn2, fc3) = self;
+        let xs = sn1.forward(&fc1.forward(xs, pass)?, pass)?;
+        fc3.forward(&sn2.forward(&fc2.forward(&xs, pass)?, pass)?, pass)
+    }
+}
+
+/// On a whole network: logits of the second stage only, no training, and a configuration that is saved and read.
 #[test]
 fn srp_and_cos_answer_after_their_first_stage() -> Result<()> {
     let model = random_model(&qcfs(), 23)?;
     let images = random_input(&qcfs(), 16, false, 23)?;
-    let expected = readout(&model, &images)?;
-    let plain = readout(&qcfs_to_if(&model, 4)?, &images)?;
-    for (name, converted) in [("SRP", qcfs_to_srp(&model, 4, 4)?), ("COS", qcfs_to_cos(&model, 4, 4)?)] {
+    for (name, converted) in [("SRP", qcfs_to_srp(&model, 4, 3)?), ("COS", qcfs_to_cos(&model, 4, 3)?)] {
         let (network, _) = converted.build(DType::F64, &Device::Cpu)?;
-        assert_eq!(network.forward(&images, &mut Pass::eval())?.dims(), [4, 2, 5], "{name}");
-        let logits = readout(&converted, &images)?;
-        assert!(relative_error(&logits, &plain)? > 0., "{name} did nothing");
-        println!("{name}: {:.3}, IF: {:.3}", relative_error(&logits, &expected)?, relative_error(&plain, &expected)?);
+        assert_eq!(network.forward(&images, &mut Pass::eval())?.dims(), [3, 2, 5], "{name}");
         let error = network.forward(&images, &mut Pass::train()).unwrap_err().to_string();
         assert!(error.contains("layer1.1") && error.contains("no gradient"), "{error}");
         let json = converted.config.to_json();
@@ -58,19 +127,39 @@ fn srp_and_cos_answer_after_their_first_stage() -> Result<()> {
     Ok(())
 }
 
+/// The smallest value that so many percent of a layer's activations do not exceed, found by sorting them.
 #[test]
 fn percentiles_are_order_statistics() -> Result<()> {
+    #[derive(Default)]
+    struct Activations(BTreeMap<String, Vec<f64>>);
+    impl Observer for Activations {
+        fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
+            let mut values = event.output.to_tensor()?.flatten_all()?.to_vec1::<f64>()?;
+            values.sort_by(f64::total_cmp);
+            self.0.insert(event.name.into(), values);
+            Ok(())
+        }
+    }
     let model = random_model(&relu(), 21)?;
     let (network, _) = model.build(DType::F64, &Device::Cpu)?;
     let images = random_input(&relu(), 16, false, 21)?;
-    let mut previous = None::<Calibration>;
-    for percentile in [0., 50., 99., 100.] {
-        let calibration = Calibration::of(&network, &images, percentile)?;
-        if let Some(previous) = previous {
-            assert_eq!(previous.max(&calibration), calibration, "a higher percentile is no smaller");
+    let mut activations = Activations::default();
+    network.forward(&images, &mut Pass::eval().observed_by(&mut activations))?;
+    let ceilings = |percentile| Calibration::of(&network, &images, percentile).map(|calibration| calibration.ceilings);
+    for percentile in [0., 50., 90., 99., 100.] {
+        for (name, ceiling) in ceilings(percentile)? {
+            let sorted = &activations.0[&name];
+            let below = |is: fn(&f64, &f64) -> bool| sorted.iter().filter(|value| is(value, &ceiling)).count() as f64;
+            let share = percentile / 100. * sorted.len() as f64;
+            assert!(sorted.contains(&ceiling), "{name}");
+            assert!(below(|value, ceiling| value <= ceiling) >= share, "{name} at {percentile}");
+            // No smaller value would do.
+            assert!(below(|value, ceiling| value < ceiling) < share.max(1.), "{name} at {percentile}");
         }
-        previous = Some(calibration);
     }
+    let (half, most, all) = (ceilings(50.)?, ceilings(90.)?, ceilings(100.)?);
+    let grows = |name: &&String| half[*name] < most[*name] && most[*name] < all[*name];
+    assert!(all.keys().filter(grows).count() > all.len() / 2, "{half:?} {most:?} {all:?}");
     Ok(())
 }
 

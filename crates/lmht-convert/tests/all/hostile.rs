@@ -96,7 +96,7 @@ fn around(pickle: &[u8]) -> Vec<u8> {
     archive(&[entry("a/data.pkl", pickle), entry("a/data/0", &[0; 16])])
 }
 
-fn parse(bytes: &[u8]) -> lmht_nn::Result<checkpoint::Checkpoint> {
+fn parse(bytes: &[u8]) -> lmht_convert::Result<checkpoint::Checkpoint> {
     checkpoint::parse("evil.pth", bytes)
 }
 

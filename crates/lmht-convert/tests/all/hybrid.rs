@@ -1,7 +1,7 @@
 //! The hybrid start against the QCFS network it came from.
 
-use lmht_convert::{HybridStart, qcfs_to_if, qcfs_to_lmht};
-use lmht_nn::{ModelConfig, NeuronConfig, Result};
+use lmht_convert::{HybridStart, Result, qcfs_to_if, qcfs_to_lmht};
+use lmht_nn::{ModelConfig, NeuronConfig};
 
 use crate::networks::{is_transformer, random_input, random_model, readout, relative_error, small_networks};
 

@@ -1,13 +1,15 @@
 //! Tests of lmht-convert, in one binary because linking is slow.
 
 mod absorb;
+mod baselines;
 mod checkpoint;
+mod costs;
 mod hostile;
 mod hybrid;
 mod model;
 mod networks;
 #[cfg(feature = "nir")]
 mod nir;
-mod relatives;
+mod own;
 mod reparameterize;
 mod support;

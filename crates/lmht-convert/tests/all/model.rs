@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use candle_core::{DType, Device, Tensor};
 use lmht_convert::checkpoint::{self, Checkpoint, Format};
-use lmht_convert::{Model, checkpoint::to_published};
+use lmht_convert::{Error, Model, checkpoint::to_published};
 use lmht_nn::neurons;
-use lmht_nn::{Backbone, Error, ModelConfig, NeuronConfig, Pass, Tgim};
+use lmht_nn::{Backbone, ModelConfig, NeuronConfig, Pass, Tgim};
 
 use crate::support::{assert_refused, bytes, fixture, model, python, qcfs, small, values};
 
@@ -61,7 +61,7 @@ fn out_and_in_again_gives_the_same_bytes() {
     .into();
     configs.push(with(NeuronConfig::integrate_and_fire(), small(Backbone::MsResnet18)));
     configs.push(with(NeuronConfig::qcfs(8), small(Backbone::Resnet20)));
-    configs.push(with(NeuronConfig::Relu, small(Backbone::Resnet20)));
+    configs.push(with(NeuronConfig::relu(), small(Backbone::Resnet20)));
     configs.push(ModelConfig { timesteps: 3, ..with(causal, small(Backbone::Resnet20)) });
     for config in configs {
         for dtype in [DType::F32, DType::F64] {
@@ -161,7 +161,7 @@ fn one_error_lists_every_difference_with_the_nearest_name() {
     tensors.insert("fc.0.bias".into(), Tensor::zeros(12, DType::F32, &Device::Cpu).unwrap());
     tensors.remove("bn1.weight");
     let error = checkpoint.into_model(&config).unwrap_err();
-    let Error::Mismatch { differences, .. } = &error else { panic!("{error}") };
+    let Error::Network(lmht_nn::Error::Mismatch { differences, .. }) = &error else { panic!("{error}") };
     assert_eq!(
         differences,
         "  fc.0.bias: expected shape [10], got [12]\n  missing: bn1.weight [2]\n  missing: layer1.0.conv1.0.weight [2, 2, 3, \

@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::init::Init;
-use lmht_convert::Model;
+use lmht_convert::{Model, Result};
 use lmht_nn::neurons;
-use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Pass, Result, Stem, Tgim, loss};
+use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Pass, Stem, Tgim};
 
 /// Every backbone at a small width, with the side of the smallest image that gives it something to do; both stems.
 pub(crate) fn small_networks() -> Vec<(ModelConfig, usize)> {
@@ -81,14 +81,13 @@ pub(crate) fn random_input(config: &ModelConfig, side: usize, temporal: bool, se
 }
 
 pub(crate) fn lmht(levels: u32, tgim: Tgim, v_init: f64) -> NeuronConfig {
-    let NeuronConfig::Lmht(neurons::Lmht { v_threshold, gradient, .. }) = NeuronConfig::lmht(levels) else { unreachable!() };
-    NeuronConfig::Lmht(neurons::Lmht { levels, tgim, v_threshold, v_init, gradient })
+    neurons::Lmht { levels, tgim, v_init, ..neurons::Lmht::default() }.into()
 }
 
 /// Logits of the mean over time, `[B, K]`.
 pub(crate) fn readout(model: &Model, images: &Tensor) -> Result<Tensor> {
     let (network, _) = model.build(DType::F64, &Device::Cpu)?;
-    Ok(loss::readout(&network.forward(images, &mut Pass::eval())?)?)
+    Ok(lmht_nn::readout(&network.forward(images, &mut Pass::eval())?)?)
 }
 
 /// Largest difference over largest magnitude.

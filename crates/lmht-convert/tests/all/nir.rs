@@ -10,9 +10,10 @@ use hdf5_reader::group::Group;
 use hdf5_reader::{Datatype, Hdf5File};
 use hdf5_writer::{DatasetBuilder, Hdf5Builder, WriteOptions};
 use lmht_convert::nir::{self, Profile, Verification};
-use lmht_convert::{Model, absorb_bn, absorb_thresholds, reparameterize};
+use lmht_convert::{Model, Result, absorb_bn, absorb_thresholds, reparameterize};
+use lmht_nn::neurons;
 use lmht_nn::{
-    GradientMode, ModelConfig, NeuronConfig, NeuronEvent, Observer, Pass, Result, Schedule, Signal, Stem, Tgim, ops,
+    GradientMode, ModelConfig, NeuronConfig, NeuronEvent, Observer, Pass, Schedule, SignalKind, Stem, Tgim, ops,
 };
 
 use crate::networks::{is_transformer, random_input, random_model, small_networks};
@@ -64,7 +65,7 @@ fn a_file_has_every_spike_of_the_network() -> Result<()> {
             let config = ModelConfig { neuron: neuron.clone(), timesteps: 3, input_scale, ..config.clone() };
             let model = model(&config, (seed * 10 + i) as u64)?;
             let images = random_input(&config, side, i % 2 == 1, seed as u64)?;
-            let export = nir::export(&model, (side, side), Profile::Spec)?;
+            let export = nir::export(&model, &[3, side, side], Profile::Spec)?;
             let verification = nir::verify(&export.bytes, &model, &images)?;
             assert_eq!(verification.n_images, 2);
             assert_eq!(verification.differing(), 0, "{:?} {neuron:?}: {verification:?}", config.backbone);
@@ -86,7 +87,7 @@ fn absorbed_networks_export_as_well() -> Result<()> {
         for absorbed in
             [absorb_bn(&original)?, absorb_thresholds(&original)?, absorb_thresholds(&absorb_bn(&original)?)?]
         {
-            let export = nir::export(&absorbed, (8, 8), Profile::Spec)?;
+            let export = nir::export(&absorbed, &[3, 8, 8], Profile::Spec)?;
             for model in [&original, &absorbed] {
                 let verification = nir::verify(&export.bytes, model, &images)?;
                 assert_eq!(verification.differing(), 0);
@@ -107,13 +108,14 @@ fn every_profile_says_the_same_network() -> Result<()> {
             let config = ModelConfig { neuron, timesteps: 3, ..config.clone() };
             let model = as_f32(&model(&config, seed as u64)?)?;
             let images = random_input(&config, side, false, seed as u64)?;
-            let export = nir::export(&model, (side, side), profile)?;
+            let export = nir::export(&model, &[3, side, side], profile)?;
             let verification = nir::verify(&export.bytes, &model, &images)?;
             let counts: u64 = verification.layers.iter().map(|layer| layer.n_counts).sum();
             assert!(verification.differing() * 1000 <= counts, "{name} {:?}: {verification:?}", config.backbone);
-            if verification.differing() == 0 {
-                assert!(verification.logit_error < 1e-4, "{name} {:?}: {verification:?}", config.backbone);
-            }
+            // A spike moves a logit by θ times a weight, a thousandth of them hardly: but a factor forgotten in the last
+            // layers, which no spike shows, moves all.
+            let tolerance = if verification.differing() == 0 { 1e-4 } else { 0.05 };
+            assert!(verification.logit_error < tolerance, "{name} {:?}: {verification:?}", config.backbone);
         }
     }
     Ok(())
@@ -130,7 +132,7 @@ fn sinabs_leaks_exponentially() -> Result<()> {
         }
     }
     let images = random_input(&config, 32, false, 3)?;
-    let export = nir::export(&model, (32, 32), Profile::Sinabs)?;
+    let export = nir::export(&model, &[3, 32, 32], Profile::Sinabs)?;
     assert_eq!(texts(&export.bytes, "node/nodes/fc.1/type"), ["LIF"]);
     let tau = numbers(&export.bytes, "node/nodes/fc.1/tau")[0];
     let logit = model.tensors["fc.1.alpha"].to_vec1::<f64>()?[0];
@@ -157,8 +159,8 @@ fn ties_fire() -> Result<()> {
         #[derive(Default)]
         struct Counts(u64);
         impl Observer for Counts {
-            fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
-                self.0 += event.output.sum_all()?.to_scalar::<f64>()? as u64;
+            fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
+                self.0 += event.output.to_tensor()?.sum_all()?.to_scalar::<f64>()? as u64;
                 Ok(())
             }
         }
@@ -178,7 +180,7 @@ fn ties_fire() -> Result<()> {
             if profile == Profile::Sinabs && matches!(config.neuron, NeuronConfig::Lif(_)) {
                 continue;
             }
-            let export = nir::export(&as_f32(&model)?, (8, 8), profile)?;
+            let export = nir::export(&as_f32(&model)?, &[3, 8, 8], profile)?;
             let verification = nir::verify(&export.bytes, &model, &images)?;
             assert_eq!(verification.differing(), 0, "{name} {:?}", config.neuron);
         }
@@ -194,7 +196,7 @@ fn the_nodes_are_those_of_the_profile() -> Result<()> {
     let plain = ModelConfig { neuron: if_neuron(0.5), ..config };
     let plain = as_f32(&model(&plain, 3)?)?;
     for (name, profile) in Profile::ALL {
-        let export = nir::export(&plain, (16, 16), profile)?;
+        let export = nir::export(&plain, &[3, 16, 16], profile)?;
         let bytes = &export.bytes;
         let kind = |node: &str| texts(bytes, &format!("node/nodes/{node}/type")).remove(0);
         let field = |node: &str, field: &str| numbers(bytes, &format!("node/nodes/{node}/{field}"));
@@ -255,7 +257,7 @@ fn the_nodes_are_those_of_the_profile() -> Result<()> {
         if profile == Profile::Sinabs {
             continue;
         }
-        let bytes = nir::export(&leaky, (16, 16), profile)?.bytes;
+        let bytes = nir::export(&leaky, &[3, 16, 16], profile)?.bytes;
         let dt = numbers(&bytes, "node/metadata/dt")[0];
         let neuron = |field: &str| numbers(&bytes, &format!("node/nodes/sn1/{field}"))[0];
         let theta = f64::from(leaky.tensors["sn1.v_threshold"].to_vec1::<f32>()?[0]);
@@ -273,7 +275,7 @@ fn a_tampered_file_is_caught() -> Result<()> {
     let config = ModelConfig { width: 2, timesteps: 3, neuron: lif_neuron(0.75, 0.5), ..ModelConfig::resnet20(5) };
     let model = model(&config, 21)?;
     let images = random_input(&config, 8, true, 21)?;
-    let bytes = nir::export(&model, (8, 8), Profile::Spec)?.bytes;
+    let bytes = nir::export(&model, &[3, 8, 8], Profile::Spec)?.bytes;
     let untouched = nir::verify(&rewrite(&bytes, |_, _| {}), &model, &images)?;
     assert_eq!((untouched.differing(), untouched.logit_error < 1e-9), (0, true), "the copy is faithful");
     let times = |path: &'static str, factor: f64| {
@@ -339,7 +341,7 @@ fn a_tampered_file_is_caught() -> Result<()> {
 fn a_file_of_another_network_is_no_match() -> Result<()> {
     let config = ModelConfig { width: 2, timesteps: 2, neuron: if_neuron(0.), ..ModelConfig::resnet20(5) };
     let own = model(&config, 1)?;
-    let bytes = nir::export(&own, (8, 8), Profile::Spec)?.bytes;
+    let bytes = nir::export(&own, &[3, 8, 8], Profile::Spec)?.bytes;
     let message = |config: &ModelConfig, side: usize| -> Result<String> {
         let images = random_input(config, side, false, 1)?;
         Ok(nir::verify(&bytes, &model(config, 1)?, &images).unwrap_err().to_string())
@@ -359,7 +361,7 @@ fn damaged_files_are_refused() -> Result<()> {
     let config = ModelConfig { width: 1, timesteps: 1, neuron: if_neuron(0.), ..ModelConfig::resnet20(2) };
     let model = model(&config, 1)?;
     let images = random_input(&config, 4, false, 1)?;
-    let bytes = nir::export(&model, (4, 4), Profile::Spec)?.bytes;
+    let bytes = nir::export(&model, &[3, 4, 4], Profile::Spec)?.bytes;
     for end in [0, 7, 100, bytes.len() / 2, bytes.len() - 9] {
         let text = nir::verify(&bytes[..end], &model, &images).unwrap_err().to_string();
         assert!(text.contains("NIR file"), "{end}: {text}");
@@ -380,12 +382,12 @@ fn a_file_is_written_whole_or_not_at_all() -> Result<()> {
     let path = folder.path().join("network.nir");
     let config = ModelConfig { width: 1, timesteps: 2, neuron: if_neuron(0.), ..ModelConfig::resnet20(2) };
     let good = model(&config, 1)?;
-    let notes = nir::write(&path, &good, (8, 8), Profile::SpikingJelly)?;
+    let notes = nir::write(&path, &good, &[3, 8, 8], Profile::SpikingJelly)?;
     assert!(notes.iter().any(|note| note.contains("v_reset = None")));
     let before = std::fs::read(&path).map_err(candle_core::Error::wrap)?;
     let mut bad = good.clone();
     bad.tensors.insert("fc.bias".into(), Tensor::new(&[0., f64::NAN], &Device::Cpu)?);
-    let text = nir::write(&path, &bad, (8, 8), Profile::Spec).unwrap_err().to_string();
+    let text = nir::write(&path, &bad, &[3, 8, 8], Profile::Spec).unwrap_err().to_string();
     assert!(text.contains("fc.bias") && text.contains("finite"), "{text}");
     assert_eq!(std::fs::read(&path).map_err(candle_core::Error::wrap)?, before);
     assert_eq!(nir::verify_file(&path, &good, &random_input(&config, 8, false, 1)?)?.layers.len(), 19);
@@ -396,20 +398,23 @@ fn a_file_is_written_whole_or_not_at_all() -> Result<()> {
 fn what_nir_cannot_hold_is_refused() -> Result<()> {
     let message = |config: ModelConfig, profile: Profile| -> Result<String> {
         let config = ModelConfig { width: 2, ..config };
-        Ok(nir::export(&random_model(&config, 1)?, (32, 32), profile).unwrap_err().to_string())
+        Ok(nir::export(&random_model(&config, 1)?, &[3, 32, 32], profile).unwrap_err().to_string())
     };
     let base = ModelConfig { timesteps: 4, neuron: if_neuron(0.), ..ModelConfig::resnet18(5) };
     let with = |neuron: NeuronConfig| ModelConfig { neuron, ..base.clone() };
     let gradient = GradientMode::Detached;
-    let lmht = |levels, tgim| NeuronConfig::Lmht(neurons::Lmht { levels, tgim, v_threshold: None, v_init: 0., gradient });
-    let window = |window| NeuronConfig::Reparameterized(neurons::Reparameterized {
-        window,
-        schedule: Schedule::FrontLoaded,
-        tgim: Tgim::Identity,
-        leak: Some(1.),
-        v_threshold: 1.,
-        v_init: 0.,
-    });
+    let lmht =
+        |levels, tgim| NeuronConfig::Lmht(neurons::Lmht { levels, tgim, v_threshold: None, v_init: 0., gradient });
+    let window = |window| {
+        NeuronConfig::Reparameterized(neurons::Reparameterized {
+            window,
+            schedule: Schedule::FrontLoaded,
+            tgim: Tgim::Identity,
+            leak: Some(1.),
+            v_threshold: 1.,
+            v_init: 0.,
+        })
+    };
     let ann = |neuron| ModelConfig { timesteps: 1, ..with(neuron) };
     for (config, profile, parts) in [
         (with(lmht(2, Tgim::Full)), Profile::Spec, ["sn1", "L = 2", "qcfs_to_if"]),
@@ -421,7 +426,7 @@ fn what_nir_cannot_hold_is_refused() -> Result<()> {
         (with(lif_neuron(0., 0.)), Profile::SpikingJelly, ["sn1", "λ is 0", "spikingjelly"]),
         (with(lif_neuron(0.5, 0.)), Profile::Sinabs, ["sn1", "λ = 0.5", "maps"]),
         (ann(NeuronConfig::qcfs(4)), Profile::Spec, ["sn1", "QCFS", "qcfs_to_if"]),
-        (ann(NeuronConfig::Relu), Profile::Spec, ["sn1", "ReLU", "spiking"]),
+        (ann(NeuronConfig::relu()), Profile::Spec, ["sn1", "ReLU", "spiking"]),
         (ModelConfig { stem: Stem::Imagenet, ..base.clone() }, Profile::Spec, ["after sn1", "max-pooling", "stem"]),
     ] {
         let text = message(config, profile)?;
@@ -433,16 +438,16 @@ fn what_nir_cannot_hold_is_refused() -> Result<()> {
     let config = ModelConfig { width: 2, ..with(learned_leak()) };
     let mut model = model(&config, 1)?;
     model.tensors.insert("layer3.1.sn2.alpha".into(), Tensor::new(&[1.0986122886681098], &Device::Cpu)?); // ln 3
-    let text = nir::export(&model, (8, 8), Profile::Spec).unwrap_err().to_string();
+    let text = nir::export(&model, &[3, 8, 8], Profile::Spec).unwrap_err().to_string();
     assert!(text.contains("layer3.1.sn2") && text.contains("λ is 1.25"), "{text}");
     model.tensors.remove("conv1.weight");
-    let text = nir::export(&model, (8, 8), Profile::Spec).unwrap_err().to_string();
+    let text = nir::export(&model, &[3, 8, 8], Profile::Spec).unwrap_err().to_string();
     assert!(text.contains("conv1.weight"), "{text}");
 
     let spikformer =
         ModelConfig { depth: Some(1), heads: Some(2), neuron: if_neuron(0.), ..ModelConfig::spikformer(5) };
     let spikformer = random_model(&ModelConfig { width: 8, ..spikformer }, 1)?;
-    let text = nir::export(&spikformer, (8, 8), Profile::Spec).unwrap_err().to_string();
+    let text = nir::export(&spikformer, &[3, 8, 8], Profile::Spec).unwrap_err().to_string();
     assert!(text.contains("attn"), "{text}");
     Ok(())
 }
@@ -452,7 +457,7 @@ fn what_nir_cannot_hold_is_refused() -> Result<()> {
 #[test]
 fn a_window_is_not_a_plain_neuron() -> Result<()> {
     let run = |window: usize, currents: &[f64]| -> Result<Vec<f64>> {
-        let config = lmht_core::NeuronConfig {
+        let config = lmht_core::LmhtConfig {
             timesteps: currents.len(),
             levels: 1,
             v_threshold: 1.,
@@ -472,7 +477,7 @@ fn a_window_is_not_a_plain_neuron() -> Result<()> {
     let config = ModelConfig { width: 2, timesteps: 3, neuron: lif_neuron(0.75, 0.5), ..ModelConfig::resnet20(5) };
     let twin = reparameterize(&model(&config, 2)?, Schedule::FrontLoaded)?;
     let images = random_input(&config, 8, true, 2)?;
-    let verification = nir::verify(&nir::export(&twin, (8, 8), Profile::Spec)?.bytes, &twin, &images)?;
+    let verification = nir::verify(&nir::export(&twin, &[3, 8, 8], Profile::Spec)?.bytes, &twin, &images)?;
     assert!(verification.differing() == 0 && spikes(&verification) > 0);
     Ok(())
 }
@@ -484,7 +489,7 @@ fn images_need_not_be_square() -> Result<()> {
     let model = as_f32(&model(&config, 9)?)?;
     let images = random_input(&config, 16, false, 9)?.narrow(2, 0, 8)?;
     for (name, profile) in Profile::ALL {
-        let verification = nir::verify(&nir::export(&model, (8, 16), profile)?.bytes, &model, &images)?;
+        let verification = nir::verify(&nir::export(&model, &[3, 8, 16], profile)?.bytes, &model, &images)?;
         assert!(verification.differing() * 1000 <= 16 * 8, "{name}: {verification:?}");
     }
     Ok(())
@@ -495,7 +500,7 @@ fn images_need_not_be_square() -> Result<()> {
 fn large_maps_are_cut_into_chunks() -> Result<()> {
     let config = ModelConfig { width: 4, timesteps: 1, neuron: if_neuron(0.), ..ModelConfig::resnet20(2) };
     let model = as_f32(&model(&config, 1)?)?;
-    let bytes = nir::export(&model, (300, 300), Profile::Spec)?.bytes;
+    let bytes = nir::export(&model, &[3, 300, 300], Profile::Spec)?.bytes;
     let path = "node/nodes/conv1.2/v_threshold";
     let dataset = Hdf5File::from_bytes(&bytes).unwrap().dataset(path).unwrap();
     assert_eq!(dataset.chunks(), Some(vec![2, 300, 300]), "four maps in two chunks");
@@ -621,7 +626,7 @@ fn importers_have_our_logits() -> Result<()> {
 fn dump(folder: &Path, name: &str, model: &Model, images: &Tensor, profile: Profile) -> Result<PathBuf> {
     let path = folder.join(format!("{name}.nir"));
     let side = images.dim(images.rank() - 1)?;
-    nir::write(&path, model, (side, side), profile)?;
+    nir::write(&path, model, &[3, side, side], profile)?;
     let (network, _) = model.build(DType::F64, &Device::Cpu)?;
     let mut sent = Dump::default();
     let logits = network.forward(images, &mut Pass::eval().observed_by(&mut sent))?;
@@ -636,9 +641,9 @@ fn dump(folder: &Path, name: &str, model: &Model, images: &Tensor, profile: Prof
 struct Dump(BTreeMap<String, Tensor>);
 
 impl Observer for Dump {
-    fn neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {
+    fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
         let SignalKind::Spikes { v_threshold } = event.signal else { panic!("{}: no spikes", event.name) };
-        let spikes = (event.output / v_threshold)?.round()?.to_dtype(DType::U8)?;
+        let spikes = (event.output.to_tensor()? / v_threshold)?.round()?.to_dtype(DType::U8)?;
         self.0.insert(format!("spikes.{}", event.name), spikes);
         Ok(())
     }

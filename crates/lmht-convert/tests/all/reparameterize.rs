@@ -1,11 +1,11 @@
 //! Reparameterization against the network it came from.
 
 use candle_core::{DType, Device, Tensor};
-use lmht_bench::CostCounter;
-use lmht_convert::{Model, SpikeComparison, compare_spikes, reparameterize};
+use lmht_convert::{Model, Result, SpikeComparison, compare_spikes, reparameterize};
 use lmht_nn::neurons;
-use lmht_nn::{ModelConfig, NeuronConfig, Pass, Result, Schedule, Stem, Tgim, loss, ops};
+use lmht_nn::{ModelConfig, NeuronConfig, Pass, Schedule, Stem, Tgim, ops, readout};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use crate::networks::{is_transformer, lmht, random_input, random_model, relative_error, small_networks};
 
@@ -24,9 +24,14 @@ fn twin(model: &Model, schedule: Schedule, images: &Tensor) -> Result<(SpikeComp
     Ok((comparison, relative_error(&summed, &expected)?))
 }
 
+/// The same cases in every run: a failure is found again by running the test again.
+fn seeded(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, rng_seed: RngSeed::Fixed(20240202), failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
     // Each case is fifteen networks.
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(seeded(12))]
 
     /// Design 3.3: front-loaded windows lose nothing, whatever the input, Ω, λ, θ and v(0), across max-pooling too.
     #[test]
@@ -76,27 +81,6 @@ proptest! {
     }
 }
 
-/// Every spike goes through the same synapses as before, so the operations are the same, layer by layer.
-#[test]
-fn front_loaded_costs_the_same_operations() -> Result<()> {
-    for (config, side) in small_networks() {
-        let config = ModelConfig { neuron: lmht(3, Tgim::Full, 0.5), ..config };
-        let model = random_model(&config, 19)?;
-        let images = random_input(&config, side, true, 19)?;
-        let sops = |model: &Model| -> Result<Vec<(String, f64)>> {
-            let (network, _) = model.build(DType::F64, &Device::Cpu)?;
-            let mut counter = CostCounter::new();
-            network.forward(&images, &mut Pass::eval().observed_by(&mut counter))?;
-            let layers = counter.report(2).layers;
-            Ok(layers.into_iter().map(|layer| (layer.name, layer.sops)).collect())
-        };
-        let (before, after) = (sops(&model)?, sops(&reparameterize(&model, Schedule::FrontLoaded)?)?);
-        assert!(before.iter().any(|(_, sops)| *sops > 0.), "{:?}", config.backbone);
-        assert_eq!(before, after, "{:?}", config.backbone);
-    }
-    Ok(())
-}
-
 /// Where the uniform schedule loses spikes and the front-loaded one does not: learned Ω and λ, and a max-pooling of spikes.
 #[test]
 fn uniform_is_not_lossless_in_general() -> Result<()> {
@@ -128,7 +112,7 @@ fn uniform_is_not_lossless_in_general() -> Result<()> {
 #[test]
 fn a_window_is_a_thermometer_code() -> Result<()> {
     let currents = [2., -0.25, 0.5];
-    let neuron = lmht_core::NeuronConfig {
+    let neuron = lmht_core::LmhtConfig {
         timesteps: 6,
         levels: 1,
         v_threshold: 1.,
@@ -175,7 +159,12 @@ fn every_spiking_neuron_converts_and_stays_a_network() -> Result<()> {
         v_init: 0.25,
         gradient: lmht_nn::GradientMode::Detached,
     });
-    let lif = NeuronConfig::Lif(neurons::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: lmht_nn::GradientMode::Full });
+    let lif = NeuronConfig::Lif(neurons::Lif {
+        leak: 0.5,
+        v_threshold: 1.,
+        v_init: 0.,
+        gradient: lmht_nn::GradientMode::Full,
+    });
     for neuron in [mht, lif, NeuronConfig::integrate_and_fire()] {
         let config = ModelConfig { width: 2, neuron, timesteps: 3, ..ModelConfig::ms_resnet18(5) };
         let model = random_model(&config, 3)?;
@@ -188,9 +177,8 @@ fn every_spiking_neuron_converts_and_stays_a_network() -> Result<()> {
         let json = single.config.to_json();
         assert_eq!(ModelConfig::from_json(&json)?, single.config);
         let (network, params) = single.build(DType::F64, &Device::Cpu)?;
-        let labels = Tensor::zeros(2, DType::U32, &Device::Cpu)?;
         let logits = network.forward(&images, &mut Pass::train())?;
-        let gradients = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?.backward()?;
+        let gradients = readout(&logits)?.sqr()?.sum_all()?.backward()?;
         assert!(params.trainable().iter().any(|(_, var)| gradients.get(var).is_some()));
     }
     Ok(())

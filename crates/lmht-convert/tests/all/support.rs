@@ -23,7 +23,7 @@ pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
 
 /// Fails unless `result` is an error that says all of `parts`.
 #[track_caller]
-pub(crate) fn assert_refused<T>(result: lmht_nn::Result<T>, parts: &[&str]) {
+pub(crate) fn assert_refused<T>(result: lmht_convert::Result<T>, parts: &[&str]) {
     let message = match result {
         Ok(_) => panic!("expected an error with {parts:?}"),
         Err(error) => error.to_string(),
