@@ -305,7 +305,11 @@ impl NetworkConfig {
                 v_init,
                 gradient: gradient(self.detach, GradientMode::Detached),
             }),
-            "if" => NeuronConfig::If(neurons::If { v_threshold, v_init, gradient: gradient(self.detach, GradientMode::Full) }),
+            "if" => NeuronConfig::If(neurons::If {
+                v_threshold,
+                v_init,
+                gradient: gradient(self.detach, GradientMode::Full),
+            }),
             "lif" => NeuronConfig::Lif(neurons::Lif {
                 leak: self.leak.context("the config lacks leak")?,
                 v_threshold,

@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use lmht_bench::{CostCounter, CostReport};
 use lmht_nn::atomic::write_file;
-use lmht_train::{Metrics, Progress, RunRecord, evaluate, fit};
 use lmht_nn::neurons;
 use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
+use lmht_train::{Metrics, Progress, RunRecord, evaluate, fit};
 
 use crate::experiment::{Experiment, presets};
 use crate::{data, provenance, published};
@@ -125,8 +125,10 @@ fn load_start(start: &Path, model: &ModelConfig, params: &ParamStore) -> Result<
     )?;
     let mut there = ModelConfig::from_json(&json).with_context(|| path.display().to_string())?;
     // θ is stored with the weights.
-    if let (NeuronConfig::Lmht(neurons::Lmht { v_threshold: there, .. }), NeuronConfig::Lmht(neurons::Lmht { v_threshold, .. })) =
-        (&mut there.neuron, &model.neuron)
+    if let (
+        NeuronConfig::Lmht(neurons::Lmht { v_threshold: there, .. }),
+        NeuronConfig::Lmht(neurons::Lmht { v_threshold, .. }),
+    ) = (&mut there.neuron, &model.neuron)
     {
         *there = *v_threshold;
     }

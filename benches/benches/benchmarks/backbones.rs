@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{Criterion, SamplingMode, Throughput};
-use lmht_train::optim::{Optimizer, OptimizerConfig, SgdConfig};
 use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Pass, readout};
 use lmht_train::loss;
+use lmht_train::optim::{Optimizer, OptimizerConfig, SgdConfig};
 
 use super::{done, quick, size, tensor};
 

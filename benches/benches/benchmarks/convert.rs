@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use candle_core::{DType, Device};
 use criterion::Criterion;
-use lmht_convert::{Model, HybridStart, absorb_bn, absorb_thresholds, qcfs_to_lmht, reparameterize};
+use lmht_convert::{HybridStart, Model, absorb_bn, absorb_thresholds, qcfs_to_lmht, reparameterize};
 use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Schedule};
 
 use super::backbones::{memory_of, status_kib};
@@ -31,7 +31,7 @@ fn model(neuron: NeuronConfig) -> super::AnyResult<Model> {
     Ok(Model::of(&config, &params))
 }
 
-fn convert(name: &str, model: &Model) -> super::AnyResult<Model> {
+fn convert(name: &str, model: &Model) -> lmht_convert::Result<Model> {
     match name {
         "convert: hybrid start" => qcfs_to_lmht(model, 2, 2, HybridStart::Exact),
         "convert: reparameterize" => reparameterize(model, Schedule::FrontLoaded),

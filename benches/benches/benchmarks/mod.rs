@@ -94,33 +94,4 @@ impl Traffic {
         copy(&self.a, buffers);
         add(&self.a, &self.b, &mut self.c);
     }
-
-    /// One read and one write, the first `len` numbers.
-    pub(crate) fn copy(&mut self, len: usize) {
-        copy(&self.a[..len], &mut self.c[..len]);
-    }
-
-    /// Two reads and one write, the first `len` numbers.
-    pub(crate) fn add(&mut self, len: usize) {
-        add(&self.a[..len], &self.b[..len], &mut self.c[..len]);
-    }
-}
-
-/// A scalar that costs nothing to make from a tensor and hands `grad` to it in the backward pass.
-///
-/// Candle starts a backward pass from a tensor of ones; `(y * grad).sum()` would add passes over memory of its own.
-pub(crate) fn pull(ys: &Tensor, grad: &Tensor) -> Result<Tensor> {
-    struct Pull(Tensor);
-    impl CustomOp1 for Pull {
-        fn name(&self) -> &'static str {
-            "pull"
-        }
-        fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-            Ok((CpuStorage::F32(vec![0.]), Shape::from(())))
-        }
-        fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
-            Ok(Some(self.0.clone()))
-        }
-    }
-    ys.apply_op1(Pull(grad.clone()))
 }

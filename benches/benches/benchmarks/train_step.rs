@@ -4,9 +4,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{Criterion, Throughput};
-use lmht_train::optim::{OptimizerConfig, SgdConfig};
 use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Pass, Stem, readout};
 use lmht_train::loss;
+use lmht_train::optim::{OptimizerConfig, SgdConfig};
 
 use super::{done, quick, size, tensor};
 

@@ -149,7 +149,8 @@ impl<'a> Pass<'a> {
         let node = self.trace.as_mut().map(|trace| {
             let inputs = inputs.iter().map(|input| {
                 input.node().unwrap_or_else(|| {
-                    let what = format!("{} reads a tensor that no layer gave", if name.is_empty() { "a layer" } else { name });
+                    let what =
+                        format!("{} reads a tensor that no layer gave", if name.is_empty() { "a layer" } else { name });
                     let shape = input.values().dims()[1..].to_vec();
                     trace.nodes.push(Node { name: name.into(), op: Op::Opaque { what }, inputs: vec![], shape });
                     trace.nodes.len() - 1

@@ -96,12 +96,7 @@ impl Signal {
     }
 
     /// What a layer gave; `node` is its number in the trace that the pass writes down.
-    pub(crate) fn of(
-        values: Tensor,
-        kind: SignalKind,
-        broadcast: Option<TimeBroadcast>,
-        node: Option<usize>,
-    ) -> Self {
+    pub(crate) fn of(values: Tensor, kind: SignalKind, broadcast: Option<TimeBroadcast>, node: Option<usize>) -> Self {
         Self { values, kind, broadcast, node }
     }
 

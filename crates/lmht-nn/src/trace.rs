@@ -190,7 +190,10 @@ impl Trace {
     /// rewrites the tensors of a layer by its place cannot take it.
     pub fn shared_layer(&self) -> Option<&str> {
         let has_tensors = |op: &Op| {
-            matches!(op, Op::Conv2d { .. } | Op::Linear { .. } | Op::BatchNorm(_) | Op::Neuron(_) | Op::ShortcutScale(_))
+            matches!(
+                op,
+                Op::Conv2d { .. } | Op::Linear { .. } | Op::BatchNorm(_) | Op::Neuron(_) | Op::ShortcutScale(_)
+            )
         };
         let named = |i: usize| (&self.nodes[i].name, std::mem::discriminant(&self.nodes[i].op));
         (0..self.nodes.len())

@@ -101,8 +101,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let single = reparameterize(&Model::of(&config, &params), Schedule::FrontLoaded)?;
     let (twin, twin_params) = single.build(DType::F32, &cpu)?;
     let batches = test.batches(0, 0)?.map(|batch| {
-        let batch = batch.map_err(lmht_convert::Error::other)?;
-        Ok((batch.images.clone(), batch.targets.labels()?))
+        let batch = batch.map_err(lmht_convert::Error::data)?;
+        let labels = batch.targets.labels().map_err(lmht_convert::Error::data)?.clone();
+        Ok((batch.images, labels))
     });
     let spikes = compare_spikes(&network, &twin, batches)?;
 

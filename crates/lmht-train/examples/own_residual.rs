@@ -18,8 +18,8 @@ use lmht_datasets::{ImageDataset, Loader, LoaderConfig, ParquetOptions, Split, s
 use lmht_nn::layers::{ConvNorm, Linear, Neuron, Site, add, global_avg_pool, shortcut_scale};
 use lmht_nn::ops::Conv2dParams;
 use lmht_nn::{
-    Architecture, Body, InputShape, Mode, ModelCard, ModelConfig, Network, NeuronConfig, ParamStore, Pass, Schedule, Signal,
-    from_pretrained_as, save_pretrained,
+    Architecture, Body, InputShape, Mode, ModelCard, ModelConfig, Network, NeuronConfig, ParamStore, Pass, Schedule,
+    Signal, from_pretrained_as, save_pretrained,
 };
 use lmht_train::optim::{OptimizerConfig, SgdConfig};
 use lmht_train::{BatchSource, Progress, TrainConfig, evaluate, fit};
@@ -168,8 +168,9 @@ fn main() -> Result<(), Error> {
     let single = reparameterize(&Model::of(&spiking.config, &params), Schedule::FrontLoaded)?;
     let (twin, twin_params) = single.build(DType::F32, &cpu)?;
     let batches = test.batches(0, 0)?.map(|batch| {
-        let batch = batch.map_err(lmht_convert::Error::other)?;
-        Ok((batch.images.clone(), batch.targets.labels()?))
+        let batch = batch.map_err(lmht_convert::Error::data)?;
+        let labels = batch.targets.labels().map_err(lmht_convert::Error::data)?.clone();
+        Ok((batch.images, labels))
     });
     let spikes = compare_spikes(&network, &twin, batches)?;
 
@@ -184,7 +185,11 @@ fn main() -> Result<(), Error> {
     println!("LM-HT, L = 2, T = 2, same weights {:5.2} %", 100. * start.top1);
     println!("after another epoch              {:6.2} %", 100. * tuned.top1);
     println!("single-threshold, loaded again   {:6.2} %", 100. * after.top1);
-    println!("spike counts that differ         {:>6} of {}", spikes.differing(), spikes.layers.iter().map(|l| l.n_counts).sum::<u64>());
+    println!(
+        "spike counts that differ         {:>6} of {}",
+        spikes.differing(),
+        spikes.layers.iter().map(|l| l.n_counts).sum::<u64>()
+    );
     let energy = EnergyModel::default().energy_mj(&cost);
     println!("{:.2} M SOPs, {:.2} M MACs, {energy:.5} mJ an image (estimated)", cost.sops() / 1e6, cost.macs() / 1e6);
     assert!(matches!(single.config.neuron, NeuronConfig::Reparameterized(_)));

@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 use lmht_nn::atomic::write_file;
+use lmht_nn::{ModelCard, ModelConfig, Network, NeuronConfig, ParamStore, Stem, save_pretrained};
 use lmht_train::{BatchSource, FirstImages};
-use lmht_nn::{Backbone, ModelCard, ModelConfig, Network, NeuronConfig, ParamStore, Stem, save_pretrained};
 
 use self::load::Usage;
 use self::measure::{Row, Side, measure};

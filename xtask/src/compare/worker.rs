@@ -14,11 +14,11 @@ use lmht_bench::ActivityCounter;
 use lmht_datasets::{Loader, LoaderConfig, ParquetOptions};
 use lmht_kernels::{ConvShape, Images, Maps, WeightMaps};
 use lmht_nn::ops::{self, Learned};
+use lmht_nn::{ModelCard, ModelConfig, Network, ParamStore, Pass, from_pretrained, readout, save_pretrained};
+use lmht_train::loss;
 use lmht_train::optim::{OptimizerConfig, SgdConfig, find_non_finite, grad_norm};
 use lmht_train::schedule::{ScheduleConfig, UpdateEvery};
 use lmht_train::{FirstImages, Progress, TrainConfig, fit};
-use lmht_nn::{ModelCard, ModelConfig, Network, ParamStore, Pass, from_pretrained, readout, save_pretrained};
-use lmht_train::loss;
 use rayon::prelude::*;
 
 use super::protocol::{Case, ConvCase, ConvPass, Hello, Memory, NetworkCase, Number, Outputs, Rate, Reply, Request};
@@ -206,9 +206,8 @@ fn train_a_little(model: &ModelConfig, path: &Path, steps: usize, out: &Path) ->
     let per_class = (steps * FIT_BATCH).div_ceil(model.n_classes);
     let data = DataConfig { path: path.to_path_buf(), parquet: parquet(Some(per_class)), ..DataConfig::default() };
     let (train, normalize) = data::read_train(&data, model)?;
-    let source = |config: &LoaderConfig| -> Result<Loader> {
-        Ok(Loader::new(train.clone(), config, &normalize, &Device::Cpu)?)
-    };
+    let source =
+        |config: &LoaderConfig| -> Result<Loader> { Ok(Loader::new(train.clone(), config, &normalize, &Device::Cpu)?) };
     // As a configuration file has it: what it does not name keeps its default.
     let config: TrainConfig = serde_json::from_value(serde_json::json!({
         "epochs": 1,
@@ -351,7 +350,8 @@ fn conv_step(case: ConvCase) -> Result<Step> {
     let shape = ConvShape { n, c_in, h: side, w: side, c_out, k, stride, padding, groups: 1, h_out: out, w_out: out };
     let numbers = |len, seed| uniform(len, (-1., 1.), seed);
     let (xs, weight, grads) = (numbers(shape.x_len(), 1), numbers(shape.weight_len(), 2), numbers(shape.y_len(), 3));
-    let (mut ys, mut dxs, mut dweight) = (vec![0.; shape.y_len()], vec![0.; shape.x_len()], vec![0.; shape.weight_len()]);
+    let (mut ys, mut dxs, mut dweight) =
+        (vec![0.; shape.y_len()], vec![0.; shape.x_len()], vec![0.; shape.weight_len()]);
     let runs = |one: ConvPass| pass == one || pass == ConvPass::All;
     let (forward, input, weights) =
         (runs(ConvPass::Forward), runs(ConvPass::InputGradient), runs(ConvPass::WeightGradient));

@@ -7,12 +7,12 @@ use candle_core::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
 use lmht_convert::nir::{self, Profile};
 use lmht_convert::{
-    Calibration, Model, HybridStart, SpikeComparison, absorb_bn, absorb_thresholds, compare_spikes,
-    qcfs_to_cos, qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, relu_to_if, relu_to_snm, reparameterize,
+    Calibration, HybridStart, Model, SpikeComparison, absorb_bn, absorb_thresholds, compare_spikes, qcfs_to_cos,
+    qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, relu_to_if, relu_to_snm, reparameterize,
 };
 use lmht_datasets::Loader;
-use lmht_train::{BatchSource, FirstImages};
 use lmht_nn::{ModelCard, Network, Schedule, from_pretrained, save_pretrained};
+use lmht_train::{BatchSource, FirstImages};
 
 use crate::data;
 use crate::experiment::DataConfig;
@@ -239,12 +239,7 @@ pub(crate) fn convert(
 const CALIBRATION_BATCH: usize = 100;
 
 /// The ceilings of a ReLU network's layers on so many training images, as they are: no crop, no flip.
-pub(crate) fn calibrate(
-    model: &Model,
-    data: &DataConfig,
-    n_images: usize,
-    percentile: f64,
-) -> Result<Calibration> {
+pub(crate) fn calibrate(model: &Model, data: &DataConfig, n_images: usize, percentile: f64) -> Result<Calibration> {
     ensure!(n_images > 0, "--calibration-images is 0; expected at least one image");
     let (network, _) = model.build(DType::F32, &Device::Cpu)?;
     // The largest of all batches is the largest of all images; any other percentile needs them in one.
@@ -258,20 +253,15 @@ pub(crate) fn calibrate(
 }
 
 /// The spikes of two networks on the first `limit` test images, or on all.
-pub(crate) fn compare(
-    before: &Model,
-    after: &Model,
-    test: &Loader,
-    limit: Option<usize>,
-) -> Result<SpikeComparison> {
+pub(crate) fn compare(before: &Model, after: &Model, test: &Loader, limit: Option<usize>) -> Result<SpikeComparison> {
     let build = |model: &Model| -> Result<Network> { Ok(model.build(DType::F32, &Device::Cpu)?.0) };
     let source = FirstImages::new(test, limit.unwrap_or(usize::MAX).min(test.data().len()));
     let bar = ProgressBar::new(source.n_batches() as u64);
     bar.set_style(ProgressStyle::with_template("comparing spikes {wide_bar} {pos}/{len} {eta} left")?);
     let batches = source.batches(0, 0)?.map(|batch| {
         bar.inc(1);
-        let batch = batch?;
-        let labels = batch.targets.labels()?.clone();
+        let batch = batch.map_err(lmht_convert::Error::data)?;
+        let labels = batch.targets.labels().map_err(lmht_convert::Error::data)?.clone();
         Ok((batch.images, labels))
     });
     let comparison = compare_spikes(&build(before)?, &build(after)?, batches)?;
@@ -367,14 +357,14 @@ impl Export {
         }
         let test = data::open_test(&data, &model.config)?;
         let first = test.batches(0, 0)?.next().context("the test split has no image")??.images;
-        let (n, _, height, width) = first.dims4()?;
-        let notes = nir::write(&self.out, &model, (height, width), self.profile).with_context(|| shown(&self.model))?;
-        println!("{}: for {}, images of {height}x{width}", self.out.display(), self.profile);
+        let shape = &first.dims()[1..];
+        let notes = nir::write(&self.out, &model, shape, self.profile).with_context(|| shown(&self.model))?;
+        println!("{}: for {}, images of {shape:?}", self.out.display(), self.profile);
         for note in notes {
             println!("note: {note}");
         }
         if self.verify > 0 {
-            let images = first.narrow(0, 0, self.verify.min(n))?;
+            let images = first.narrow(0, 0, self.verify.min(first.dim(0)?))?;
             let verification = nir::verify_file(&self.out, &model, &images)?;
             let counts: u64 = verification.layers.iter().map(|layer| layer.n_counts).sum();
             println!(

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use lmht_bench::CostCounter;
-use lmht_convert::{Model, HybridStart, qcfs_to_lmht, reparameterize};
+use lmht_convert::{HybridStart, Model, qcfs_to_lmht, reparameterize};
 use lmht_nn::atomic::write_file;
-use lmht_train::optim::OptimizerConfig;
-use lmht_train::{FirstImages, Progress, evaluate};
 use lmht_nn::neurons;
 use lmht_nn::{ModelCard, ModelConfig, NeuronConfig, QcfsGate, Schedule, save_pretrained};
+use lmht_train::optim::OptimizerConfig;
+use lmht_train::{FirstImages, Progress, evaluate};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result};
 use lmht_datasets::{Augment, ParquetOptions};
+use lmht_nn::{Backbone, ModelConfig, NeuronConfig, Stem};
+use lmht_train::TrainConfig;
 use lmht_train::optim::{OptimizerConfig, SgdConfig};
 use lmht_train::schedule::{ScheduleConfig, UpdateEvery};
-use lmht_train::TrainConfig;
-use lmht_nn::{Backbone, ModelConfig, NeuronConfig, Stem};
 use serde::Serialize;
 
 use super::paper::{self, PaperRow};

@@ -21,7 +21,9 @@ use candle_nn::VarBuilder;
 use candle_nn::init::Init;
 
 use super::classifier::{Classifier, ClassifierNames};
-use crate::layers::{ConvNorm, Neuron, Site, add, at_every_timestep, global_avg_pool, max_pool2d, scale, shortcut_scale};
+use crate::layers::{
+    ConvNorm, Neuron, Site, add, at_every_timestep, global_avg_pool, max_pool2d, scale, shortcut_scale,
+};
 use crate::ops::{Conv2dParams, Pool2dParams};
 use crate::{Architecture, Backbone, Body, InputShape, ModelConfig, Pass, Result, Signal, Stem};
 

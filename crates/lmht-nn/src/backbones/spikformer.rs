@@ -22,9 +22,7 @@
 
 use candle_nn::VarBuilder;
 
-use crate::layers::{
-    Attention, BatchNorm, ConvNorm, Linear, Neuron, Site, add, max_pool2d, mean_of_tokens, tokens,
-};
+use crate::layers::{Attention, BatchNorm, ConvNorm, Linear, Neuron, Site, add, max_pool2d, mean_of_tokens, tokens};
 use crate::ops::{Conv2dParams, Pool2dParams};
 use crate::{Architecture, Backbone, Body, Error, InputShape, ModelConfig, Pass, Result, Signal};
 

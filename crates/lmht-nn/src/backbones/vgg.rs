@@ -20,7 +20,7 @@
 use candle_nn::VarBuilder;
 
 use super::classifier::{Classifier, ClassifierNames};
-use crate::layers::{ConvNorm, Neuron, avg_pool2d, global_avg_pool, Site};
+use crate::layers::{ConvNorm, Neuron, Site, avg_pool2d, global_avg_pool};
 use crate::ops::{Conv2dParams, Pool2dParams};
 use crate::{Architecture, Backbone, Body, InputShape, ModelConfig, Pass, Result, Signal};
 

@@ -2,8 +2,8 @@
 
 use candle_core::bail;
 
-use super::version::check_version;
 use super::model::{Backbone, InputShape, ModelConfig};
+use super::version::check_version;
 use crate::{Error, Result};
 
 /// The largest width and numbers of channels and classes: beyond any use, and a product of two of them cannot overflow.

@@ -24,9 +24,8 @@ impl Serialize for Backbone {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let architecture = self.architecture();
         match self {
-            Self::Own(_) => {
-                OwnJson { name: architecture.name().into(), parameters: architecture.parameters() }.serialize(serializer)
-            }
+            Self::Own(_) => OwnJson { name: architecture.name().into(), parameters: architecture.parameters() }
+                .serialize(serializer),
             _ => architecture.name().serialize(serializer),
         }
     }

@@ -239,11 +239,9 @@ impl<'a, T: Element> Backward<'a, T> {
             let mut dweight = vec![T::default(); weight.elem_count()];
             let maps = match &self.state.values[input] {
                 Value::Real(xs) => WeightMaps::Numbers(xs),
-                Value::Packed(packed) => WeightMaps::Spikes {
-                    bytes: &packed.bytes,
-                    amplitude: packed.amplitude,
-                    spikes: packed.spikes,
-                },
+                Value::Packed(packed) => {
+                    WeightMaps::Spikes { bytes: &packed.bytes, amplitude: packed.amplitude, spikes: packed.spikes }
+                }
                 _ => return bail_bug("a synapse has lost its input"),
             };
             lmht_kernels::grad_weight(&shape, maps, grad, &mut dweight);
@@ -273,9 +271,8 @@ impl<'a, T: Element> Backward<'a, T> {
         let c = norm.mean.len();
         let count = (norm.ys.len() / c) as f64;
         let needs_sums = learns_weight || learns_bias || norm.is_of_batch;
-        let sums = norm.sums.take().or_else(|| {
-            needs_sums.then(|| norm::gradient_sums(&norm.ys, &grad, &norm.affine.mean))
-        });
+        let sums =
+            norm.sums.take().or_else(|| needs_sums.then(|| norm::gradient_sums(&norm.ys, &grad, &norm.affine.mean)));
         let (sums, products) = sums.unwrap_or_else(|| (vec![0.; c], vec![0.; c]));
         // The mean as the kernel sees it is rounded.
         let products: Vec<f64> =

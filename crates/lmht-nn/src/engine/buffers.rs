@@ -55,14 +55,6 @@ pub(super) struct Buffers<V> {
     vectors: Vec<(Vec<V>, bool)>,
 }
 
-#[cfg(test)]
-impl<V> Buffers<V> {
-    /// Vectors on it.
-    pub(super) fn len(&self) -> usize {
-        self.vectors.len()
-    }
-}
-
 impl<V> Default for Buffers<V> {
     fn default() -> Self {
         Self { vectors: Vec::new() }

@@ -59,7 +59,13 @@ pub(super) fn of_batch<T: Element>(
     finish(layer, mean, var, ys, true)
 }
 
-fn finish<T: Element>(layer: &NormTensors, mean: Vec<f64>, var: Vec<f64>, ys: Vec<T>, is_of_batch: bool) -> Result<Norm<T>> {
+fn finish<T: Element>(
+    layer: &NormTensors,
+    mean: Vec<f64>,
+    var: Vec<f64>,
+    ys: Vec<T>,
+    is_of_batch: bool,
+) -> Result<Norm<T>> {
     let (weight, offset) = (wide(&layer.weight)?, wide(&layer.bias)?);
     let rstd: Vec<f64> = var.iter().map(|var| (var + BATCH_NORM_EPS).sqrt().recip()).collect();
     let affine = ChannelAffine::new(&mean, |c| (rstd[c] * weight[c], offset[c]));

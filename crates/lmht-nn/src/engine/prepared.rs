@@ -23,7 +23,7 @@ pub(super) struct Prepared<T> {
 pub(super) enum Ready<T> {
     /// It has none.
     Nothing,
-    Synapse(Weights<T>),
+    Synapse(Box<Weights<T>>),
     /// Slope and offset of each channel; what it normalises is missing.
     Norm(Norm<T>),
     Neuron(Firing<T>),
@@ -62,7 +62,7 @@ impl<T: Element> Prepared<T> {
     pub(super) fn new(program: &Program) -> Result<Self> {
         let ready = |step: &Step| -> Result<Ready<T>> {
             Ok(match &step.action {
-                Action::Synapse(_) => Ready::Synapse(Weights::new()),
+                Action::Synapse(_) => Ready::Synapse(Box::new(Weights::new())),
                 Action::BatchNorm(tensors) => {
                     let bias = match &program.steps[step.inputs[0]].action {
                         Action::Synapse(synapse) => synapse.bias.as_ref(),

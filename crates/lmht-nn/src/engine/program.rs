@@ -180,12 +180,7 @@ impl Program {
 }
 
 /// What a node does, the shape of what it gives, and what its axes stand for.
-fn action(
-    node: &Node,
-    inputs: &[Seen],
-    steps: &[Step],
-    timesteps: usize,
-) -> Result<(Action, MapShape, Form), String> {
+fn action(node: &Node, inputs: &[Seen], steps: &[Step], timesteps: usize) -> Result<(Action, MapShape, Form), String> {
     let name = if node.name.is_empty() { "a layer".to_string() } else { node.name.clone() };
     let from = inputs.first().map(|input| steps[input.step].shape);
     let input = || from.ok_or_else(|| format!("{name} reads nothing"));
@@ -278,8 +273,10 @@ fn mark_lives(steps: &mut [Step]) -> Result<(), String> {
             Action::Broadcast(_) => (true, false),
             _ => (false, false),
         };
-        let is_lazy =
-            can_wait && !readers_of.is_empty() && (readers_of.len() == 1 || !needs_one) && readers_of.iter().all(|&r| adds_up(r));
+        let is_lazy = can_wait
+            && !readers_of.is_empty()
+            && (readers_of.len() == 1 || !needs_one)
+            && readers_of.iter().all(|&r| adds_up(r));
         let last = readers_of.iter().map(|&r| if steps[r].is_lazy { steps[r].last_reader } else { r }).max();
         let is_saved = readers_of.iter().any(|&r| match steps[r].action {
             Action::Synapse(_) | Action::Neuron(_) | Action::MaxPool(_) | Action::Attention(_) => true,

@@ -584,7 +584,10 @@ impl<T: Element> State<T> {
 #[derive(Debug)]
 pub(super) enum Tokened<'a, T> {
     Numbers(&'a [T]),
-    Spikes { bytes: &'a [u8], amplitude: f64 },
+    Spikes {
+        bytes: &'a [u8],
+        amplitude: f64,
+    },
     /// Counts of whole windows.
     Summed(Vec<T>),
 }
@@ -660,6 +663,7 @@ pub(super) fn number(tensor: &Tensor) -> Result<f64> {
     Ok(tensor.detach().to_dtype(candle_core::DType::F64)?.flatten_all()?.to_vec1::<f64>()?[0])
 }
 
+#[expect(clippy::ptr_arg, reason = "`Any` knows the vector, not the slice")]
 fn numbers<T: Element>(xs: &Vec<T>) -> Numbers<'_> {
     match T::singles(xs) {
         Some(xs) => Numbers::F32(xs),

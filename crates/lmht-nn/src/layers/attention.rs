@@ -33,7 +33,12 @@ impl Attention {
         let values = q.values();
         let (rows, width) = values.dims2()?;
         let fits = [k, v].iter().all(|other| other.values().dims() == values.dims());
-        if !fits || heads == 0 || !width.is_multiple_of(heads) || n_tokens == 0 || !rows.is_multiple_of(n_tokens * window) {
+        if !fits
+            || heads == 0
+            || !width.is_multiple_of(heads)
+            || n_tokens == 0
+            || !rows.is_multiple_of(n_tokens * window)
+        {
             let message = format!(
                 "{}: expected queries, keys and values [T·B·{n_tokens}, D] with D a multiple of {heads} heads, got {:?}, {:?} \
                  and {:?}",

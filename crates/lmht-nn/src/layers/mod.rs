@@ -49,4 +49,3 @@ pub use neuron::Neuron;
 pub use pool::{avg_pool2d, global_avg_pool, max_pool2d, mean_of_tokens};
 pub use shape::{add, apply, flatten, scale, shortcut_scale, tokens};
 pub use time::at_every_timestep;
-

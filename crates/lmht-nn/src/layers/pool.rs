@@ -33,7 +33,9 @@ pub fn avg_pool2d(xs: &Signal, params: Pool2dParams, pass: &mut Pass<'_>) -> Res
 pub fn global_avg_pool(xs: &Signal, pass: &mut Pass<'_>) -> Result<Signal> {
     let values = xs.values();
     let dims = || {
-        let &[n, c, _, _] = values.dims() else { bail!("global_avg_pool: expected maps [N, C, H, W], got {:?}", values.dims()) };
+        let &[n, c, _, _] = values.dims() else {
+            bail!("global_avg_pool: expected maps [N, C, H, W], got {:?}", values.dims())
+        };
         Ok(vec![n, c])
     };
     let ys = pass.values(values, dims, || ops::global_avg_pool(values))?;

@@ -40,7 +40,9 @@ pub fn add(name: &str, main: &Signal, shortcut: &Signal, pass: &mut Pass<'_>) ->
     };
     let checked = named(name, dims().and_then(|_| pass.values(a.values(), dims, || a.values() + b.values())))?;
     let kind = match (a.kind(), b.kind()) {
-        (SignalKind::Spikes { v_threshold }, SignalKind::Spikes { v_threshold: other }) if v_threshold == other => a.kind(),
+        (SignalKind::Spikes { v_threshold }, SignalKind::Spikes { v_threshold: other }) if v_threshold == other => {
+            a.kind()
+        }
         _ => SignalKind::Analog,
     };
     Ok(pass.give(name, || Op::Add, &[&a, &b], checked, kind, a.broadcast()))

@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::kind::{Equation, Kind, LayerTensors, Leak, NeuronTraits, Site, Tensors};
 use super::spiking::{check_leak, neuron_error};
+use crate::Result;
 use crate::ops::storage::Element;
 use crate::param_kind::ParamKind;
-use crate::Result;
 
 /// Integer spikes clip(round(m), 0, D) (Luo et al. 2024). No conversion knows it. It has no tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -36,7 +36,6 @@ fn full() -> GradientMode {
     GradientMode::Full
 }
 
-
 impl Default for If {
     /// θ = 1, v(0) = 0, the whole temporal gradient.
     fn default() -> Self {
@@ -54,7 +53,6 @@ impl If {
         }
     }
 }
-
 
 impl Kind for If {
     const PARAMS: &'static [(&'static str, ParamKind)] = PARAMS;

@@ -38,7 +38,8 @@ impl LayerTensors {
 
     /// The tensor that every layer of this kind has.
     pub(super) fn required(&self, name: &str) -> Result<&Tensor> {
-        let missing = || Error::Config(format!("{}.{name} is missing; this is a bug of lmht-nn, please report it", self.name));
+        let missing =
+            || Error::Config(format!("{}.{name} is missing; this is a bug of lmht-nn, please report it", self.name));
         self.tensor(name).ok_or_else(missing)
     }
 
@@ -47,10 +48,10 @@ impl LayerTensors {
         Ok(self.required(name)?.detach().to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?[0])
     }
 
-    /// The numbers of a tensor in the type of the pass; none if the layer has none of that name.
+    /// The numbers of a tensor in the type asked for: that of the pass, or f64 for what the layer says of itself; none if the layer has none of that name.
     pub(super) fn numbers<T: Element>(&self, name: &str) -> Result<Vec<T>> {
         match self.tensor(name) {
-            Some(tensor) => Ok(tensor.detach().flatten_all()?.to_vec1::<T>()?),
+            Some(tensor) => Ok(tensor.detach().to_dtype(T::DTYPE)?.flatten_all()?.to_vec1::<T>()?),
             None => Ok(Vec::new()),
         }
     }

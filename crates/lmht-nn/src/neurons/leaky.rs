@@ -38,7 +38,6 @@ fn full() -> GradientMode {
     GradientMode::Full
 }
 
-
 impl Default for Lif {
     /// λ = 1/2, θ = 1, v(0) = 0, the whole temporal gradient.
     fn default() -> Self {
@@ -56,7 +55,6 @@ impl Lif {
         }
     }
 }
-
 
 impl Kind for Lif {
     const PARAMS: &'static [(&'static str, ParamKind)] = PARAMS;

@@ -38,7 +38,6 @@ pub(super) fn detached() -> GradientMode {
     GradientMode::Detached
 }
 
-
 impl Default for Lmht {
     /// Direct training with L = 2.
     fn default() -> Self {
@@ -61,7 +60,6 @@ impl Lmht {
         }
     }
 }
-
 
 impl Kind for Lmht {
     const PARAMS: &'static [(&'static str, ParamKind)] = PARAMS;

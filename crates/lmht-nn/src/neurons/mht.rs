@@ -6,11 +6,11 @@ use lmht_core::{Dynamics, GradientMode, LmhtConfig, Tgim};
 use serde::{Deserialize, Serialize};
 
 use super::kind::{Equation, Kind, LayerTensors, Leak, NeuronTraits, Site, Tensors};
+use super::lmht::{detached, published_threshold};
 use super::spiking::{PARAMS, Spiking, answers};
 use crate::Result;
 use crate::ops::storage::Element;
 use crate::param_kind::ParamKind;
-use super::lmht::{detached, published_threshold};
 
 /// L thresholds, no T-GIM, a fixed leak (Eqs. 5-6): the paper's "without T-GIM".
 ///
@@ -38,7 +38,6 @@ fn one() -> f64 {
     1.
 }
 
-
 impl Default for Mht {
     /// L = 2, λ = 1.
     fn default() -> Self {
@@ -56,7 +55,6 @@ impl Mht {
         }
     }
 }
-
 
 impl Kind for Mht {
     const PARAMS: &'static [(&'static str, ParamKind)] = PARAMS;

@@ -73,7 +73,8 @@ impl Kind for Reparameterized {
     fn check(&self, timesteps: usize) -> Result<()> {
         if self.leak.is_some() && self.tgim != Tgim::Identity {
             return Err(Error::Config(
-                "neuron.leak is fixed beside a T-GIM, which no neuron has; leave it out, or set tgim to identity".into(),
+                "neuron.leak is fixed beside a T-GIM, which no neuron has; leave it out, or set tgim to identity"
+                    .into(),
             ));
         }
         self.spiking(timesteps).check().map(|_| ())

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::kind::{Equation, Kind, LayerTensors, NeuronTraits, Site, Tensors, without_gradient};
 use super::spiking::{neuron_error, threshold_tensor};
+use crate::Result;
 use crate::ops::storage::Element;
 use crate::param_kind::ParamKind;
-use crate::Result;
 
 /// Signed spikes with memory ([`lmht_core::baselines::snm`]): may take back what it sent. For inference.
 ///
@@ -35,7 +35,9 @@ impl Kind for Snm {
     fn check(&self, timesteps: usize) -> Result<()> {
         // The numbers of an IF neuron; what it does with them differs.
         let Self { v_threshold, v_init } = *self;
-        lmht_core::LmhtConfig { v_threshold, v_init, ..lmht_core::LmhtConfig::lif(timesteps) }.check().map_err(neuron_error)?;
+        lmht_core::LmhtConfig { v_threshold, v_init, ..lmht_core::LmhtConfig::lif(timesteps) }
+            .check()
+            .map_err(neuron_error)?;
         Ok(())
     }
 

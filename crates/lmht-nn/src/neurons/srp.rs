@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::kind::{Equation, Kind, LayerTensors, NeuronTraits, Site, Tensors, check_stages, without_gradient};
 use super::spiking::{neuron_error, threshold_tensor};
+use crate::Result;
 use crate::ops::storage::Element;
 use crate::param_kind::ParamKind;
-use crate::Result;
 
 /// IF neurons silenced by their residual potential (Hao et al., AAAI 2023) ([`lmht_core::baselines::srp`]). For inference.
 ///

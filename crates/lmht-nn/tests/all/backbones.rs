@@ -9,13 +9,13 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::init::Init;
 use candle_nn::var_builder::SimpleBackend;
-use lmht_train::optim::{OptimizerConfig, SgdConfig, grad_norm};
 use lmht_nn::neurons;
 use lmht_nn::{
-    Backbone, ModelConfig, Network, NeuronConfig, Observer, ParamKind, ParamStore, Pass, ProductEvent, Result, SignalKind,
-    Stem, SynapseEvent, SynapseKind, Tgim, readout,
+    Backbone, ModelConfig, Network, NeuronConfig, Observer, ParamKind, ParamStore, Pass, ProductEvent, Result,
+    SignalKind, Stem, SynapseEvent, SynapseKind, Tgim, readout,
 };
 use lmht_train::loss;
+use lmht_train::optim::{OptimizerConfig, SgdConfig, grad_norm};
 
 use crate::support::{assert_close, tensor, values};
 
@@ -369,17 +369,17 @@ fn names_of_the_residual_family_are_the_published_ones() -> Result<()> {
 
 #[test]
 fn block_counts_are_those_of_the_published_networks() -> Result<()> {
-    let counts = |backbone| -> Result<Vec<usize>> {
+    let counts = |backbone: &Backbone| -> Result<Vec<usize>> {
         let (_, params) = build(&tiny(backbone))?;
         let all = params.all();
         let has = |stage, block| all.iter().any(|(name, _)| name.starts_with(&format!("layer{stage}.{block}.conv2")));
         Ok((1..=5).map(|stage| (0..9).filter(|&block| has(stage, block)).count()).collect())
     };
-    assert_eq!(counts(Backbone::Resnet18)?, [2, 2, 2, 2, 0]);
-    assert_eq!(counts(Backbone::Resnet19)?, [0, 3, 3, 2, 0]);
-    assert_eq!(counts(Backbone::Resnet34)?, [3, 4, 6, 3, 0]);
-    assert_eq!(counts(Backbone::MsResnet18)?, [2, 2, 2, 2, 0]);
-    assert_eq!(counts(Backbone::MsResnet34)?, [3, 4, 6, 3, 0]);
+    assert_eq!(counts(&Backbone::Resnet18)?, [2, 2, 2, 2, 0]);
+    assert_eq!(counts(&Backbone::Resnet19)?, [0, 3, 3, 2, 0]);
+    assert_eq!(counts(&Backbone::Resnet34)?, [3, 4, 6, 3, 0]);
+    assert_eq!(counts(&Backbone::MsResnet18)?, [2, 2, 2, 2, 0]);
+    assert_eq!(counts(&Backbone::MsResnet34)?, [3, 4, 6, 3, 0]);
     Ok(())
 }
 
@@ -549,11 +549,11 @@ fn stage(c_in: usize, c_out: usize, n_blocks: usize) -> usize {
 #[test]
 fn residual_networks_have_the_sizes_of_the_published_ones() -> Result<()> {
     // 11,689,512 and 21,797,672: torchvision's resnet18 and resnet34 for 1000 classes.
-    let imagenet = |backbone| ModelConfig { stem: Stem::Imagenet, ..published(backbone, 1000) };
-    assert_eq!(sizes(&imagenet(Backbone::Resnet18))?, (11_689_512, 17));
-    assert_eq!(sizes(&imagenet(Backbone::Resnet34))?, (21_797_672, 33));
-    assert_eq!(sizes(&imagenet(Backbone::MsResnet18))?, (11_689_512, 16));
-    assert_eq!(sizes(&imagenet(Backbone::MsResnet34))?, (21_797_672, 32));
+    let imagenet = |backbone: &Backbone| ModelConfig { stem: Stem::Imagenet, ..published(backbone, 1000) };
+    assert_eq!(sizes(&imagenet(&Backbone::Resnet18))?, (11_689_512, 17));
+    assert_eq!(sizes(&imagenet(&Backbone::Resnet34))?, (21_797_672, 33));
+    assert_eq!(sizes(&imagenet(&Backbone::MsResnet18))?, (11_689_512, 16));
+    assert_eq!(sizes(&imagenet(&Backbone::MsResnet34))?, (21_797_672, 32));
     // With the CIFAR stem and 100 classes: 3x3 for 7x7 in 3 · 64 places, 900 rows of 512 + 1 less.
     let cifar = 11_689_512 - (49 - 9) * 3 * 64 - 900 * 513;
     assert_eq!(cifar, 11_220_132);
@@ -648,7 +648,7 @@ impl Observer for Recorder {
 
     fn product(&mut self, event: &ProductEvent<'_>) -> Result<()> {
         let ProductEvent { name, left, left_signal, right, right_signal, .. } = event;
-        self.products.push((name.to_string(), left.to_tensor()?, *left_signal, right.to_tensor()?, *right_signal));
+        self.products.push((name.to_string(), (*left).clone(), *left_signal, (*right).clone(), *right_signal));
         Ok(())
     }
 }
@@ -673,8 +673,8 @@ fn residual_streams_of_ms_resnets_are_analog_and_of_the_others_spikes() -> Resul
         assert_eq!(signal("conv1"), SignalKind::Analog, "{backbone:?}");
         assert_eq!(signal("layer2.0.conv1.0"), SPIKES, "{backbone:?}");
         assert_eq!(signal("layer2.0.conv2.0"), SPIKES, "{backbone:?}");
-        assert_eq!(signal("layer2.0.downsample.0.0"), block_input, "{backbone:?}");
-        assert_eq!(signal("fc.0"), readout, "{backbone:?}");
+        assert_eq!(signal("layer2.0.downsample.0.0"), *block_input, "{backbone:?}");
+        assert_eq!(signal("fc.0"), *readout, "{backbone:?}");
     }
     let seen = record(&tiny(&Backbone::Resnet19))?.synapses;
     assert_eq!((seen["fc.0.0"].2, seen["fc.2.0"].2), (AVERAGED, SPIKES));
@@ -802,15 +802,15 @@ fn what_a_backbone_does_not_have_is_an_error() {
 
 #[test]
 fn an_image_that_does_not_survive_the_strides_is_an_error() -> Result<()> {
-    let forward = |backbone, h, w| -> Result<Tensor> {
+    let forward = |backbone: &Backbone, h: usize, w: usize| -> Result<Tensor> {
         let (network, _) = build(&tiny(backbone))?;
         let images = tensor(1, &[1, 3, h, w], DType::F64, &Device::Cpu)?;
         network.forward(&images, &mut Pass::eval())
     };
-    assert_says(forward(Backbone::Vgg13, 16, 15), &["16x15", "VGG-13", "at least 16"]);
-    assert_says(forward(Backbone::Vgg16, 31, 32), &["31x32", "VGG-16", "at least 32"]);
-    assert_says(forward(Backbone::Cifarnet, 36, 32), &["36x32", "CIFARNet", "32 to 35"]);
-    assert_says(forward(Backbone::Cifarnet, 28, 28), &["28x28", "CIFARNet", "32 to 35"]);
+    assert_says(forward(&Backbone::Vgg13, 16, 15), &["16x15", "VGG-13", "at least 16"]);
+    assert_says(forward(&Backbone::Vgg16, 31, 32), &["31x32", "VGG-16", "at least 32"]);
+    assert_says(forward(&Backbone::Cifarnet, 36, 32), &["36x32", "CIFARNet", "32 to 35"]);
+    assert_says(forward(&Backbone::Cifarnet, 28, 28), &["28x28", "CIFARNet", "32 to 35"]);
     // At the border all is well; what pools with padding takes a single pixel.
     for (backbone, h, w) in &[
         (Backbone::Vgg13, 16, 16),
@@ -821,7 +821,7 @@ fn an_image_that_does_not_survive_the_strides_is_an_error() -> Result<()> {
         (Backbone::MsResnet18, 1, 3),
         (Backbone::Spikformer, 1, 1),
     ] {
-        assert_eq!(forward(backbone, h, w)?.dims(), [2, 1, 5], "{backbone:?}");
+        assert_eq!(forward(backbone, *h, *w)?.dims(), [2, 1, 5], "{backbone:?}");
     }
     Ok(())
 }

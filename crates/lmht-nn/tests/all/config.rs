@@ -1,6 +1,7 @@
 //! The description of a network: every field is checked, and JSON says what is wrong with it.
 
 use crate::support::assert_error;
+use lmht_nn::neurons;
 use lmht_nn::{Backbone, FORMAT_VERSION, GradientMode, ModelConfig, NeuronConfig, QcfsGate, Result, Stem, Tgim};
 
 fn resnet18() -> ModelConfig {
@@ -24,7 +25,7 @@ fn all_neurons() -> Vec<NeuronConfig> {
         NeuronConfig::If(neurons::If { v_threshold: 0.3, v_init: 0.5, gradient: GradientMode::Detached }),
         NeuronConfig::Lif(neurons::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient }),
         NeuronConfig::qcfs(4),
-        NeuronConfig::Qcfs(neurons::Qcfs { quant_levels: 7, scale: 0.1, window: QcfsGate::BeforeFloor }),
+        NeuronConfig::Qcfs(neurons::Qcfs { quant_levels: 7, scale: 0.1, gate: QcfsGate::BeforeFloor }),
         NeuronConfig::relu(),
     ]
 }
@@ -68,8 +69,8 @@ fn every_invalid_field_is_named_with_its_value_and_what_is_allowed() {
         assert_error(config.check(), &[&format!("input_scale is {input_scale}"), "a number above 0"]);
     }
     for config in [ModelConfig::resnet20(10), ModelConfig::vgg13(10)] {
-        let title = config.backbone.title();
-        assert_error(ModelConfig { stem: Stem::Imagenet, ..config }.check(), &["stem is imagenet", "cifar", title]);
+        let title = config.backbone.title().to_string();
+        assert_error(ModelConfig { stem: Stem::Imagenet, ..config }.check(), &["stem is imagenet", "cifar", &title]);
     }
 
     let detached = GradientMode::Detached;
@@ -79,9 +80,14 @@ fn every_invalid_field_is_named_with_its_value_and_what_is_allowed() {
     let mht = |levels, leak, v_threshold, v_init| {
         with(NeuronConfig::Mht(neurons::Mht { levels, leak, v_threshold, v_init, gradient: detached }))
     };
-    let integrate = |v_threshold, v_init| with(NeuronConfig::If(neurons::If { v_threshold, v_init, gradient: detached }));
-    let leaky = |leak, v_threshold, v_init| with(NeuronConfig::Lif(neurons::Lif { leak, v_threshold, v_init, gradient: detached }));
-    let qcfs = |quant_levels, scale| with(NeuronConfig::Qcfs(neurons::Qcfs { quant_levels, scale, window: QcfsGate::default() }));
+    let integrate =
+        |v_threshold, v_init| with(NeuronConfig::If(neurons::If { v_threshold, v_init, gradient: detached }));
+    let leaky = |leak, v_threshold, v_init| {
+        with(NeuronConfig::Lif(neurons::Lif { leak, v_threshold, v_init, gradient: detached }))
+    };
+    let qcfs = |quant_levels, scale| {
+        with(NeuronConfig::Qcfs(neurons::Qcfs { quant_levels, scale, gate: QcfsGate::default() }))
+    };
     let levels: &[&str] = &["neuron.levels", "1..=65536"];
     let threshold: &[&str] = &["neuron.v_threshold", "a finite number above 0"];
     let init: &[&str] = &["neuron.v_init", "0 <= v_init < 1"];

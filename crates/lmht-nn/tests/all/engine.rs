@@ -79,14 +79,16 @@ pub(crate) fn cases() -> Vec<(String, ModelConfig, usize)> {
 /// Networks that are for evaluation only.
 pub(crate) fn converted() -> Vec<(String, ModelConfig, usize)> {
     let base = ModelConfig { width: 3, n_classes: 5, ..ModelConfig::resnet20(5) };
-    let reparameterized = |schedule, tgim| NeuronConfig::Reparameterized(neurons::Reparameterized {
-        window: 2,
-        schedule,
-        tgim,
-        leak: None,
-        v_threshold: 0.7,
-        v_init: 0.,
-    });
+    let reparameterized = |schedule, tgim| {
+        NeuronConfig::Reparameterized(neurons::Reparameterized {
+            window: 2,
+            schedule,
+            tgim,
+            leak: None,
+            v_threshold: 0.7,
+            v_init: 0.,
+        })
+    };
     let neurons = [
         ("front-loaded", reparameterized(Schedule::FrontLoaded, Tgim::Full), 4),
         ("uniform", reparameterized(Schedule::Uniform, Tgim::Full), 4),

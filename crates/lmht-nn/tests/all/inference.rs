@@ -2,9 +2,9 @@
 //! from any number of threads, whatever happens to the network's parameters.
 
 use candle_core::{DType, Device, Tensor};
-use lmht_train::{Batch, BatchSource, Batches, Progress, evaluate};
 use lmht_nn::{Inference, ModelConfig, Network, Observer, Pass, Result, readout};
 use lmht_train::loss;
+use lmht_train::{Batch, BatchSource, Batches, Progress, evaluate};
 use rayon::prelude::*;
 
 use crate::engine::{build, cases, converted, images};

@@ -2,11 +2,9 @@
 
 use crate::support::{assert_close, assert_error, assert_values, tensor, values};
 use candle_core::{DType, Device, Tensor, Var};
-use lmht_nn::layers::{
-    BatchNorm, Conv2d, ConvNorm, Linear, Neuron, Site, avg_pool2d, global_avg_pool, max_pool2d,
-};
-use lmht_nn::ops::{self, Conv2dParams, Learned, Pool2dParams};
+use lmht_nn::layers::{BatchNorm, Conv2d, ConvNorm, Linear, Neuron, Site, avg_pool2d, global_avg_pool, max_pool2d};
 use lmht_nn::neurons;
+use lmht_nn::ops::{self, Conv2dParams, Learned, Pool2dParams};
 use lmht_nn::{NeuronConfig, ParamStore, Pass, Result, Signal, SignalKind, Tgim};
 
 const CPU: Device = Device::Cpu;
@@ -119,13 +117,15 @@ fn synapses_compute_their_operations() -> Result<()> {
 
 #[test]
 fn each_neuron_has_the_published_parameters() -> Result<()> {
-    let lmht = |tgim| NeuronConfig::Lmht(neurons::Lmht {
-        levels: 4,
-        tgim,
-        v_threshold: None,
-        v_init: 0.,
-        gradient: lmht_nn::GradientMode::Detached,
-    });
+    let lmht = |tgim| {
+        NeuronConfig::Lmht(neurons::Lmht {
+            levels: 4,
+            tgim,
+            v_threshold: None,
+            v_init: 0.,
+            gradient: lmht_nn::GradientMode::Detached,
+        })
+    };
     let (maps, features) = (&[3, 3, 1, 1, 1, 1][..], &[3, 3, 1, 1, 1][..]);
     for (neuron, timesteps, site, expected) in [
         (lmht(Tgim::Full), 3, Site::Maps, &[("sn.alpha", &[1][..]), ("sn.mask", maps), ("sn.v_threshold", &[1])][..]),
@@ -203,7 +203,12 @@ fn activations_of_an_ann_compute_their_operations() -> Result<()> {
     let relu = Neuron::new(&NeuronConfig::relu(), 1, Site::Maps, vb.pp("relu"))?;
     let ys = relu.forward(&xs, &mut Pass::eval())?;
     assert_eq!(ys.kind(), SignalKind::Analog);
-    assert_values("relu", &values(ys.values())?, &values(xs.values())?.iter().map(|x| x.max(0.)).collect::<Vec<_>>(), 0.);
+    assert_values(
+        "relu",
+        &values(ys.values())?,
+        &values(xs.values())?.iter().map(|x| x.max(0.)).collect::<Vec<_>>(),
+        0.,
+    );
     let qcfs = Neuron::new(&NeuronConfig::qcfs(4), 1, Site::Maps, vb.pp("qcfs"))?;
     set(&params, "qcfs.thresh", &[0.5])?;
     let ys = qcfs.forward(&xs, &mut Pass::eval())?;
@@ -228,8 +233,18 @@ fn pooling_says_what_becomes_of_spikes() -> Result<()> {
         assert_eq!(max_pool2d(&xs, two, &mut Pass::eval())?.kind(), max);
         assert_eq!(avg_pool2d(&xs, two, &mut Pass::eval())?.kind(), average);
         assert_eq!(global_avg_pool(&xs, &mut Pass::eval())?.kind(), average);
-        assert_close("max", max_pool2d(&xs, two, &mut Pass::eval())?.values(), &ops::max_pool2d(xs.values(), two)?, 0.)?;
-        assert_close("average", avg_pool2d(&xs, two, &mut Pass::eval())?.values(), &ops::avg_pool2d(xs.values(), two)?, 0.)?;
+        assert_close(
+            "max",
+            max_pool2d(&xs, two, &mut Pass::eval())?.values(),
+            &ops::max_pool2d(xs.values(), two)?,
+            0.,
+        )?;
+        assert_close(
+            "average",
+            avg_pool2d(&xs, two, &mut Pass::eval())?.values(),
+            &ops::avg_pool2d(xs.values(), two)?,
+            0.,
+        )?;
         assert_eq!(global_avg_pool(&xs, &mut Pass::eval())?.values().dims(), [2, 3]);
     }
     Ok(())

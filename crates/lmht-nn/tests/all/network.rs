@@ -2,13 +2,13 @@
 
 use crate::support::{assert_close, assert_error, assert_values, tensor, values};
 use candle_core::{DType, Device, Tensor, Var};
-use lmht_train::optim::{OptimizerConfig, SgdConfig};
 use lmht_nn::neurons;
 use lmht_nn::{
     Backbone, GradientMode, Mode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, Result,
     SignalKind, Stem, SynapseEvent, SynapseKind, Tgim, ops, readout,
 };
 use lmht_train::loss;
+use lmht_train::optim::{OptimizerConfig, SgdConfig};
 use std::collections::{BTreeMap, HashMap};
 
 const CPU: Device = Device::Cpu;
@@ -16,8 +16,8 @@ const CPU: Device = Device::Cpu;
 const BACKBONES: [Backbone; 3] = [Backbone::Resnet18, Backbone::Resnet20, Backbone::Vgg13];
 
 /// A small network of each kind; images of 16 x 16 survive the four halvings of VGG-13.
-fn small(backbone: Backbone) -> ModelConfig {
-    ModelConfig { backbone, width: 4, n_classes: 5, ..ModelConfig::resnet18(5) }
+fn small(backbone: &Backbone) -> ModelConfig {
+    ModelConfig { backbone: backbone.clone(), width: 4, n_classes: 5, ..ModelConfig::resnet18(5) }
 }
 
 fn neurons() -> [(&'static str, NeuronConfig, usize); 6] {
@@ -72,7 +72,7 @@ fn bits(tensor: &Tensor) -> Result<Vec<u64>> {
 
 #[test]
 fn logits_are_time_batch_classes() -> Result<()> {
-    let resnet18 = small(Backbone::Resnet18);
+    let resnet18 = small(&Backbone::Resnet18);
     let imagenet = ModelConfig { stem: Stem::Imagenet, ..resnet18.clone() };
     let cases = [
         (resnet18.clone(), [3, 16, 16]),
@@ -80,12 +80,12 @@ fn logits_are_time_batch_classes() -> Result<()> {
         (ModelConfig { width: 6, timesteps: 3, ..resnet18 }, [3, 9, 20]),
         (imagenet.clone(), [3, 64, 64]),
         (ModelConfig { in_channels: 1, ..imagenet }, [1, 40, 70]),
-        (small(Backbone::Resnet20), [3, 16, 16]),
-        (ModelConfig { width: 2, in_channels: 1, ..small(Backbone::Resnet20) }, [1, 28, 28]),
-        (ModelConfig { timesteps: 1, ..small(Backbone::Resnet20) }, [3, 8, 13]),
-        (small(Backbone::Vgg13), [3, 16, 16]),
-        (ModelConfig { width: 2, in_channels: 1, ..small(Backbone::Vgg13) }, [1, 28, 28]),
-        (ModelConfig { n_classes: 100, ..small(Backbone::Vgg13) }, [3, 17, 40]),
+        (small(&Backbone::Resnet20), [3, 16, 16]),
+        (ModelConfig { width: 2, in_channels: 1, ..small(&Backbone::Resnet20) }, [1, 28, 28]),
+        (ModelConfig { timesteps: 1, ..small(&Backbone::Resnet20) }, [3, 8, 13]),
+        (small(&Backbone::Vgg13), [3, 16, 16]),
+        (ModelConfig { width: 2, in_channels: 1, ..small(&Backbone::Vgg13) }, [1, 28, 28]),
+        (ModelConfig { n_classes: 100, ..small(&Backbone::Vgg13) }, [3, 17, 40]),
     ];
     for (config, [c, h, w]) in cases {
         let (network, _) = build(&config, 1, DType::F32)?;
@@ -105,7 +105,7 @@ fn logits_are_time_batch_classes() -> Result<()> {
 /// A static image is an input that does not change.
 #[test]
 fn a_static_image_equals_equal_frames_when_evaluating() -> Result<()> {
-    for backbone in BACKBONES {
+    for backbone in &BACKBONES {
         for dtype in [DType::F32, DType::F64] {
             let config = ModelConfig { timesteps: 3, ..small(backbone) };
             let (network, params) = build(&config, 3, dtype)?;
@@ -126,7 +126,7 @@ fn a_static_image_equals_equal_frames_when_evaluating() -> Result<()> {
 /// the stem's from the one image, as published; the others as if it had been shown T times.
 #[test]
 fn a_static_image_equals_equal_frames_when_training_but_for_one_variance() -> Result<()> {
-    for backbone in BACKBONES {
+    for backbone in &BACKBONES {
         let t = 3;
         let config = ModelConfig { timesteps: t, ..small(backbone) };
         let still = images(1, &[2, 3, 16, 16], DType::F64)?;
@@ -140,7 +140,7 @@ fn a_static_image_equals_equal_frames_when_training_but_for_one_variance() -> Re
         assert_close(&format!("{backbone:?}"), &once, &each, 1e-10)?;
         for (name, got) in &after_once {
             let mut expected = values(&after_each[name])?;
-            if backbone == Backbone::Resnet18 && name == "bn1.running_var" {
+            if *backbone == Backbone::Resnet18 && name == "bn1.running_var" {
                 let (n, tn) = (2. * 256., 3. * 2. * 256.);
                 let factor = (n / (n - 1.)) / (tn / (tn - 1.));
                 for var in &mut expected {
@@ -155,7 +155,7 @@ fn a_static_image_equals_equal_frames_when_training_but_for_one_variance() -> Re
 
 #[test]
 fn images_of_a_batch_do_not_influence_each_other_when_evaluating() -> Result<()> {
-    for backbone in BACKBONES {
+    for backbone in &BACKBONES {
         let (network, params) = build(&small(backbone), 3, DType::F64)?;
         trained(&params, 7)?;
         let three = images(1, &[3, 3, 16, 16], DType::F64)?;
@@ -177,7 +177,7 @@ fn images_of_a_batch_do_not_influence_each_other_when_evaluating() -> Result<()>
 
 #[test]
 fn evaluating_changes_nothing_and_records_nothing() -> Result<()> {
-    for backbone in BACKBONES {
+    for backbone in &BACKBONES {
         for (name, neuron, timesteps) in neurons() {
             let config = ModelConfig { neuron, timesteps, ..small(backbone) };
             let (network, params) = build(&config, 3, DType::F32)?;
@@ -197,7 +197,7 @@ fn evaluating_changes_nothing_and_records_nothing() -> Result<()> {
 
 #[test]
 fn training_moves_the_running_statistics_by_a_tenth() -> Result<()> {
-    let (network, params) = build(&small(Backbone::Resnet18), 3, DType::F64)?;
+    let (network, params) = build(&small(&Backbone::Resnet18), 3, DType::F64)?;
     let vars: HashMap<String, Var> = params.all().into_iter().collect();
     let input = images(1, &[2, 3, 8, 8], DType::F64)?;
     // The stem by hand: mean and unbiased variance of each of the four channels over 2 x 8 x 8 values.
@@ -247,7 +247,7 @@ fn easy_batch(dtype: DType) -> Result<(Tensor, Tensor)> {
 fn training_lowers_the_loss() -> lmht_train::Result<()> {
     let (input, labels) = easy_batch(DType::F32)?;
     let mut failures = Vec::new();
-    for backbone in BACKBONES {
+    for backbone in &BACKBONES {
         for (name, neuron, timesteps) in neurons() {
             let (n_steps, share) = if neuron == NeuronConfig::relu() { (1, 1.) } else { (40, 0.9) };
             let config = ModelConfig { neuron, timesteps, width: 8, ..small(backbone) };
@@ -296,7 +296,7 @@ impl Observer for Activity {
 /// convolution, batch norm and average pooling take means to means.)
 #[test]
 fn the_exact_hybrid_start_equals_the_quantized_network() -> Result<()> {
-    for backbone in BACKBONES {
+    for backbone in &BACKBONES {
         for (levels, timesteps) in [(1, 1), (1, 4), (2, 2), (4, 1), (2, 3), (3, 2)] {
             let what = format!("{backbone:?}, L = {levels}, T = {timesteps}");
             let base = ModelConfig { width: 8, ..small(backbone) };
@@ -420,7 +420,7 @@ fn vgg13_events() -> Vec<String> {
 
 #[test]
 fn the_observer_sees_everything_in_order_and_changes_nothing() -> Result<()> {
-    for (backbone, expected) in [
+    for (backbone, expected) in &[
         (Backbone::Resnet18, resnet18_events()),
         (Backbone::Resnet20, resnet20_events()),
         (Backbone::Vgg13, vgg13_events()),
@@ -435,7 +435,7 @@ fn the_observer_sees_everything_in_order_and_changes_nothing() -> Result<()> {
             let silent = run(&mut pass(mode))?;
             let watched = run(&mut pass(mode).observed_by(&mut log))?;
             assert_eq!(watched, silent, "{backbone:?}: watching changed the outputs");
-            assert_eq!(log.events, expected, "{backbone:?}");
+            assert_eq!(&log.events, expected, "{backbone:?}");
             for name in log.synapses.keys() {
                 assert!(names.contains(&format!("{name}.weight")), "{name}");
             }
@@ -460,24 +460,24 @@ fn the_observer_is_told_sizes_and_signals() -> Result<()> {
     let (spikes, averaged) = (SignalKind::Spikes { v_threshold: 1. }, SignalKind::Averaged { v_threshold: 1. });
     let conv = |c_out, kernel, stride, padding| SynapseKind::Conv2d { c_out, kernel, stride, padding, groups: 1 };
     // The static image enters once, spikes at both timesteps.
-    let log = shown(&small(Backbone::Resnet18), 16)?;
+    let log = shown(&small(&Backbone::Resnet18), 16)?;
     assert_eq!(log.synapses["conv1"], (conv(4, 3, 1, 1), SignalKind::Analog, vec![3, 3, 16, 16]));
     assert_eq!(log.synapses["layer2.0.conv1.0"], (conv(8, 3, 2, 1), spikes, vec![6, 4, 16, 16]));
     assert_eq!(log.synapses["layer2.0.downsample.0.0"], (conv(8, 1, 2, 0), spikes, vec![6, 4, 16, 16]));
     assert_eq!(log.synapses["fc.0"], (SynapseKind::Linear { f_out: 5 }, averaged, vec![6, 32]));
     // A maximum of spikes is spikes.
-    let log = shown(&ModelConfig { stem: Stem::Imagenet, ..small(Backbone::Resnet18) }, 32)?;
+    let log = shown(&ModelConfig { stem: Stem::Imagenet, ..small(&Backbone::Resnet18) }, 32)?;
     assert_eq!(log.synapses["conv1"], (conv(4, 7, 2, 3), SignalKind::Analog, vec![3, 3, 32, 32]));
     assert_eq!(log.synapses["layer1.0.conv1.0"], (conv(4, 3, 1, 1), spikes, vec![6, 4, 8, 8]));
     // An average of spikes is not.
-    let log = shown(&small(Backbone::Vgg13), 16)?;
+    let log = shown(&small(&Backbone::Vgg13), 16)?;
     assert_eq!(log.synapses["layer1.3.0"].1, spikes);
     assert_eq!(log.synapses["layer2.0.0"], (conv(8, 3, 1, 1), averaged, vec![6, 4, 8, 8]));
     assert_eq!(log.synapses["layer2.3.0"].1, spikes);
     // Activations of an ANN are neither.
     for neuron in [NeuronConfig::qcfs(4), NeuronConfig::relu()] {
         let levels = if neuron == NeuronConfig::relu() { 1 } else { 4 };
-        let log = shown(&ModelConfig { neuron, timesteps: 1, ..small(Backbone::Resnet20) }, 8)?;
+        let log = shown(&ModelConfig { neuron, timesteps: 1, ..small(&Backbone::Resnet20) }, 8)?;
         assert!(log.synapses.values().all(|(_, signal, _)| *signal == SignalKind::Analog));
         assert!(log.neurons.values().all(|shown| (shown.1, shown.2, shown.3) == (SignalKind::Analog, levels, 1)));
     }
@@ -498,7 +498,7 @@ impl Observer for Stop {
 
 #[test]
 fn an_error_of_the_observer_ends_the_pass() -> Result<()> {
-    let (network, _) = build(&small(Backbone::Resnet18), 3, DType::F32)?;
+    let (network, _) = build(&small(&Backbone::Resnet18), 3, DType::F32)?;
     let input = images(1, &[1, 3, 8, 8], DType::F32)?;
     let mut stop = Stop("layer2.1.sn1");
     let result = network.forward(&input, &mut Pass::eval().observed_by(&mut stop));
@@ -508,7 +508,7 @@ fn an_error_of_the_observer_ends_the_pass() -> Result<()> {
 
 #[test]
 fn wrong_images_are_refused_with_what_was_expected() -> Result<()> {
-    for backbone in BACKBONES {
+    for backbone in &BACKBONES {
         let (network, _) = build(&small(backbone), 3, DType::F32)?;
         let fails = |shape: &[usize], parts: &[&str]| {
             let images = Tensor::zeros(shape, DType::F32, &CPU).expect("a tensor");
@@ -534,7 +534,7 @@ fn wrong_images_are_refused_with_what_was_expected() -> Result<()> {
         }
     }
     // An image too small for four halvings, and one of another number type.
-    let (network, _) = build(&small(Backbone::Vgg13), 3, DType::F32)?;
+    let (network, _) = build(&small(&Backbone::Vgg13), 3, DType::F32)?;
     let tiny = Tensor::zeros((2, 3, 8, 8), DType::F32, &CPU)?;
     assert_error(network.forward(&tiny, &mut Pass::eval()), &["8x8", "VGG-13", "at least 16"]);
     let precise = Tensor::zeros((2, 3, 16, 16), DType::F64, &CPU)?;
@@ -545,7 +545,7 @@ fn wrong_images_are_refused_with_what_was_expected() -> Result<()> {
 #[test]
 fn a_wrong_configuration_builds_nothing() {
     let params = ParamStore::new(1);
-    let config = ModelConfig { n_classes: 0, ..small(Backbone::Resnet18) };
+    let config = ModelConfig { n_classes: 0, ..small(&Backbone::Resnet18) };
     assert_error(Network::new(&config, params.builder(DType::F32, &CPU)), &["n_classes is 0"]);
     assert!(params.all().is_empty());
 }

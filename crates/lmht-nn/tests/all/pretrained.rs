@@ -3,8 +3,8 @@
 use crate::support::{assert_error, tensor, values};
 use candle_core::{DType, Device, Tensor};
 use lmht_nn::{
-    Error, ModelCard, ModelConfig, Network, NeuronConfig, ParamStore, Pass, Result, Stem, from_pretrained,
-    save_pretrained, readout,
+    Error, ModelCard, ModelConfig, Network, NeuronConfig, ParamStore, Pass, Result, Stem, from_pretrained, readout,
+    save_pretrained,
 };
 use lmht_train::loss;
 use std::fs;
