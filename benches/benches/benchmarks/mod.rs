@@ -8,7 +8,7 @@ pub(crate) mod neuron;
 pub(crate) mod ratio;
 pub(crate) mod train_step;
 
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use rayon::prelude::*;
 
 /// Errors end the run: a benchmark has nobody to hand them to.

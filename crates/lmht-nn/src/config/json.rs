@@ -109,6 +109,7 @@ impl ModelConfig {
         let Some(own) = own else { return Self::from_json(json) };
         // Any built-in body stands in while the other fields are read.
         fields.insert("backbone".into(), Backbone::Resnet18.architecture().name().into());
+        fields.entry("width".into()).or_insert_with(|| 1.into());
         let mut config: Self = serde_json::from_value(Value::Object(fields.into_iter().collect())).map_err(wrong)?;
         let architecture: A = serde_json::from_value(own.parameters)
             .map_err(|error| Error::Config(format!("backbone {}: {error}", own.name)))?;

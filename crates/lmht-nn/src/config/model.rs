@@ -220,7 +220,6 @@ pub struct ModelConfig {
     pub stem: Stem,
     /// Channels of the first stage; the others are multiples of it. The embedding size of a Transformer. A body of one's own may
     /// use it or have sizes of its own.
-    #[serde(default = "one_wide")]
     pub width: usize,
     /// Blocks of a Transformer; absent: 4. No other network has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -253,9 +252,6 @@ pub struct ModelConfig {
 
 fn one() -> f64 {
     1.
-}
-fn one_wide() -> usize {
-    1
 }
 fn three() -> usize {
     3
@@ -294,7 +290,7 @@ impl ModelConfig {
     /// A body of one's own with LM-HT neurons, L = 2, T = 2; `in_channels` is 3 and `width` 1 unless changed. [`Architecture`]
     /// has an example.
     pub fn own(architecture: impl Architecture, n_classes: usize) -> Self {
-        Self::of(Backbone::Own(Own(Arc::new(architecture))), one_wide(), n_classes)
+        Self::of(Backbone::Own(Own(Arc::new(architecture))), 1, n_classes)
     }
 
     /// How many frames an input that changes with time has: T, or the windows of a reparameterized network, which holds a

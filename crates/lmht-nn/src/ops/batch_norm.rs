@@ -53,8 +53,12 @@ pub fn batch_norm_train(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -
     let count = (n * inner) as f64;
     let flat = xs.reshape((n, c, inner))?;
     let mean_of = |t: &Tensor| -> Result<Tensor> { t.sum_keepdim(2)?.sum_keepdim(0)? / count };
-    let mean = mean_of(&flat)?;
-    let centred = flat.broadcast_sub(&mean)?;
+    // The mean of large values is rounded; a second one, of what is left, puts that right.
+    let rough_mean = mean_of(&flat)?.detach();
+    let roughly_centred = flat.broadcast_sub(&rough_mean)?;
+    let rest = mean_of(&roughly_centred)?;
+    let mean = (rough_mean + &rest)?;
+    let centred = roughly_centred.broadcast_sub(&rest)?;
     let var = mean_of(&centred.sqr()?)?;
     let normalized = centred.broadcast_div(&(&var + eps)?.sqrt()?)?;
     let ys = normalized.broadcast_mul(&weight.reshape((1, c, 1))?)?.broadcast_add(&bias.reshape((1, c, 1))?)?;

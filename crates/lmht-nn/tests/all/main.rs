@@ -10,6 +10,7 @@ mod layers;
 mod linear;
 mod network;
 mod neuron;
+mod own;
 mod params;
 mod pool;
 mod pretrained;
