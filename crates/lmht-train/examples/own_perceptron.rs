@@ -74,7 +74,7 @@ fn features(split: Split) -> Result<(Tensor, Tensor), Box<dyn std::error::Error>
     Ok((((patches - 0.3)? * 3.)?, Tensor::from_slice(data.labels(), data.len(), &Device::Cpu)?))
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cpu = Device::Cpu;
     let (images, labels) = features(Split::Train)?;
     let n_features = images.dim(1)?;

@@ -121,7 +121,7 @@ impl Body for Layers {
     }
 }
 
-fn main() -> Result<(), Error> {
+pub(crate) fn main() -> Result<(), Error> {
     let cpu = Device::Cpu;
     let read = |split, max_per_class| {
         let options = ParquetOptions { max_per_class: Some(max_per_class), ..ParquetOptions::default() };

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use candle_core::DType;
-use lmht_nn::{Network, ParamStore, Pass};
+use lmht_nn::{Mode, Network, ParamStore, Pass};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Partial, State};
@@ -118,6 +118,9 @@ pub fn fit(
             "the training data has no whole batch of batch_size = {}; use a smaller one",
             config.batch_size
         )));
+    }
+    if let Some(why) = network.plan(Mode::Train)?.slow() {
+        progress.line(&format!("note: this network trains layer by layer, with more time and memory than in one program: {why}"));
     }
     let mut optimizer = config.optimizer.build(params.trainable())?;
     let mut state = match record.as_deref() {

@@ -93,7 +93,8 @@ impl Kind for Ternary {
             let passed = m.mul(&inside.detach())?;
             let spikes = (spikes.detach() + (&passed - passed.detach())?)?;
             outputs.push(spikes.broadcast_mul(&amplitude)?);
-            v = m.mul(&(1. - spikes.abs()?)?)?;
+            // |s| as s·s with one s held: the derivative is then s·ds/dm, 0 for a silent unit, where Candle's `abs` has 1.
+            v = m.mul(&(1. - spikes.mul(&spikes.detach())?)?)?;
             if self.gradient == GradientMode::Detached {
                 v = v.detach();
             }

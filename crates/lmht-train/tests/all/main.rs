@@ -1,5 +1,7 @@
 //! Integration tests of `lmht-train`, one binary because linking Candle is slow.
 
+#[cfg(feature = "datasets")]
+mod examples;
 mod fit;
 mod loss;
 mod optim;
