@@ -4,7 +4,8 @@ use lmht_nn::{NeuronEvent, Numbers, Observer, PassEvent, ProductEvent, SignalKin
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::tally::{MAX_SPIKE, TOLERANCE, Tally, amplitude, tally_rows, with_values};
+use crate::error::MAX_SPIKE;
+use crate::tally::{TOLERANCE, Tally, amplitude, tally_rows, with_values};
 use crate::{Connections, Error, Result};
 
 /// An [`Observer`] that counts what it is shown, over any number of passes: whole numbers, exact.

@@ -1,6 +1,7 @@
 //! The errors of this crate: what was expected, what came, and what to do next.
 
-use crate::tally::MAX_SPIKE;
+/// The largest spike that is counted.
+pub(crate) const MAX_SPIKE: u32 = 1 << 20;
 
 /// What can go wrong when operations are counted, priced or reported.
 #[derive(Debug, thiserror::Error)]

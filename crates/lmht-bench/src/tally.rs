@@ -11,6 +11,7 @@ use lmht_kernels::{Kernel, run_vectorized};
 use lmht_nn::{Form, Numbers, PackedSpikes, SignalKind, Values};
 use rayon::prelude::*;
 
+use crate::error::MAX_SPIKE;
 use crate::{Connections, Error, Result};
 
 /// What one input of a synapse, one image at one timestep, amounts to. Whole numbers, exact.
@@ -358,8 +359,6 @@ struct Sums {
     active: Vec<u32>,
 }
 
-/// The largest spike that is counted.
-pub(crate) const MAX_SPIKE: u32 = 1 << 20;
 /// Channels whose sums fit 32 bits: 2¹¹ · 2²⁰ < 2³².
 const MAX_CHANNELS: usize = 1 << 11;
 /// Bytes whose counts fit 32 bits: 2¹⁶ · 2⁷ < 2³².

@@ -48,6 +48,7 @@
 mod amx;
 pub mod attention;
 mod choice;
+mod comparable;
 mod counts;
 mod dense;
 mod gradients;

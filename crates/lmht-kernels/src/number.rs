@@ -2,7 +2,7 @@
 
 use pulp::Arch;
 
-use crate::pool::Comparable;
+use crate::comparable::Comparable;
 
 /// `f32` or `f64`: what the kernels compute in.
 ///

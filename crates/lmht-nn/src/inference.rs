@@ -42,11 +42,17 @@ pub struct Inference {
     network: Network,
 }
 
-impl Inference {
-    pub(crate) fn new(network: Network) -> Self {
-        Self { network }
+impl Network {
+    /// The same network for evaluation alone: its parameters as they are now, ready for the kernels.
+    ///
+    /// # Errors
+    /// If a tensor cannot be copied.
+    pub fn inference(&self) -> Result<Inference> {
+        Ok(Inference { network: self.fixed()? })
     }
+}
 
+impl Inference {
     /// The configuration of the network.
     pub fn config(&self) -> &ModelConfig {
         self.network.config()

@@ -9,7 +9,6 @@ use candle_nn::VarBuilder;
 use crate::body::Body;
 use crate::config::ModelConfig;
 use crate::engine::{Engine, Program};
-use crate::inference::Inference;
 use crate::pass::{Mode, Pass};
 use crate::plan::Plan;
 use crate::signal::{Signal, SignalKind, TimeBroadcast};
@@ -70,13 +69,9 @@ impl Network {
         Ok(Self { config: config.clone(), body: Arc::from(body), tensors, programs, engine })
     }
 
-    /// The same network for evaluation alone: its parameters as they are now, ready for the kernels.
-    ///
-    /// # Errors
-    /// If a tensor cannot be copied.
-    pub fn inference(&self) -> Result<Inference> {
-        let vb = copies(&self.tensors)?;
-        Ok(Inference::new(Self::with_engine(&self.config, vb, Engine::fixed())?))
+    /// The same network with its parameters as they are now, copied, and everything prepared for evaluation.
+    pub(crate) fn fixed(&self) -> Result<Self> {
+        Self::with_engine(&self.config, copies(&self.tensors)?, Engine::fixed())
     }
 
     /// The configuration it was built from.

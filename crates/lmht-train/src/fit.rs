@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{Partial, State};
 use crate::optim::{OptimizerConfig, SgdConfig, find_non_finite};
 use crate::schedule::{Position, ScheduleConfig};
-use crate::{BatchSource, Error, Evaluation, Progress, Result, RunRecord, Targets, evaluate, loss};
+use crate::{BatchSource, EpochMetrics, Error, Metrics, Progress, Result, RunRecord, Targets, evaluate, loss};
 
 /// How a network is trained; with the network's own configuration and the data it decides every bit of the result.
 ///
@@ -84,38 +84,6 @@ impl TrainConfig {
         self.optimizer.validate()?;
         self.schedule.validate(self.optimizer.lr(), self.epochs)
     }
-}
-
-/// One epoch: what the record's `metrics.jsonl` holds, one line each. No times, so that equal runs have equal files.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EpochMetrics {
-    /// 1 for the first epoch.
-    pub epoch: usize,
-    /// Learning rate of the epoch's first step.
-    pub lr: f64,
-    /// Mean training loss.
-    pub train_loss: f64,
-    /// Share of training images that were right when they were seen, 0..1.
-    pub train_top1: f64,
-    /// The whole test set after the epoch.
-    pub test: Evaluation,
-}
-
-/// The result of a run: the record's `metrics.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Metrics {
-    /// Number of epochs trained.
-    pub epochs: usize,
-    /// Test accuracy after the last epoch, 0..1: the headline.
-    pub top1: f64,
-    /// The best test accuracy of any epoch, 0..1. Chosen on the test set, so an optimistic figure.
-    pub best_top1: f64,
-    /// The epoch of [`Metrics::best_top1`].
-    pub best_epoch: usize,
-    /// Test accuracy of the last epoch after each timestep, 0..1.
-    pub top1_by_timestep: Vec<f64>,
-    /// Number of trained values.
-    pub n_params: usize,
 }
 
 /// Trains `network`, whose tensors `params` holds, and evaluates it on `test` after every epoch.

@@ -50,6 +50,7 @@ mod error;
 mod evaluate;
 mod fit;
 pub mod loss;
+mod metrics;
 pub mod optim;
 mod progress;
 mod random;
@@ -60,7 +61,8 @@ pub mod tensorboard;
 
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate};
-pub use fit::{EpochMetrics, Metrics, TrainConfig, fit};
+pub use fit::{TrainConfig, fit};
+pub use metrics::{EpochMetrics, Metrics};
 pub use progress::Progress;
 pub use run::{RunInfo, RunRecord};
 #[cfg(feature = "datasets")]

@@ -38,6 +38,7 @@
 
 mod adamw;
 mod gradients;
+mod means;
 mod rule;
 mod sgd;
 mod state;

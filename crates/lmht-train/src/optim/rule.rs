@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use candle_core::{CpuStorage, FloatDType, InplaceOp2, Layout, Tensor, Var, bail};
 
-use super::state::{Means, Slot};
+use super::means::{Means, Slot};
 
 /// Numbers that one task handles: large enough to hide the cost of a task, small enough to stay in the cache.
 pub(super) const CHUNK: usize = 1 << 14;
