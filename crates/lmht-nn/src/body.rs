@@ -8,7 +8,7 @@ use crate::{Pass, Result, Signal};
 ///
 /// [`Network`](crate::Network) calls it with the images or features, and expects logits `[T·B, K]`. A static input arrives with
 /// a row for each image only; the first neuron makes rows of all timesteps of it, so that what comes before is computed once.
-/// What [`Architecture`](crate::Architecture) says of examples holds.
+/// [`Architecture`](crate::Architecture) has an example.
 pub trait Body: Debug + Send + Sync {
     /// One forward pass: `xs` through the layers.
     ///

@@ -206,9 +206,8 @@ impl Report {
         line(
             text,
             "3x3 kernels, random dense input; a multiply-accumulate is two operations, padding counts, forward and backward \
-             is three forward passes. Forward, and forward + backward, are Candle's and PyTorch's operations as a user calls \
-             them; the gradients alone are our kernels on slices, results in memory at hand, and PyTorch's \
-             `convolution_backward`. The share is that of the same side's faster matrix product in this run.\n",
+             is three forward passes. Ours are the kernels of `lmht-kernels` on slices, results in memory at hand; PyTorch's \
+             are its operation as a user calls it, and for the gradients alone `convolution_backward`. The share is that of the same side's faster matrix product in this run.\n",
         );
         let rate = |row: &Row, times: &Times| row.work / times.quartiles[1] / 1e9;
         let fastest = |side: &str| {

@@ -1,7 +1,7 @@
 //! The networks of the paper: bodies whose neuron is a value of the configuration, a family a file.
 //!
 //! Parameter names are those of the published networks, so that a checkpoint of either loads in the other. Each is an
-//! [`Architecture`] as a program's own networks are; a new one is its file, its place in [`Backbone`] and two lines here.
+//! [`Architecture`] as a program's own networks are; a new one is its file, its variant of [`Backbone`] and its lines here.
 
 mod cifarnet;
 mod classifier;

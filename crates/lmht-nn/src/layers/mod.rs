@@ -3,8 +3,8 @@
 //! Inside a network time is folded into the batch, time outermost: `[T, B, ...]` is kept as `[T·B, ...]`. Convolution,
 //! normalisation and pooling treat all rows alike; only the neuron needs to know T.
 //!
-//! A network of one's own calls them one after the other in its [`Body::forward`](crate::Body::forward); `examples/` of this
-//! crate has two. They also work by themselves; an error begins with the name of the layer:
+//! A network of one's own calls them one after the other in its [`Body::forward`](crate::Body::forward); `examples/` of
+//! `lmht-train` has two. They also work by themselves; an error begins with the name of the layer:
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};

@@ -17,7 +17,7 @@ pub struct Neuron {
 impl Neuron {
     /// A layer of neurons of the kind `config` over so many timesteps.
     ///
-    /// In a network, [`ModelConfig::neuron`](crate::ModelConfig::neuron_layer) builds the layer that the network's configuration
+    /// In a network, [`ModelConfig::neuron_layer`](crate::ModelConfig::neuron_layer) builds the layer that the network's configuration
     /// asks for, a converted one included.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! its equations as tensor operations, what the engine walks over, what its gradients become, and what a conversion may know.
 //!
 //! The mathematics of a kind is one file of `lmht-core`. A new kind is that file, a file here, its two lines below and
-//! its line in `list.rs`; every match over kinds comes from that list, so that none can be forgotten.
+//! its two lines in `list.rs`; every match over kinds comes from that list, so that none can be forgotten.
 
 mod cell;
 mod cos;

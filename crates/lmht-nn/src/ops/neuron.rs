@@ -1,7 +1,7 @@
 //! A spiking neuron layer as one differentiable operation.
 //!
 //! On the CPU, in f32 and f64, the whole of T timesteps, T-GIM, leak and firing is one pass over the currents
-//! ([`lmht_core::Neuron`]); the backward pass recomputes the potentials instead of keeping them. Everywhere else the
+//! ([`LmhtNeuron`]); the backward pass recomputes the potentials instead of keeping them. Everywhere else the
 //! same layer is composed of tensor operations, [`neuron_composed`], which is also what the fused form is tested against.
 
 use candle_core::backend::BackendStorage;
