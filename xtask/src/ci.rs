@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-/// Run every check: format, lints, docs, tests, doc tests, and the smoke preset of reproduce-tables.
+/// Run every check: format, lints, docs, each crate alone, tests, doc tests, and the smoke preset of reproduce-tables.
 ///
-/// Installs cargo-nextest if it is missing. Tests and commands share the release profile, so that the dependencies are compiled once.
+/// Installs cargo-nextest if it is missing. Tests and commands share the release profile, so that the dependencies are compiled
+/// once; what only type-checks shares the dev profile.
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
@@ -15,13 +16,15 @@ pub(crate) struct Args {}
 type Step = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
 
 /// The checks in the order in which they fail fastest.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("format", &["fmt", "--all", "--check"], &[]),
-    ("lints", &["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[]),
+    ("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[]),
+    ("documentation", &["doc", "--workspace", "--no-deps", "--locked"], &[("RUSTDOCFLAGS", "-D warnings")]),
     (
-        "documentation",
-        &["doc", "--release", "--workspace", "--no-deps", "--locked"],
-        &[("RUSTDOCFLAGS", "-D warnings")],
+        // These have no Candle below them, so that it costs little to compile them once more.
+        "tests with debug assertions and overflow checks",
+        &["nextest", "run", "--package", "lmht-core", "--package", "lmht-kernels", "--locked", "--no-fail-fast"],
+        &[("CARGO_PROFILE_DEV_OPT_LEVEL", "1")],
     ),
     ("tests", &["nextest", "run", "--cargo-profile", "release", "--workspace", "--locked", "--no-fail-fast"], &[]),
     ("doc tests", &["test", "--release", "--workspace", "--doc", "--locked"], &[]),
@@ -46,6 +49,10 @@ const STEPS: [Step; 7] = [
     ),
 ];
 
+/// What people depend on.
+const CRATES: [&str; 7] =
+    ["lmht-core", "lmht-kernels", "lmht-datasets", "lmht-nn", "lmht-train", "lmht-convert", "lmht-bench"];
+
 /// Runs the command.
 pub(crate) fn run(_: &Args) -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_string());
@@ -59,17 +66,31 @@ pub(crate) fn run(_: &Args) -> Result<()> {
         );
     }
     for (name, arguments, environment) in STEPS {
-        println!("== {name}: cargo {}", arguments.join(" "));
-        let started = Instant::now();
-        let status = Command::new(&cargo)
-            .args(arguments)
-            .envs(environment.iter().copied())
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-            .status()
-            .with_context(|| format!("{name}: cannot start cargo"))?;
-        ensure!(status.success(), "{name} failed; repeat it with `cargo {}`", arguments.join(" "));
-        println!("== {name}: passed in {:.0} s", started.elapsed().as_secs_f64());
+        step(&cargo, name, arguments, environment)?;
+        if name == "lints" {
+            // A crate that compiles in the workspace may miss a feature that another one switches on there.
+            for package in CRATES {
+                let alone = ["check", "--package", package, "--all-targets", "--locked"];
+                step(&cargo, &format!("{package} alone"), &alone, &[])?;
+                let bare = [&alone[..], &["--no-default-features"]].concat();
+                step(&cargo, &format!("{package} without features"), &bare, &[])?;
+            }
+        }
     }
     println!("== every check passed");
+    Ok(())
+}
+
+fn step(cargo: &str, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    println!("== {name}: cargo {}", arguments.join(" "));
+    let started = Instant::now();
+    let status = Command::new(cargo)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .status()
+        .with_context(|| format!("{name}: cannot start cargo"))?;
+    ensure!(status.success(), "{name} failed; repeat it with `cargo {}`", arguments.join(" "));
+    println!("== {name}: passed in {:.0} s", started.elapsed().as_secs_f64());
     Ok(())
 }

@@ -214,12 +214,12 @@ fn neuron_config(case: &Case) -> Result<(NeuronConfig, &'static [(&'static str, 
             let neuron = neurons::Lmht { levels, tgim: Tgim::Full, v_threshold: Some(v_threshold), v_init, gradient };
             (neuron.into(), LMHT)
         }
-        "if" | "lif" => {
-            (neurons::Lif { leak: leak()?, v_threshold, v_init: case.json("v_init")?, gradient: full()? }.into(), &[])
-        }
-        "lif_detach" => {
-            let gradient = case.gradient(GradientMode::Detached)?;
-            (neurons::Lif { leak: leak()?, v_threshold, v_init: case.json("v_init")?, gradient }.into(), &[])
+        "if" | "lif" | "lif_detach" => {
+            let leak = if kind == "if" { case.json("leak").unwrap_or(1.) } else { leak()? };
+            let absent = if kind == "lif_detach" { GradientMode::Detached } else { GradientMode::Full };
+            let (levels, v_init, gradient) = (case.json("levels")?, case.json("v_init")?, case.gradient(absent)?);
+            // Of one level this is the LIF neuron.
+            (neurons::Mht { levels, leak, v_threshold: Some(v_threshold), v_init, gradient }.into(), &[])
         }
         "ilif" => (neurons::Ilif { levels: case.json("levels")?, leak: leak()?, gradient: full()? }.into(), &[]),
         "ternary" => (neurons::Ternary { v_threshold, leak: leak()?, gradient: full()? }.into(), TERNARY),

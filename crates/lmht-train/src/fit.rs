@@ -120,7 +120,9 @@ pub fn fit(
         )));
     }
     if let Some(why) = network.plan(Mode::Train)?.slow() {
-        progress.line(&format!("note: this network trains layer by layer, with more time and memory than in one program: {why}"));
+        progress.line(&format!(
+            "note: this network trains layer by layer, with more time and memory than in one program: {why}"
+        ));
     }
     let mut optimizer = config.optimizer.build(params.trainable())?;
     let mut state = match record.as_deref() {

@@ -141,7 +141,7 @@ fn whole_gates_decide_alone() {
         }
         n_checked += 1;
     }
-    assert_eq!(n_checked, 4, "M-HT, the detached I-LIF, and two of QCFS");
+    assert_eq!(n_checked, 2, "M-HT and the detached I-LIF");
 }
 
 /// Gradients are overwritten, and shared ones add up over any split of the units into two calls.

@@ -8,8 +8,6 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 
-use crate::ops::storage::Element;
-
 /// Numbers and bytes that nobody reads any more.
 #[derive(Debug)]
 pub(crate) struct BufferPool<T> {
@@ -36,13 +34,13 @@ impl<T> BufferPool<T> {
 pub(crate) struct BufferPools(HashMap<TypeId, Box<dyn Any + Send>>);
 
 impl BufferPools {
-    pub(super) fn take<T: Element>(&mut self) -> BufferPool<T> {
+    pub(super) fn take<T: Send + 'static>(&mut self) -> BufferPool<T> {
         let pool = self.0.remove(&TypeId::of::<T>()).and_then(|pool| pool.downcast().ok());
         pool.map_or_else(BufferPool::default, |pool| *pool)
     }
 
     /// The pool of the last pass to end is kept.
-    pub(super) fn give<T: Element>(&mut self, mut pool: BufferPool<T>) {
+    pub(super) fn give<T: Send + 'static>(&mut self, mut pool: BufferPool<T>) {
         pool.tidy();
         self.0.insert(TypeId::of::<T>(), Box::new(pool));
     }
