@@ -117,5 +117,8 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("single-threshold, loaded again   {:6.2} %", 100. * after.top1);
     println!("spike counts that differ         {:>6}", spikes.differing());
     println!("{:.0} SOPs, {:.0} MACs an image", cost.sops(), cost.macs());
+    assert!(trained.top1 > 0.5, "the network has learned too little");
+    assert!((after.top1 - trained.top1).abs() < 0.02, "single-threshold neurons compute the same, but for ties of f32");
+    assert!(cost.sops() > 0. && cost.macs() > 0.);
     Ok(())
 }

@@ -193,5 +193,9 @@ pub(crate) fn main() -> Result<(), Error> {
     let energy = EnergyModel::default().energy_mj(&cost);
     println!("{:.2} M SOPs, {:.2} M MACs, {energy:.5} mJ an image (estimated)", cost.sops() / 1e6, cost.macs() / 1e6);
     assert!(matches!(single.config.neuron, NeuronConfig::Reparameterized(_)));
+    // The start is the ANN's function, and single-threshold neurons are the LM-HT network's, but for ties of f32.
+    assert!(ann.top1 > 0.5, "the ANN has learned too little");
+    assert!((start.top1 - ann.top1).abs() < 0.02 && (after.top1 - tuned.top1).abs() < 0.02);
+    assert!(cost.sops() > 0. && cost.macs() > 0.);
     Ok(())
 }

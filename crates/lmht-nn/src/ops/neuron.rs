@@ -143,25 +143,40 @@ fn compose(xs: &Tensor, neuron: &LmhtNeuron, learned: &Learned) -> Result<Tensor
         Learned::Nothing { leak } => Tensor::new(&[*leak], xs.device())?.to_dtype(xs.dtype())?,
         Learned::Leak { leak_logit } | Learned::TgimAndLeak { leak_logit, .. } => (sigmoid(leak_logit)? + 0.5)?,
     };
-    let mut v = (current.get(0)?.zeros_like()? + config.v_init * theta)?;
+    let zeros = current.get(0)?.zeros_like()?;
+    let mut v = (&zeros + config.v_init * theta)?;
+    // What was added since a window was entered, and the spikes sent since: m = total - count θ. Comparing the total with
+    // (count + k)θ rounds like the thresholds of the timesteps that a window stands for.
+    let (mut total, mut count) = (zeros.clone(), zeros.clone());
+    // Exactly 0, and the gradient of what those spikes took away.
+    let mut taken = zeros.clone();
     let mut outputs = Vec::with_capacity(t);
     for step in 0..t {
-        let carried = if step % config.window == 0 { v.broadcast_mul(&leak)? } else { v };
-        let v_charged = (carried + current.get(step)?)?;
-        let mut spikes = v_charged.zeros_like()?;
-        for level in 1..=config.levels {
-            spikes = (spikes + v_charged.ge(f64::from(level) * theta)?.to_dtype(xs.dtype())?)?;
+        let current = current.get(step)?;
+        if step % config.window == 0 {
+            total = (v.broadcast_mul(&leak)? + current)?;
+            (count, taken) = (zeros.clone(), zeros.clone());
+        } else {
+            total = (total + current)?;
         }
+        let v_charged = ((&total - (&count * theta)?)? - &taken)?;
+        let mut spikes = zeros.clone();
+        for level in 1..=config.levels {
+            let threshold = ((&count + f64::from(level))? * theta)?;
+            spikes = (spikes + total.ge(&threshold)?.to_dtype(xs.dtype())?)?;
+        }
+        count = (count + &spikes)?;
         let low = v_charged.ge(theta / 2.)?.to_dtype(xs.dtype())?;
         let high = v_charged.le((f64::from(config.levels) + 0.5) * theta)?.to_dtype(xs.dtype())?;
-        // Straight through: exactly 0 is added, and it carries the gradient of the window.
+        // Straight through: exactly 0 is added, and it carries the gradient of the gate.
         let passed = v_charged.mul(&(low * high)?.detach())?;
-        let output = ((spikes * theta)?.detach() + (&passed - passed.detach())?)?;
-        v = (&v_charged - &output)?;
+        let straight = (&passed - passed.detach())?;
+        outputs.push(((spikes * theta)?.detach() + &straight)?);
+        taken = (taken + straight)?;
+        v = ((&total - (&count * theta)?)? - &taken)?;
         if config.gradient == GradientMode::Detached {
-            v = v.detach();
+            (v, total, taken) = (v.detach(), total.detach(), zeros.clone());
         }
-        outputs.push(output);
     }
     Tensor::stack(&outputs, 0)?.reshape(shape)
 }

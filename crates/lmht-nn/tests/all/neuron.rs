@@ -320,3 +320,25 @@ fn half_precision_runs_composed() -> Result<()> {
     assert_eq!(values(&ys)?, [2., 1.]);
     Ok(())
 }
+
+/// Currents that are multiples of θ put potentials on thresholds, where the order of a sum decides; inside a window the total
+/// is compared with (count + k)θ, in one form as in the other.
+#[test]
+fn ties_inside_a_window_fall_the_same_way() -> Result<()> {
+    let mut n_spikes = 0.;
+    for (window, levels, v_threshold) in [(2, 1, 0.7), (3, 2, 0.1), (6, 1, 0.3), (1, 3, 0.7)] {
+        let config = LmhtConfig { window, v_threshold, tgim: Tgim::Identity, ..LmhtConfig::lmht(levels, 6) };
+        let layer = config.check().expect("a valid neuron");
+        let multiples = values(&tensor(5, &[6, 64], DType::F64, &Device::Cpu)?)?;
+        for dtype in [DType::F32, DType::F64] {
+            let xs: Vec<f64> = multiples.iter().map(|x| (x * 4.).round() / 2. * v_threshold).collect();
+            let xs = Tensor::from_vec(xs, (6, 64), &Device::Cpu)?.to_dtype(dtype)?;
+            let learned = Learned::Nothing { leak: 1. };
+            let (fused, composed) = (neuron(&xs, &layer, &learned)?, neuron_composed(&xs, &layer, &learned)?);
+            assert_close(&format!("window {window}, L = {levels}, {dtype:?}"), &fused, &composed, 0.)?;
+            n_spikes += values(&fused)?.iter().sum::<f64>();
+        }
+    }
+    assert!(n_spikes > 0., "the test must see spikes");
+    Ok(())
+}
