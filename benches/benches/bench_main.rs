@@ -23,7 +23,9 @@ criterion_group!(
 );
 
 fn main() {
-    if benchmarks::backbones::printed_memory() {
+    if let Some(title) = benchmarks::memory::asked_for() {
+        let printed = benchmarks::convert::printed_memory(&title) || benchmarks::backbones::printed_memory(&title);
+        assert!(printed, "{title}: expected the title of a backbone or a conversion");
         return;
     }
     benches();

@@ -7,7 +7,6 @@
 //! there is no `/proc`, the line says so.
 
 use std::cell::RefCell;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
@@ -16,12 +15,10 @@ use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Pass, re
 use lmht_train::loss;
 use lmht_train::optim::{Optimizer, OptimizerConfig, SgdConfig};
 
+use super::memory::{memory_of, status_kib};
 use super::{done, quick, size, tensor};
 
 const GROUP: &str = "backbones";
-
-/// Asks this program for the memory of one backbone or conversion instead of benchmarks.
-const MEMORY_OF: &str = "--memory-of";
 
 const CLASSES: usize = 100;
 
@@ -128,30 +125,9 @@ pub(crate) fn bench(c: &mut Criterion) {
     }
 }
 
-/// The peak of another process that runs two steps of a backbone, or a conversion, in MiB beyond what it had before.
-pub(super) fn memory_of(title: &str) -> String {
-    let run = || -> std::io::Result<String> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args([MEMORY_OF, title]);
-        if !quick() {
-            command.arg("--bench");
-        }
-        let output = command.output()?;
-        assert!(output.status.success(), "{title}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
-    };
-    done(run())
-}
-
-/// Whether this process was started by [`memory_of`]; then it has printed the answer.
-pub(crate) fn printed_memory() -> bool {
-    let mut arguments = std::env::args().skip_while(|argument| argument != MEMORY_OF).skip(1);
-    let Some(title) = arguments.next() else { return false };
-    if super::convert::printed_memory(&title) {
-        return true;
-    }
-    let config = configs().find(|config| config.backbone.title() == title);
-    let config = config.unwrap_or_else(|| panic!("{MEMORY_OF} {title}: expected the title of a backbone"));
+/// Whether `title` is a backbone; then the peak memory of two training steps, in MiB beyond the network's, was printed.
+pub(crate) fn printed_memory(title: &str) -> bool {
+    let Some(config) = configs().find(|config| config.backbone.title() == title) else { return false };
     let mut training = done(Training::new(&config));
     let before = status_kib("VmRSS");
     for _ in 0..2 {
@@ -162,11 +138,4 @@ pub(crate) fn printed_memory() -> bool {
         _ => println!("no /proc"),
     }
     true
-}
-
-/// A line of `/proc/self/status`, which is in KiB.
-pub(super) fn status_kib(name: &str) -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    line.split_whitespace().next()?.parse().ok()
 }

@@ -8,7 +8,7 @@ use criterion::Criterion;
 use lmht_convert::{HybridStart, Model, absorb_bn, absorb_thresholds, qcfs_to_lmht, reparameterize};
 use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Schedule};
 
-use super::backbones::{memory_of, status_kib};
+use super::memory::{memory_of, status_kib};
 use super::{done, size};
 
 const GROUP: &str = "convert";
@@ -65,7 +65,7 @@ pub(crate) fn bench(c: &mut Criterion) {
 }
 
 /// Whether `title` is a conversion; then its peak memory, in MiB beyond the model's, was printed.
-pub(super) fn printed_memory(title: &str) -> bool {
+pub(crate) fn printed_memory(title: &str) -> bool {
     let Some((name, neuron)) = conversions().into_iter().find(|(name, _)| *name == title) else { return false };
     let model = done(model(neuron));
     let before = status_kib("VmRSS");

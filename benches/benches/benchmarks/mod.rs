@@ -4,6 +4,7 @@ pub(crate) mod backbones;
 pub(crate) mod choices;
 pub(crate) mod convert;
 pub(crate) mod counting;
+pub(crate) mod memory;
 pub(crate) mod neuron;
 pub(crate) mod ratio;
 pub(crate) mod train_step;
