@@ -59,7 +59,7 @@ fn what_cannot_be_folded_is_refused() -> Result<()> {
     let unit = absorb_thresholds(&model)?;
     assert!(absorb_thresholds(&unit).unwrap_err().to_string().contains("already"));
     let ann = ModelConfig { neuron: NeuronConfig::relu(), timesteps: 1, ..model.config.clone() };
-    assert!(absorb_thresholds(&random_model(&ann, 1)?).unwrap_err().to_string().contains("does not spike"));
+    assert!(absorb_thresholds(&random_model(&ann, 1)?).unwrap_err().to_string().contains("do not spike"));
     let transformer = ModelConfig { width: 8, heads: Some(2), depth: Some(1), ..ModelConfig::spikformer(5) };
     let text = absorb_thresholds(&random_model(&transformer, 1)?).unwrap_err().to_string();
     assert!(text.contains("attention"), "{text}");
