@@ -263,7 +263,7 @@ fn transpose_f64(v3: pulp::x86::V3, rows: [[f64; 4]; 4]) -> [[f64; 4]; 4] {
 /// Work that is compiled once for the baseline processor and once for the best one that `pulp` can detect.
 ///
 /// `run` and all that it calls must be `#[inline(always)]`, otherwise it keeps the baseline's instructions. What the
-/// compiler does not turn into vectors by itself is a [`VectorKernel`].
+/// compiler does not turn into vectors by itself is a `VectorKernel`.
 pub trait Kernel {
     /// Does the work; `FMA` tells whether fused multiply-add is one instruction.
     fn run<const FMA: bool>(self);
