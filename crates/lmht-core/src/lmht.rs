@@ -9,6 +9,7 @@
 //! d(sθ)/dm = 1 for θ/2 <= m <= (L + 1/2)θ       Eq. 8; 0 elsewhere
 //! ```
 
+pub(crate) mod compiled;
 pub(crate) mod config;
 pub(crate) mod fire;
 mod kernel;

@@ -6,6 +6,8 @@
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
+use crate::lmht::compiled::Compiled;
+
 mod sealed {
     /// Keeps [`Real`](super::Real) and [`SpikeCount`](super::SpikeCount) to the types of this file.
     pub trait Sealed {}
@@ -27,6 +29,7 @@ mod sealed {
 /// ```
 pub trait Real:
     sealed::Sealed
+    + Compiled
     + Copy
     + Debug
     + Default

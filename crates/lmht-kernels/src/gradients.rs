@@ -18,25 +18,8 @@ pub enum WeightMaps<'a, T> {
     },
 }
 
-/// `dweight[o, i, ky, kx] = Σ_{n, y, x} grads[n, y, x, o] xs[n, y s + ky - p, x s + kx - p, i]`.
-///
-/// `grads` is `[n, h_out, w_out, c_out]`, `dweight` `[c_out, c_in / groups, k, k]`; `dweight` is overwritten. Panics if a
-/// slice has another length than the sizes say.
-///
-/// ```
-/// use lmht_kernels::{ConvShape, WeightMaps, grad_weight};
-///
-/// // Two units to one, of two rows.
-/// let shape = ConvShape::linear(2, 2, 1);
-/// let mut dweight = [0.; 2];
-/// grad_weight(&shape, WeightMaps::Numbers(&[1., 2., 3., 4.]), &[10., 1.], &mut dweight);
-/// assert_eq!(dweight, [13., 24.]);
-///
-/// let maps = WeightMaps::Spikes { bytes: &[0, 2, 1, 0], amplitude: 0.5, spikes: 0.75 };
-/// grad_weight(&shape, maps, &[10., 1.], &mut dweight);
-/// assert_eq!(dweight, [0.5, 10.]);
-/// ```
-pub fn grad_weight<T: Number>(shape: &ConvShape, maps: WeightMaps<'_, T>, grads: &[T], dweight: &mut [T]) {
+/// See the public function of this name.
+pub(crate) fn grad_weight<T: Number>(shape: &ConvShape, maps: WeightMaps<'_, T>, grads: &[T], dweight: &mut [T]) {
     shape.check();
     let x_len = match maps {
         WeightMaps::Numbers(xs) => xs.len(),
@@ -75,23 +58,8 @@ fn of_spikes<T: Number>(shape: &ConvShape, bytes: &[u8], share: f64, grads: &[T]
     }
 }
 
-/// `dxs[n, y s + ky - p, x s + kx - p, i] = Σ_{o, y, x, ky, kx} weight[o, i, ky, kx] grads[n, y, x, o]`.
-///
-/// With `wanted`, packed units `[n, h, w, c_in]` and the share of those with the top bit: only of these. What the others
-/// get is zero or their gradient, whatever is faster.
-///
-/// `grads` is `[n, h_out, w_out, c_out]`, `weight` `[c_out, c_in / groups, k, k]`, `dxs` `[n, h, w, c_in]`; `dxs` is
-/// overwritten. Panics if a slice has another length than the sizes say.
-///
-/// ```
-/// use lmht_kernels::{ConvShape, grad_input};
-///
-/// // Two units to one, of two rows.
-/// let mut dxs = [0.; 4];
-/// grad_input(&ConvShape::linear(2, 2, 1), &[1., 2.], &[10., 1.], None, &mut dxs);
-/// assert_eq!(dxs, [10., 1., 20., 2.]);
-/// ```
-pub fn grad_input<T: Number>(
+/// See the public function of this name.
+pub(crate) fn grad_input<T: Number>(
     shape: &ConvShape,
     grads: &[T],
     weight: &[T],

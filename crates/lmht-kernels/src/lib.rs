@@ -49,6 +49,7 @@ mod amx;
 pub mod attention;
 mod choice;
 mod comparable;
+mod compiled;
 mod counts;
 mod dense;
 mod gradients;
@@ -67,12 +68,13 @@ mod winograd;
 use std::ops::Range;
 
 pub(crate) use choice::Path;
+pub use compiled::{Compiled, forward, grad_input, grad_weight};
 pub use counts::{Counts, count, share, tally};
-pub use gradients::{WeightMaps, grad_input, grad_weight};
+pub use gradients::WeightMaps;
 /// The top bit of a packed byte.
 pub(crate) use lmht_core::IN_GATE;
 pub use number::{Kernel, Number, run_vectorized};
-pub use synapse::{Maps, Weights, forward};
+pub use synapse::{Maps, Weights};
 
 /// Sizes of a convolution: `[n, h, w, c_in]` with weight `[c_out, c_in / groups, k, k]` to `[n, h_out, w_out, c_out]`.
 ///

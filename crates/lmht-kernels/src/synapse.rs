@@ -89,26 +89,8 @@ fn check<T: Number>(shape: &ConvShape, images: &Images, maps: &Maps<'_, T>, weig
     assert_eq!(weight.len(), shape.weight_len(), "forward: weights of {shape:?}");
 }
 
-/// What a synapse gives for some images, without its bias, by weights that will be others the next time.
-///
-/// `maps` and `ys` are those of all images, `shape.n` is the number of maps that are worked on, `images.rows()`. Panics if a
-/// slice has another length than the sizes say.
-///
-/// ```
-/// use lmht_kernels::{ConvShape, Images, Maps, forward};
-///
-/// // Two units to one, at two timesteps of one image.
-/// let shape = ConvShape::linear(2, 2, 1);
-/// let mut ys = [0.; 2];
-/// forward(&shape, &Images::all(2, 1), Maps::Numbers(&[1., 2., 3., 4.]), &[10., 1.], &mut ys);
-/// assert_eq!(ys, [12., 34.]);
-///
-/// // Spikes that count for a half each.
-/// let maps = Maps::Spikes { bytes: &[0, 2, 0, 3], amplitude: 0.5, changes: 0.5 };
-/// forward(&shape, &Images::all(2, 1), maps, &[10., 1.], &mut ys);
-/// assert_eq!(ys, [1., 1.5]);
-/// ```
-pub fn forward<T: Number>(shape: &ConvShape, images: &Images, maps: Maps<'_, T>, weight: &[T], ys: &mut [T]) {
+/// See the public function of this name.
+pub(crate) fn forward<T: Number>(shape: &ConvShape, images: &Images, maps: Maps<'_, T>, weight: &[T], ys: &mut [T]) {
     check(shape, images, &maps, weight, ys);
     if shape.n == 0 {
         return;
@@ -219,21 +201,8 @@ impl<T: Number> Weights<T> {
         Self::default()
     }
 
-    /// As [`forward`](crate::forward()), with the same bits. `weight` must be the same at every call, and so must the sizes,
-    /// except for the number of maps and of their pixels.
-    ///
-    /// ```
-    /// use lmht_kernels::{ConvShape, Images, Maps, Weights};
-    ///
-    /// let (shape, weight) = (ConvShape::linear(1, 2, 1), [10., 1.]);
-    /// let weights = Weights::new();
-    /// let mut ys = [0.];
-    /// for (xs, expected) in [([1., 2.], 12.), ([3., 4.], 34.)] {
-    ///     weights.forward(&shape, &Images::all(1, 1), Maps::Numbers(&xs), &weight, &mut ys);
-    ///     assert_eq!(ys, [expected]);
-    /// }
-    /// ```
-    pub fn forward(&self, shape: &ConvShape, images: &Images, maps: Maps<'_, T>, weight: &[T], ys: &mut [T]) {
+    /// See the public function of [`Weights`].
+    pub(crate) fn run(&self, shape: &ConvShape, images: &Images, maps: Maps<'_, T>, weight: &[T], ys: &mut [T]) {
         check(shape, images, &maps, weight, ys);
         if shape.n == 0 {
             return;

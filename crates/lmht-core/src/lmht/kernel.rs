@@ -63,6 +63,10 @@ impl LmhtNeuron {
     /// # Ok::<(), lmht_core::ConfigError>(())
     /// ```
     pub fn forward<R: Real>(&self, omega: &[R], leak: R, xs: &[R], out: &mut [R]) {
+        R::forward(self, omega, leak, xs, out);
+    }
+
+    pub(super) fn forward_of<R: Real>(&self, omega: &[R], leak: R, xs: &[R], out: &mut [R]) {
         let n = self.units(omega.len(), xs.len(), &[("out", out.len())]);
         self.run_forward(omega, leak, xs, out, n, Amplitude);
     }
@@ -80,6 +84,10 @@ impl LmhtNeuron {
     /// # Ok::<(), lmht_core::ConfigError>(())
     /// ```
     pub fn output<R: Real>(&self, omega: &[R], leak: R, xs: &[R]) -> Vec<R> {
+        R::output(self, omega, leak, xs)
+    }
+
+    pub(super) fn output_of<R: Real>(&self, omega: &[R], leak: R, xs: &[R]) -> Vec<R> {
         let n = self.units(omega.len(), xs.len(), &[]);
         filled(xs.len(), |out| self.run_forward(omega, leak, xs, out, n, Fresh))
     }
@@ -125,6 +133,10 @@ impl LmhtNeuron {
     /// # Ok::<(), lmht_core::ConfigError>(())
     /// ```
     pub fn packed<R: Real>(&self, omega: &[R], leak: R, xs: &[R], out: &mut [u8]) {
+        R::packed(self, omega, leak, xs, out);
+    }
+
+    pub(super) fn packed_of<R: Real>(&self, omega: &[R], leak: R, xs: &[R], out: &mut [u8]) {
         let n = self.units(omega.len(), xs.len(), &[("out", out.len())]);
         assert_packs(self.levels());
         let gate = gate(R::from_f64(self.v_threshold()), self.levels());
@@ -180,6 +192,17 @@ impl LmhtNeuron {
         grad_xs: &mut [R],
         grad_omega: &mut [R],
     ) -> R {
+        R::backward(self, (omega, leak), xs, grad_out, grad_xs, grad_omega)
+    }
+
+    pub(super) fn backward_of<R: Real>(
+        &self,
+        (omega, leak): (&[R], R),
+        xs: &[R],
+        grad_out: &[R],
+        grad_xs: &mut [R],
+        grad_omega: &mut [R],
+    ) -> R {
         let n = self.units(omega.len(), xs.len(), &[("grad_out", grad_out.len()), ("grad_xs", grad_xs.len())]);
         self.run_backward(omega, leak, xs, grad_out, grad_xs, grad_omega, n)
     }
@@ -201,6 +224,16 @@ impl LmhtNeuron {
         &self,
         omega: &[R],
         leak: R,
+        xs: &[R],
+        grad_out: &[R],
+        grad_omega: &mut [R],
+    ) -> (R, Vec<R>) {
+        R::gradients(self, (omega, leak), xs, grad_out, grad_omega)
+    }
+
+    pub(super) fn gradients_of<R: Real>(
+        &self,
+        (omega, leak): (&[R], R),
         xs: &[R],
         grad_out: &[R],
         grad_omega: &mut [R],

@@ -1,10 +1,10 @@
 //! Access to the numbers of contiguous CPU tensors.
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType, bail};
-use lmht_kernels::Number;
+use lmht_kernels::Compiled;
 
 /// A number type of the kernels that is one of Candle's, too.
-pub(crate) trait Element: Number + WithDType {
+pub(crate) trait Element: Compiled + WithDType {
     /// The nearest number. Both parents have a function for this, so that neither can be called by its name alone.
     #[inline(always)]
     fn of(value: f64) -> Self {
@@ -18,7 +18,7 @@ pub(crate) trait Element: Number + WithDType {
     }
 }
 
-impl<T: Number + WithDType> Element for T {}
+impl<T: Compiled + WithDType> Element for T {}
 
 /// The elements of a contiguous operand.
 pub(crate) fn as_slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
