@@ -179,6 +179,13 @@ pub fn absorb_thresholds(model: &Model) -> Result<Model> {
         };
         pending.push(match &node.op {
             Op::Input => 1.,
+            Op::Neuron(cell) if !cell.has_unit_spikes() => {
+                return Err(Error::Refused(format!(
+                    "{}: it sends s·θ although unit_spikes of the configuration is true; make the neurons of the body with \
+                     ModelConfig::neuron_layer, or call with_unit_spikes",
+                    called(node)
+                )));
+            }
             Op::Neuron(_) if of_input(0) != 1. => return unscaled("it reads spikes, and no weight stands between"),
             Op::Neuron(_) => {
                 let name = path(&node.name, "v_threshold");

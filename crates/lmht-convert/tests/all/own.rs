@@ -37,6 +37,8 @@ enum Variant {
     KeepsNorm,
     /// A neuron that is not the configuration's.
     OtherNeuron,
+    /// A neuron that sends s·θ whatever `unit_spikes` says.
+    KeepsAmplitude,
 }
 
 /// A stem, and two residual blocks of a depthwise 3x3 and a 1x1 convolution, each with batch norm and neuron.
@@ -78,6 +80,7 @@ impl Block {
         let has_factor = config.unit_spikes && variant != Variant::BareShortcut;
         let sn2 = match variant {
             Variant::OtherNeuron => Neuron::new(&NeuronConfig::mht(3), config.timesteps, Site::Maps, vb.pp("sn2"))?,
+            Variant::KeepsAmplitude => Neuron::new(&config.neuron, config.timesteps, Site::Maps, vb.pp("sn2"))?,
             _ => config.neuron_layer(Site::Maps, vb.pp("sn2"))?,
         };
         Ok(Self {
@@ -387,6 +390,7 @@ fn what_cannot_be_converted_is_refused_by_name() -> Result<()> {
     }
     assert_refused(twin(&model(Variant::PoolsCurrents)?), &["max-pooling after block0.bn2", "pool the spikes"]);
     assert_refused(absorb_thresholds(&model(Variant::BareShortcut)?), &["block0", "shortcut_scale"]);
+    assert_refused(absorb_thresholds(&model(Variant::KeepsAmplitude)?), &["block0.sn2", "s·θ", "with_unit_spikes"]);
     assert_refused(absorb_bn(&model(Variant::KeepsNorm)?), &["residual", "conv_norm"]);
     let ann = ModelConfig { neuron: NeuronConfig::qcfs(4), timesteps: 1, ..residual(Variant::Opaque) };
     assert_refused(qcfs_to_if(&random_model(&ann, 1)?, 4), &["softsign is an operation of its own"]);

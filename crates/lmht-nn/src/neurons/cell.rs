@@ -57,6 +57,11 @@ impl NeuronCell {
         self.input_scale
     }
 
+    /// Whether it sends s instead of s·θ.
+    pub fn has_unit_spikes(&self) -> bool {
+        self.unit_spikes
+    }
+
     /// Its kind.
     pub fn config(&self) -> &NeuronConfig {
         &self.config
