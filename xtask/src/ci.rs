@@ -21,9 +21,8 @@ const STEPS: [Step; 8] = [
     ("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[]),
     ("documentation", &["doc", "--workspace", "--no-deps", "--locked"], &[("RUSTDOCFLAGS", "-D warnings")]),
     (
-        // The neuron mathematics alone: with the kernels this step took longer than all tests run.
         "tests with debug assertions and overflow checks",
-        &["nextest", "run", "--package", "lmht-core", "--locked", "--no-fail-fast"],
+        &["nextest", "run", "--package", "lmht-core", "--package", "lmht-kernels", "--locked", "--no-fail-fast"],
         &[("CARGO_PROFILE_DEV_OPT_LEVEL", "1"), ("CARGO_PROFILE_DEV_DEBUG", "false")],
     ),
     ("tests", &["nextest", "run", "--cargo-profile", "release", "--workspace", "--locked", "--no-fail-fast"], &[]),
