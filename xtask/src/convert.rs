@@ -132,6 +132,7 @@ fn import(args: &Import) -> Result<()> {
         data: format!("not known here; the tensors are those of {}", file_name(&args.file)),
         top1: None,
         config: config.to_json(),
+        preprocessor: None,
     };
     save_pretrained(&args.out, &config, &params, &card)?;
     println!("{}: {} with {} parameters", args.out.display(), config.backbone.title(), params.n_params());

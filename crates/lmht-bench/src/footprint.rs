@@ -39,7 +39,7 @@ impl Footprint {
             footprint.bytes += n * var.dtype().size_in_bytes() as u64;
             match ParamKind::of(&name) {
                 ParamKind::Weight => footprint.n_params += n,
-                ParamKind::Neuron => {
+                ParamKind::Neuron | ParamKind::Positive => {
                     footprint.n_params += n;
                     footprint.n_neuron_params += n;
                 }

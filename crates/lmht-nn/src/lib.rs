@@ -18,6 +18,7 @@
 pub mod atomic;
 mod backbones;
 mod body;
+pub mod checksums;
 mod config;
 mod engine;
 mod error;
@@ -52,7 +53,7 @@ pub use param_kind::ParamKind;
 pub use params::{ParamStore, read_safetensors, to_safetensors};
 pub use pass::{Mode, Pass};
 pub use plan::{How, Plan, PlanPart};
-pub use pretrained::{ModelCard, from_pretrained, from_pretrained_as, save_pretrained};
+pub use pretrained::{ModelCard, Pretrained, checkpoints, from_pretrained, from_pretrained_as, save_pretrained};
 pub use readout::{cumulative_readout, readout};
 pub use signal::{Signal, SignalKind, TimeBroadcast};
 

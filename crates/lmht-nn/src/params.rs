@@ -148,6 +148,44 @@ impl ParamStore {
         Ok(())
     }
 
+    /// Checks that a network can compute with the values of `tensors`: all finite, no variance negative, and thresholds and
+    /// what else must be positive above 0.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] lists the tensors and what is wrong with each. `origin` (a file name) opens the message.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use lmht_nn::ParamStore;
+    ///
+    /// # fn main() -> lmht_nn::Result<()> {
+    /// let var = Tensor::new(&[0.5f32, -0.5], &Device::Cpu)?;
+    /// let error = ParamStore::check_values("model", [("bn1.running_var", &var)]).unwrap_err().to_string();
+    /// assert!(error.contains("bn1.running_var: expected no value below 0, got -0.5"), "{error}");
+    /// # Ok(()) }
+    /// ```
+    pub fn check_values<'a>(origin: &str, tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<()> {
+        let mut wrong = Vec::new();
+        for (name, tensor) in tensors {
+            let values =
+                tensor.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+            let last = name.rsplit('.').next().unwrap_or(name);
+            let is_positive = ParamKind::of(name) == ParamKind::Positive || last == "v_threshold";
+            let (expected, fits): (_, fn(f64) -> bool) = match last {
+                _ if is_positive => ("only values above 0", |x| x > 0. && x.is_finite()),
+                "running_var" => ("no value below 0", |x| x >= 0. && x.is_finite()),
+                _ => ("finite values", f64::is_finite),
+            };
+            if let Some(value) = values.into_iter().find(|&value| !fits(value)) {
+                let expected = if value.is_finite() { expected } else { "finite values" };
+                wrong.push(format!("{name}: expected {expected}, got {value}"));
+            }
+        }
+        wrong.sort();
+        let differences = listed(&wrong, "", Clone::clone);
+        if differences.is_empty() { Ok(()) } else { Err(Error::Mismatch { origin: origin.to_string(), differences }) }
+    }
+
     /// Sets every tensor of the store from a safetensors file; see [`ParamStore::load`].
     ///
     /// # Errors

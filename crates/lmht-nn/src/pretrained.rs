@@ -1,12 +1,18 @@
-//! Model folders: `config.json`, `model.safetensors` and a model card, as the Hub holds them.
+//! Model folders: `config.json`, `preprocessor_config.json`, `model.safetensors` and a model card, as the Hub holds them; and
+//! where in the folder of a run the network is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use serde::de::DeserializeOwned;
 
 use crate::atomic::FolderWriter;
-use crate::{Architecture, Error, ModelConfig, Network, ParamStore, Result};
+use crate::{Architecture, Error, ModelConfig, Network, ParamStore, Result, checksums, read_safetensors};
+
+/// The files of a model folder.
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const PREPROCESSOR: &str = "preprocessor_config.json";
 
 /// What a model card tells beside the configuration. Every field may be empty.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,6 +25,8 @@ pub struct ModelCard {
     pub top1: Option<f64>,
     /// The whole configuration of the run.
     pub config: String,
+    /// The content of `preprocessor_config.json`: what turns an image into the network's input.
+    pub preprocessor: Option<String>,
 }
 
 impl ModelCard {
@@ -39,7 +47,8 @@ impl ModelCard {
     }
 }
 
-/// Writes a model folder: `config.json`, `model.safetensors` and the card as `README.md`, whole or not at all.
+/// Writes a model folder: `config.json`, `model.safetensors`, the card as `README.md`, `SHA256SUMS` and, if the card has one,
+/// `preprocessor_config.json`; whole or not at all.
 ///
 /// A model folder at `path` is replaced: not before the new one is complete, and never lost, even if the process dies on
 /// the way (see [`FolderWriter::replacing`]). A folder that holds anything else is left alone.
@@ -66,22 +75,142 @@ impl ModelCard {
 /// # Ok(()) }
 /// ```
 pub fn save_pretrained(path: &Path, config: &ModelConfig, params: &ParamStore, card: &ModelCard) -> Result<()> {
-    let weights = params.to_safetensors()?;
+    let (json, weights) = (config.to_json(), params.to_safetensors()?);
+    let mut files = vec![(CONFIG, json.as_bytes()), (WEIGHTS, &weights)];
+    if let Some(preprocessor) = &card.preprocessor {
+        files.push((PREPROCESSOR, preprocessor.as_bytes()));
+    }
     let mut folder = FolderWriter::replacing(path)?;
-    folder.write("config.json", config.to_json().as_bytes())?;
-    folder.write("model.safetensors", &weights)?;
+    for (name, bytes) in &files {
+        folder.write(name, bytes)?;
+    }
+    folder.write(checksums::FILE, checksums::of(&files).as_bytes())?;
+    // A person may edit the card.
     folder.write("README.md", card.text(config).as_bytes())?;
     folder.commit()?;
     Ok(())
 }
 
-/// Builds the network of a model folder, and returns it with the store that holds its tensors.
+/// Where the network is that a path names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pretrained {
+    /// The folder that holds `model.safetensors` and everything that belongs to it.
+    pub folder: PathBuf,
+    /// The configuration of the network, as JSON.
+    pub config: String,
+}
+
+impl Pretrained {
+    /// The weights.
+    pub fn weights(&self) -> PathBuf {
+        self.folder.join(WEIGHTS)
+    }
+
+    /// The content of its `preprocessor_config.json`, if it has one; a checkpoint has that of its run.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be read.
+    pub fn preprocessor(&self) -> Result<Option<String>> {
+        let of_run = self
+            .folder
+            .ancestors()
+            .nth(2)
+            .filter(|_| self.folder.parent().is_some_and(|it| it.ends_with("checkpoints")));
+        for path in [Some(self.folder.as_path()), of_run].into_iter().flatten().map(|folder| folder.join(PREPROCESSOR))
+        {
+            match std::fs::read_to_string(&path) {
+                Ok(json) => return Ok(Some(json)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::file(path, error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a path names: a model folder; the folder of a run, of which the result is taken, or while there is none the newest
+    /// whole checkpoint; or one checkpoint of a run.
+    ///
+    /// # Errors
+    /// [`Error::File`] if there is none of these, or a file is damaged: its digest is not the one of `SHA256SUMS` beside it.
+    pub fn locate(path: &Path) -> Result<Self> {
+        let config_path = path.join(CONFIG);
+        let json = std::fs::read_to_string(&config_path).map_err(|error| {
+            let what =
+                "expected a model folder with config.json and model.safetensors, the folder of a run, or a checkpoint";
+            Error::file(&config_path, format!("{error}; {what}"))
+        })?;
+        let value: serde_json::Value = serde_json::from_str(&json).map_err(|error| Error::file(&config_path, error))?;
+        let Some(model) = value.get("model").filter(|model| model.is_object()) else {
+            return Self::verified(path, json);
+        };
+        if path.join(WEIGHTS).exists() {
+            return Self::verified(path, model.to_string());
+        }
+        let result = path.join("model");
+        let is_finished = path.join("metrics.json").exists() && result.join(CONFIG).exists();
+        if is_finished {
+            return Self::locate(&result);
+        }
+        let mut damaged = None;
+        for checkpoint in checkpoints(&path.join("checkpoints"))?.iter().rev() {
+            match Self::verified(checkpoint, model.to_string()) {
+                Ok(found) => return Ok(found),
+                Err(error) => damaged = damaged.or(Some(error)),
+            }
+        }
+        if result.join(CONFIG).exists() {
+            return Self::locate(&result);
+        }
+        Err(damaged.unwrap_or_else(|| Error::file(path, "this run has no checkpoint yet; let it train for an epoch")))
+    }
+
+    fn verified(folder: &Path, config: String) -> Result<Self> {
+        if checksums::exist(folder) {
+            let preprocessor = folder.join(PREPROCESSOR).exists().then_some(PREPROCESSOR);
+            let names: Vec<&str> = [CONFIG, WEIGHTS].into_iter().chain(preprocessor).collect();
+            checksums::verify(folder, &names)?;
+        }
+        Ok(Self { folder: folder.to_path_buf(), config })
+    }
+}
+
+/// The complete checkpoints in the folder `parent` of a run, oldest first: `epoch-0003` after three whole epochs,
+/// `epoch-0003-step-000120` inside of the fourth. Nothing if there is no such folder.
+///
+/// # Errors
+/// [`Error::File`] if the folder cannot be read.
+pub fn checkpoints(parent: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(parent) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::file(parent, error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| Error::file(parent, error))?.path();
+        let position = path.file_name().and_then(|name| name.to_str()).and_then(|name| {
+            let rest = name.strip_prefix("epoch-")?;
+            let (epoch, step) = rest.split_once("-step-").unwrap_or((rest, "0"));
+            // As numbers: as text, epoch 10000 would come before epoch 2000.
+            Some((epoch.parse::<u64>().ok()?, step.parse::<u64>().ok()?))
+        });
+        if let Some(position) = position {
+            found.push((position, path));
+        }
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Builds the network of a model folder, of a run or of a checkpoint ([`Pretrained::locate`]), and returns it with the store
+/// that holds its tensors.
 ///
 /// The tensors are converted to `dtype` where they were saved as another.
 ///
 /// # Errors
-/// If a file is missing or is not what its name says, or the tensors do not fit the configuration; the message names the
-/// file and, for tensors, lists every difference.
+/// If a file is missing, damaged or not what its name says, the tensors do not fit the configuration, or a value cannot be
+/// computed with ([`ParamStore::check_values`]); the message names the file and, for tensors, lists every difference.
 pub fn from_pretrained(path: &Path, dtype: DType, device: &Device) -> Result<(Network, ParamStore)> {
     load(path, dtype, device, ModelConfig::from_json)
 }
@@ -104,13 +233,14 @@ fn load(
     device: &Device,
     parse: impl FnOnce(&str) -> Result<ModelConfig>,
 ) -> Result<(Network, ParamStore)> {
-    let config_path = path.join("config.json");
-    let json = std::fs::read_to_string(&config_path).map_err(|error| {
-        Error::file(&config_path, format!("{error}; expected a model folder with config.json and model.safetensors"))
-    })?;
-    let config = parse(&json).map_err(|error| Error::file(&config_path, error))?;
+    let found = Pretrained::locate(path)?;
+    let config = parse(&found.config).map_err(|error| Error::file(found.folder.join(CONFIG), error))?;
     let params = ParamStore::blank();
     let network = Network::new(&config, params.builder(dtype, device))?;
-    params.load_file(&path.join("model.safetensors"))?;
+    let weights = found.weights();
+    let tensors = read_safetensors(&weights)?;
+    let origin = weights.display().to_string();
+    ParamStore::check_values(&origin, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?;
+    params.load(&origin, &tensors)?;
     Ok((network, params))
 }

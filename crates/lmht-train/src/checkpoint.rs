@@ -3,12 +3,14 @@
 //! The random numbers of a run are a function of seed, epoch and image, so the position in the schedule is the state of
 //! every generator.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use lmht_nn::atomic::FolderWriter;
-use lmht_nn::{ParamStore, read_safetensors, to_safetensors};
+use lmht_nn::{ParamStore, checkpoints, checksums, read_safetensors, to_safetensors};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::optim::Optimizer;
 use crate::{EpochMetrics, Error, Result};
@@ -19,7 +21,7 @@ use crate::{EpochMetrics, Error, Result};
 pub(crate) struct State {
     /// Whole epochs done.
     pub(crate) epoch: usize,
-    /// Steps done of the epoch that has begun.
+    /// Steps done of the epoch that has begun; all of them if it was stopped before its evaluation was over.
     pub(crate) step: usize,
     /// What those steps have summed up.
     pub(crate) partial: Partial,
@@ -58,7 +60,12 @@ impl Partial {
     }
 }
 
-/// `epoch-0003` after three whole epochs, `epoch-0003-step-000120` inside the fourth: the names sort by time.
+/// The files of a checkpoint.
+const FILES: [&str; 4] = ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"];
+
+/// Checkpoints that are kept while a run goes on: if the newest is damaged, the one before is there.
+const KEPT: usize = 2;
+
 fn folder_name(state: &State) -> String {
     match state.step {
         0 => format!("epoch-{:04}", state.epoch),
@@ -66,25 +73,7 @@ fn folder_name(state: &State) -> String {
     }
 }
 
-/// The complete checkpoints below `parent`, oldest first.
-pub(crate) fn list(parent: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(parent) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::file(parent, error)),
-    };
-    let mut folders = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|error| Error::file(parent, error))?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("epoch-")) {
-            folders.push(path);
-        }
-    }
-    folders.sort();
-    Ok(folders)
-}
-
-/// Writes a checkpoint below `parent`, then removes the older ones.
+/// Writes a checkpoint below `parent`, then removes all but the newest ones.
 pub(crate) fn save(
     parent: &Path,
     state: &State,
@@ -96,45 +85,154 @@ pub(crate) fn save(
     if path.exists() {
         // The same point of the same run: a resumed run came by here before. Its content is the same by construction,
         // but it is written again rather than trusted.
-        std::fs::remove_dir_all(&path).map_err(|error| Error::file(&path, error))?;
+        remove(&path)?;
     }
-    let older = list(parent)?;
+    let (model, optimizer) = (params.to_safetensors()?, to_safetensors(optimizer.state()?)?);
+    let state = to_json(state);
+    let files: Vec<(&str, &[u8])> =
+        FILES.into_iter().zip([&model[..], &optimizer[..], state.as_bytes(), config.as_bytes()]).collect();
     let mut folder = FolderWriter::new(&path)?;
-    folder.write("model.safetensors", &params.to_safetensors()?)?;
-    folder.write("optimizer.safetensors", &to_safetensors(optimizer.state()?)?)?;
-    folder.write("state.json", to_json(state).as_bytes())?;
-    folder.write("config.json", config.as_bytes())?;
-    folder.commit()?;
-    for path in older {
-        std::fs::remove_dir_all(&path).map_err(|error| Error::file(&path, error))?;
+    for (name, bytes) in &files {
+        folder.write(name, bytes)?;
     }
-    Ok(())
+    folder.write(checksums::FILE, checksums::of(&files).as_bytes())?;
+    folder.commit()?;
+    prune(parent, KEPT)
 }
 
-/// Restores the newest checkpoint below `parent`, if there is one.
-pub(crate) fn load(
-    parent: &Path,
-    config: &str,
-    params: &ParamStore,
-    optimizer: &mut dyn Optimizer,
-) -> Result<Option<State>> {
-    let Some(path) = list(parent)?.pop() else { return Ok(None) };
-    let read = |name: &str| {
+/// Removes all but the newest `kept` checkpoints.
+pub(crate) fn prune(parent: &Path, kept: usize) -> Result<()> {
+    let all = checkpoints(parent)?;
+    all[..all.len().saturating_sub(kept)].iter().try_for_each(|path| remove(path))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    std::fs::remove_dir_all(path).map_err(|error| Error::file(path, error))
+}
+
+/// The newest whole checkpoint, and what is to be said about newer ones that are damaged.
+pub(crate) struct Found {
+    pub(crate) path: PathBuf,
+    pub(crate) state: State,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Finds the newest whole checkpoint below `parent`, if there is one. Damaged ones that are newer get another name.
+pub(crate) fn find(parent: &Path, config: &str) -> Result<Option<Found>> {
+    let (mut damaged, mut whole) = (Vec::new(), None);
+    for path in checkpoints(parent)?.into_iter().rev() {
+        match read(&path, config) {
+            Ok(state) => {
+                whole = Some((path, state));
+                break;
+            }
+            Err(Unusable::Foreign(error)) => return Err(error),
+            Err(Unusable::Damaged(error)) => damaged.push((path, error)),
+        }
+    }
+    let Some((path, state)) = whole else {
+        return match damaged.into_iter().next() {
+            None => Ok(None),
+            Some((path, error)) => Err(Error::file(
+                parent,
+                format!(
+                    "no checkpoint is whole, so the run cannot go on; the newest, {}: {error}. Restore it from a copy, or \
+                     remove the folder of the run to start anew",
+                    path.display()
+                ),
+            )),
+        };
+    };
+    let mut notes = Vec::new();
+    for (path, error) in damaged {
+        let aside = aside(&path);
+        std::fs::rename(&path, &aside).map_err(|error| Error::file(&path, error))?;
+        notes.push(format!("{error}. The checkpoint is now {}; the run goes on from the one before", aside.display()));
+    }
+    Ok(Some(Found { path, state, notes }))
+}
+
+/// A free name beside a damaged checkpoint.
+fn aside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let names = (0..).map(|n| if n == 0 { format!("damaged-{name}") } else { format!("damaged-{name}-{n}") });
+    names
+        .map(|name| path.with_file_name(name))
+        .find(|path| path.symlink_metadata().is_err())
+        .expect("some name is free")
+}
+
+/// Why a checkpoint cannot be used.
+enum Unusable {
+    /// It is whole, and of another run.
+    Foreign(Error),
+    Damaged(Error),
+}
+
+impl<E: Into<Error>> From<E> for Unusable {
+    fn from(error: E) -> Self {
+        Self::Damaged(error.into())
+    }
+}
+
+/// Checks a checkpoint and reads where the run stood.
+fn read(path: &Path, config: &str) -> std::result::Result<State, Unusable> {
+    checksums::verify(path, &FILES)?;
+    let text = |name: &str| {
         let file = path.join(name);
         std::fs::read_to_string(&file).map_err(|error| Error::file(&file, error))
     };
-    if read("config.json")? != config {
-        return Err(Error::file(
-            &path,
-            "this checkpoint belongs to another configuration; choose another run folder, or remove this one to start anew",
-        ));
+    if let Some(difference) = first_difference(&text("config.json")?, config) {
+        return Err(Unusable::Foreign(Error::file(path, of_another_run("checkpoint", &difference))));
     }
-    let state: State = serde_json::from_str(&read("state.json")?)
+    let state: State = serde_json::from_str(&text("state.json")?)
         .map_err(|error| Error::file(path.join("state.json"), format!("expected a checkpoint's state: {error}")))?;
+    let numbered = state.history.iter().enumerate().all(|(i, metrics)| metrics.epoch == i + 1);
+    if state.history.len() != state.epoch || !numbered {
+        let what = format!("expected the metrics of {} whole epochs, got {}", state.epoch, state.history.len());
+        return Err(Unusable::Damaged(Error::file(path.join("state.json"), what)));
+    }
+    Ok(state)
+}
+
+/// Sets parameters and optimizer to a checkpoint.
+pub(crate) fn load(path: &Path, params: &ParamStore, optimizer: &mut dyn Optimizer) -> Result<()> {
     params.load_file(&path.join("model.safetensors"))?;
     let tensors: Vec<_> = read_safetensors(&path.join("optimizer.safetensors"))?.into_iter().collect();
-    optimizer.load_state(&tensors)?;
-    Ok(Some(state))
+    optimizer.load_state(&tensors)
+}
+
+/// What to say of a run of another configuration.
+pub(crate) fn of_another_run(what: &str, difference: &str) -> String {
+    format!(
+        "this {what} belongs to a run of another configuration: {difference}; choose another run folder, give the same \
+         configuration, or remove this one to start anew"
+    )
+}
+
+/// Where two configurations differ first, in words. More epochs than before are no difference: a run can be extended.
+pub(crate) fn first_difference(there: &str, here: &str) -> Option<String> {
+    if there == here {
+        return None;
+    }
+    let parse = |text: &str| serde_json::from_str::<Value>(text).ok();
+    match (parse(there), parse(here)) {
+        (Some(there), Some(here)) => difference(&there, &here, ""),
+        _ => Some("it cannot be read".into()),
+    }
+}
+
+fn difference(there: &Value, here: &Value, path: &str) -> Option<String> {
+    if let (Value::Object(there), Value::Object(here)) = (there, here) {
+        let names: BTreeSet<&String> = there.keys().chain(here.keys()).collect();
+        return names.into_iter().find_map(|name| {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            let of = |object: &serde_json::Map<String, Value>| object.get(name).cloned().unwrap_or(Value::Null);
+            difference(&of(there), &of(here), &path)
+        });
+    }
+    let is_extension = path.rsplit('.').next() == Some("epochs") && there.as_u64() < here.as_u64();
+    (there != here && !is_extension).then(|| format!("{path} is {there} there and {here} here"))
 }
 
 /// Pretty JSON with a line feed at the end.

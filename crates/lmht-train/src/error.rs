@@ -46,6 +46,17 @@ pub enum Error {
     #[error("{0}")]
     NonFinite(String),
 
+    /// The run was asked to stop, and did; see [`RunRecord::stopped_by`](crate::RunRecord::stopped_by).
+    #[error("stopped in epoch {epoch} after {step} steps; {} has a checkpoint: the same command goes on there", path.display())]
+    Stopped {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// Steps done of it.
+        step: usize,
+        /// The folder of the run.
+        path: PathBuf,
+    },
+
     /// A setting of an optimizer is out of its range.
     #[error("optimizer: expected {field} {expected}, got {got}")]
     InvalidOptimizer {

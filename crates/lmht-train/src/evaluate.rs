@@ -27,17 +27,33 @@ pub fn evaluate(
     network: &Network,
     data: &dyn BatchSource,
     progress: Progress,
-    mut observer: Option<&mut dyn Observer>,
+    observer: Option<&mut dyn Observer>,
 ) -> Result<Evaluation> {
+    let all = evaluate_until(network, data, progress, observer, &|| false)?;
+    Ok(all.expect("nobody stopped it"))
+}
+
+/// As [`evaluate`]; nothing if `stop` says so before the end.
+pub(crate) fn evaluate_until(
+    network: &Network,
+    data: &dyn BatchSource,
+    progress: Progress,
+    mut observer: Option<&mut dyn Observer>,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<Evaluation>> {
     // Parameters stay as they are until the end of the data.
     let fixed = if observer.is_none() { Some(network.inference()?) } else { None };
-    let bar = progress.bar("evaluating", data.n_batches(), 0);
+    let mut bar = progress.bar("evaluating", data.n_batches(), 0);
     let mut n_images = 0;
     let mut loss_sum = 0.;
     let config = network.config();
     let mut correct = vec![0; config.timesteps - config.neuron.first_stage()];
     for batch in data.batches(0, 0)? {
         let batch = batch?;
+        if stop() {
+            bar.finish();
+            return Ok(None);
+        }
         let Targets::Labels(labels) = batch.targets else {
             return Err(Error::Config(
                 "the data to evaluate on has target distributions; expected labels, from a source that mixes no images"
@@ -56,14 +72,14 @@ pub fn evaluate(
             *total += hits;
         }
         n_images += b;
-        bar.inc(1);
+        bar.step(String::new);
     }
-    bar.finish_and_clear();
+    bar.finish();
     if n_images == 0 {
         return Err(Error::Config("expected images to evaluate on, got none".into()));
     }
     let share = |hits: usize| hits as f64 / n_images as f64;
     let top1_by_timestep: Vec<_> = correct.into_iter().map(share).collect();
     let top1 = *top1_by_timestep.last().expect("a network has at least one timestep");
-    Ok(Evaluation { n_images, loss: loss_sum / n_images as f64, top1, top1_by_timestep })
+    Ok(Some(Evaluation { n_images, loss: loss_sum / n_images as f64, top1, top1_by_timestep }))
 }

@@ -1,15 +1,18 @@
 //! The training loop.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use candle_core::DType;
 use lmht_nn::{Mode, Network, ParamStore, Pass};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Partial, State};
-use crate::optim::{OptimizerConfig, SgdConfig, find_non_finite};
-use crate::schedule::{Position, ScheduleConfig};
-use crate::{BatchSource, EpochMetrics, Error, Metrics, Progress, Result, RunRecord, Targets, evaluate, loss};
+use crate::checkpoint::{self, Partial, State};
+use crate::evaluate::evaluate_until;
+use crate::optim::{OptimizerConfig, Positive, SgdConfig, find_non_finite};
+use crate::schedule::{Decay, Position, ScheduleConfig};
+use crate::watch::{shared_numbers, watch};
+use crate::{BatchSource, EpochMetrics, Error, Metrics, Progress, Result, RunRecord, Targets, loss};
 
 /// How a network is trained; with the network's own configuration and the data it decides every bit of the result.
 ///
@@ -90,16 +93,21 @@ impl TrainConfig {
 ///
 /// The loss is the cross-entropy of the logits' mean over time (Hao et al. 2024, section 4.4), with the labels or with the
 /// target distributions that `train` gives instead. With a `record`, the run continues where its last checkpoint left it,
-/// and a run that was killed ends with the same bytes as one that was not; without one, nothing is written.
+/// and a run that was killed ends with the same bytes as one that was not; without one, nothing is written. A finished run
+/// goes on if the configuration has more epochs, and a schedule that does not depend on their number.
+///
+/// A parameter that means nothing at or below 0, the ceiling of QCFS, is halved at most by an update. Layers of neurons that
+/// are dead or saturated on the first batch of `test`, and a loss that runs away, are said after the epoch.
 ///
 /// # Shapes
 /// As the network takes them: images `[B, C, H, W]` or frames `[T, B, C, H, W]`, labels `[B]` or distributions `[B, K]`;
 /// see [`Batch`](crate::Batch).
 ///
 /// # Errors
-/// [`Error::NonFinite`] as soon as the loss or a gradient is not finite, before a parameter is moved; otherwise if the
-/// configuration, the data or the record do not fit, or the disk cannot be written: earlier checkpoints are intact then,
-/// and the message says how to go on.
+/// [`Error::NonFinite`] as soon as the loss or a gradient is not finite, before a parameter is moved, or a parameter or running
+/// statistic, before it is saved; [`Error::Stopped`] if the record was asked to stop; otherwise if the configuration, the
+/// data or the record do not fit, or the disk cannot be written: earlier checkpoints are intact then, and the message says
+/// how to go on.
 ///
 /// The [crate's example](crate) trains a network on tensors in memory.
 pub fn fit(
@@ -125,18 +133,29 @@ pub fn fit(
         ));
     }
     let mut optimizer = config.optimizer.build(params.trainable())?;
-    let mut state = match record.as_deref() {
-        Some(record) => record.restore(params, optimizer.as_mut())?.unwrap_or_default(),
-        None => State::default(),
-    };
+    let mut state = State::default();
     if let Some(record) = record.as_deref_mut() {
+        if let Some(found) = record.find()? {
+            for note in found.notes {
+                progress.line(&format!("note: {note}"));
+            }
+            state = found.state;
+            check_state(&state, config, n_steps, record)?;
+            checkpoint::load(&found.path, params, optimizer.as_mut())?;
+        }
+        record.begin()?;
         record.write_history(&state.history)?;
     }
+    let mut positive = Positive::of(&params.trainable())?;
+    let mut told = BTreeSet::new();
+    let mut first_loss = state.history.first().map(|first| first.train_loss);
+    // Where nothing useful can be said by a network that knows nothing.
+    let uninformed = (network.config().n_classes as f64).ln();
     while state.epoch < config.epochs {
         let epoch = state.epoch;
         let started = Instant::now();
         let first = state.step;
-        let bar = progress.bar(&format!("epoch {}/{}", epoch + 1, config.epochs), n_steps, first);
+        let mut bar = progress.bar(&format!("epoch {}/{}", epoch + 1, config.epochs), n_steps, first);
         let first_lr = learning_rate(config, epoch, 0, n_steps)?;
         for batch in train.batches(epoch, first)? {
             let batch = batch?;
@@ -165,44 +184,84 @@ pub fn fit(
                 return Err(Error::NonFinite(non_finite(&culprit, epoch, state.step, lr, record.is_some())));
             }
             optimizer.step(&gradients)?;
+            for name in positive.keep()? {
+                if told.insert(name.clone()) {
+                    progress.line(&format!(
+                        "note: {name} must stay above 0, and an update would have taken it to less than half; it was halved. \
+                         If this goes on, train with a smaller lr"
+                    ));
+                }
+            }
             let b = labels.dim(0)?;
             state.partial.add(value, loss::top1(&readout.detach(), &labels)?, b);
             state.step += 1;
-            bar.set_message(state.partial.message(started, (state.step - first) * config.batch_size));
-            bar.inc(1);
+            let first_loss = *first_loss.get_or_insert(value);
+            bar.step(|| {
+                let message = state.partial.message(started, (state.step - first) * config.batch_size);
+                message + &runaway(state.partial.loss(), first_loss, uninformed).unwrap_or_default()
+            });
+            let Some(record) = record.as_deref_mut() else { continue };
+            record.log_step(epoch * n_steps + state.step, value, lr)?;
             // The one after an epoch's last step follows its evaluation.
             let is_due = config.checkpoint_every_steps.is_some_and(|every| state.step.is_multiple_of(every));
-            if let Some(record) = record.as_deref_mut().filter(|_| is_due && state.step < n_steps) {
+            if (is_due || record.should_stop()) && state.step < n_steps {
+                check_finite(params, epoch, state.step - 1, lr)?;
                 record.checkpoint(&state, params, optimizer.as_ref())?;
+            }
+            if record.should_stop() && state.step < n_steps {
+                return Err(stopped(&state, record));
             }
         }
         let seconds = started.elapsed().as_secs_f64();
         let images = (state.step - first) * config.batch_size;
-        bar.finish_and_clear();
+        bar.finish();
 
-        let test = evaluate(network, test, progress, None)?;
+        let last_lr = learning_rate(config, epoch, n_steps - 1, n_steps)?;
+        check_finite(params, epoch, n_steps - 1, last_lr)?;
+        let stop = || record.as_deref().is_some_and(RunRecord::should_stop);
+        let Some(evaluation) = evaluate_until(network, test, progress, None, &stop)? else {
+            let record = record.as_deref_mut().expect("only a record stops a run");
+            record.checkpoint(&state, params, optimizer.as_ref())?;
+            return Err(stopped(&state, record));
+        };
+        if !evaluation.loss.is_finite() {
+            let what = format!("the loss on the test set ({})", evaluation.loss);
+            return Err(Error::NonFinite(non_finite(&what, epoch, n_steps - 1, last_lr, record.is_some())));
+        }
         let metrics = EpochMetrics {
             epoch: epoch + 1,
             lr: first_lr,
             train_loss: state.partial.loss(),
             train_top1: state.partial.top1(),
-            test,
+            test: evaluation,
         };
         progress.line(&format!(
-            "epoch {}/{}  loss {:.4}  train {:.2} %  test {:.2} %  {:.0} images/s",
+            "epoch {}/{}  loss {:.4}  train {:.2} %  test {:.2} %  {:.0} images/s{}",
             metrics.epoch,
             config.epochs,
             metrics.train_loss,
             100. * metrics.train_top1,
             100. * metrics.test.top1,
             images as f64 / seconds,
+            runaway(metrics.train_loss, first_loss.unwrap_or(f64::INFINITY), uninformed).unwrap_or_default()
         ));
         state.history.push(metrics);
         (state.epoch, state.step, state.partial) = (epoch + 1, 0, Partial::default());
+        if record.is_some() || progress == Progress::Shown {
+            tell_of_layers(network, test, epoch + 1, progress, record.as_deref_mut())?;
+        }
         if let Some(record) = record.as_deref_mut() {
+            let best = best(&state).map_or(0, |best| best.epoch);
+            if best == epoch + 1 {
+                record.keep_best(best, params)?;
+            }
             record.checkpoint(&state, params, optimizer.as_ref())?;
+            record.forget_others(best)?;
             record.write_history(&state.history)?;
             record.log_epoch(&state.history[epoch], seconds, images)?;
+            if record.should_stop() && state.epoch < config.epochs {
+                return Err(stopped(&state, record));
+            }
         }
     }
     let metrics = summarize(&state, params)?;
@@ -217,11 +276,86 @@ fn learning_rate(config: &TrainConfig, epoch: usize, step: usize, steps_per_epoc
     config.schedule.lr(config.optimizer.lr(), &position)
 }
 
+/// The epoch with the best test accuracy, the first of equal ones.
+fn best(state: &State) -> Option<&EpochMetrics> {
+    // `max_by` would give the last.
+    state.history.iter().rev().max_by(|a, b| a.test.top1.total_cmp(&b.test.top1))
+}
+
+/// Checks that a checkpoint fits the data and the configuration.
+fn check_state(state: &State, config: &TrainConfig, n_steps: usize, record: &RunRecord) -> Result<()> {
+    let path = record.path();
+    if record.is_extended() && matches!(config.schedule.decay, Decay::Cosine { .. }) {
+        let what = format!(
+            "this run had fewer than epochs = {}, and its learning rate follows a cosine over all epochs (schedule.decay), so \
+             a longer run would have had another one from the start. Train the longer run in a folder of its own; or start \
+             a run from the result of this one, as fine-tuning does (--start of the command, the field start)",
+            config.epochs
+        );
+        return Err(Error::file(path, what));
+    }
+    if state.step > n_steps || state.epoch > config.epochs {
+        let what = format!(
+            "its checkpoint stands at epoch {}, step {}, and this run has {} epochs of {n_steps} steps; is the training \
+             data another one than before?",
+            state.epoch + 1,
+            state.step,
+            config.epochs
+        );
+        return Err(Error::file(path, what));
+    }
+    Ok(())
+}
+
+/// Refuses what must not be saved: parameters and running statistics that are not finite after a step.
+fn check_finite(params: &ParamStore, epoch: usize, step: usize, lr: f64) -> Result<()> {
+    let all = params.all();
+    let checked = ParamStore::check_values("", all.iter().map(|(name, var)| (name.as_str(), var.as_tensor())));
+    checked.map_err(|error| {
+        let lines = error.to_string();
+        let culprit = lines.lines().find_map(|line| Some(line.trim().split_once(": expected")?.0));
+        Error::NonFinite(non_finite(culprit.unwrap_or("a parameter"), epoch, step, lr, true))
+    })
+}
+
+fn stopped(state: &State, record: &RunRecord) -> Error {
+    let epoch = state.epoch + usize::from(state.step > 0);
+    Error::Stopped { epoch, step: state.step, path: record.path().to_path_buf() }
+}
+
+/// What to say of a loss that is far beyond the first one, and beyond that of a network that knows nothing.
+fn runaway(loss: f64, first: f64, uninformed: f64) -> Option<String> {
+    let times = loss / first;
+    (times > 2. && loss > uninformed).then(|| format!("  {times:.1} times the first loss"))
+}
+
+/// What the layers of neurons do after an epoch: for TensorBoard, and a line for those that do nothing.
+fn tell_of_layers(
+    network: &Network,
+    test: &dyn BatchSource,
+    epoch: usize,
+    progress: Progress,
+    record: Option<&mut RunRecord>,
+) -> Result<()> {
+    let layers = watch(network, test)?;
+    for (layer, activity) in &layers {
+        if let Some(complaint) = activity.complaint() {
+            progress.line(&format!("note: {layer} is {complaint} on the first test images after epoch {epoch}"));
+        }
+    }
+    let Some(record) = record else { return Ok(()) };
+    let mut numbers = shared_numbers(network)?;
+    for (layer, activity) in &layers {
+        numbers.push((format!("{layer}/firing_rate"), activity.rate()));
+        numbers.extend(activity.in_gate().map(|share| (format!("{layer}/in_gate"), share)));
+    }
+    record.log_layers(epoch, &numbers)
+}
+
 fn summarize(state: &State, params: &ParamStore) -> Result<Metrics> {
     // `check` has made sure of at least one epoch.
     let Some(last) = state.history.last() else { return Err(Error::Config("no epoch was trained".into())) };
-    // The first of equal ones: `max_by` would give the last.
-    let best = state.history.iter().rev().max_by(|a, b| a.test.top1.total_cmp(&b.test.top1)).unwrap_or(last);
+    let best = best(state).unwrap_or(last);
     Ok(Metrics {
         epochs: state.epoch,
         top1: last.test.top1,

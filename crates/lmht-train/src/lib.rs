@@ -49,6 +49,7 @@ mod checkpoint;
 mod error;
 mod evaluate;
 mod fit;
+mod lock;
 pub mod loss;
 mod metrics;
 pub mod optim;
@@ -58,6 +59,7 @@ mod run;
 pub mod schedule;
 mod source;
 pub mod tensorboard;
+mod watch;
 
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate};

@@ -5,20 +5,26 @@
 //! | `config.json` | the resolved configuration | yes |
 //! | `metrics.jsonl` | one line per epoch | yes |
 //! | `metrics.json` | the result, written last: a record without it is not finished | yes |
-//! | `model/` | the model folder: `config.json`, `model.safetensors`, `README.md` | yes |
-//! | `checkpoints/` | the newest checkpoint | yes |
+//! | `model/` | the result, a model folder | yes |
+//! | `best/` | a model folder of the epoch with the best test accuracy, which is chosen on the test set | yes |
+//! | `preprocessor_config.json` | what turns an image into the network's input | yes |
+//! | `checkpoints/` | the newest two checkpoints, of a finished run the last one; the weights of the best epoch | yes |
+//! | `.lock` | the process that works here; gone afterwards | |
 //! | `run.json` | command, commit, machine | no |
 //! | `timing.jsonl` | seconds and images/s per epoch | no |
 //! | `tensorboard/` | the same figures as TensorBoard events | no, they hold times |
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lmht_nn::atomic::{clean_stale, write_file};
 use lmht_nn::{ModelCard, ModelConfig, ParamStore, save_pretrained};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{self, State};
+use crate::checkpoint::{self, Found, State};
+use crate::lock::RunLock;
 use crate::optim::Optimizer;
 use crate::tensorboard::EventWriter;
 use crate::{EpochMetrics, Error, Metrics, Result};
@@ -43,38 +49,86 @@ pub struct RunRecord {
     config: String,
     info: RunInfo,
     events: EventWriter,
+    preprocessor: Option<String>,
+    stop: Arc<AtomicBool>,
+    /// Whether the configuration that the folder holds has fewer epochs.
+    is_extended: bool,
+    _lock: RunLock,
 }
 
 impl RunRecord {
-    /// Opens the record at `path`: makes the folder, or continues the run that is there.
+    /// Opens the record at `path`: makes the folder, or continues the run that is there. No other process can open it
+    /// meanwhile.
     ///
-    /// `config` is everything that decides the result, and is compared to the byte.
+    /// `config` is everything that decides the result. A run goes on with the same configuration, or with more epochs.
     ///
     /// # Errors
-    /// If the folder holds a run of another configuration, or cannot be written.
+    /// If the folder holds a run of another configuration or something else than a run, another process works in it, or it
+    /// cannot be written.
     pub fn open(path: &Path, config: &impl Serialize, info: RunInfo) -> Result<Self> {
         let config = checkpoint::to_json(config);
-        let checkpoints = path.join("checkpoints");
-        std::fs::create_dir_all(&checkpoints).map_err(|error| Error::file(&checkpoints, error))?;
-        let config_path = path.join("config.json");
-        match std::fs::read_to_string(&config_path) {
-            Ok(there) if there != config => {
-                return Err(Error::file(
-                    &config_path,
-                    "this folder holds a run of another configuration; choose another folder, or remove this one to start anew",
-                ));
+        check_ours(path)?;
+        std::fs::create_dir_all(path).map_err(|error| Error::file(path, error))?;
+        let lock = RunLock::take(path)?;
+        let config_path = path.join(CONFIG);
+        let is_extended = match std::fs::read_to_string(&config_path) {
+            Ok(there) => {
+                if let Some(difference) = checkpoint::first_difference(&there, &config) {
+                    return Err(Error::file(&config_path, checkpoint::of_another_run("folder", &difference)));
+                }
+                there != config
             }
-            Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 write_file(&config_path, config.as_bytes())?;
+                false
             }
             Err(error) => return Err(Error::file(&config_path, error)),
-        }
+        };
+        let checkpoints = path.join(CHECKPOINTS);
+        std::fs::create_dir_all(&checkpoints).map_err(|error| Error::file(&checkpoints, error))?;
         clean_stale(path)?;
         clean_stale(&checkpoints)?;
         write_file(&path.join("run.json"), checkpoint::to_json(&info).as_bytes())?;
         let events = EventWriter::create(&path.join("tensorboard"))?;
-        Ok(Self { path: path.to_path_buf(), config, info, events })
+        let (path, stop) = (path.to_path_buf(), Arc::default());
+        Ok(Self { path, config, info, events, preprocessor: None, stop, is_extended, _lock: lock })
+    }
+
+    /// The same record, whose model folders get this `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// If the folder of the run cannot be written.
+    pub fn with_preprocessor(mut self, json: String) -> Result<Self> {
+        write_file(&self.path.join(PREPROCESSOR), json.as_bytes())?;
+        self.preprocessor = Some(json);
+        Ok(self)
+    }
+
+    /// The same record, whose run stops with [`Error::Stopped`] soon after `stop` becomes true: the step is finished and a
+    /// checkpoint written, from which the run goes on the next time.
+    pub fn stopped_by(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    pub(crate) fn should_stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether the run that the folder holds had fewer epochs.
+    pub(crate) fn is_extended(&self) -> bool {
+        self.is_extended
+    }
+
+    /// The folder holds this run from now on.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        if self.is_extended {
+            // Without its result it is an unfinished run, which it is as soon as the configuration says so.
+            remove_file(&self.path.join(METRICS))?;
+            write_file(&self.path.join(CONFIG), self.config.as_bytes())?;
+            self.is_extended = false;
+        }
+        Ok(())
     }
 
     /// The folder.
@@ -83,15 +137,49 @@ impl RunRecord {
     }
 
     fn checkpoints(&self) -> PathBuf {
-        self.path.join("checkpoints")
+        self.path.join(CHECKPOINTS)
     }
 
-    pub(crate) fn restore(&self, params: &ParamStore, optimizer: &mut dyn Optimizer) -> Result<Option<State>> {
-        checkpoint::load(&self.checkpoints(), &self.config, params, optimizer)
+    /// The newest whole checkpoint.
+    pub(crate) fn find(&self) -> Result<Option<Found>> {
+        checkpoint::find(&self.checkpoints(), &self.config)
     }
 
     pub(crate) fn checkpoint(&mut self, state: &State, params: &ParamStore, optimizer: &dyn Optimizer) -> Result<()> {
         checkpoint::save(&self.checkpoints(), state, &self.config, params, optimizer)
+    }
+
+    fn best_weights(&self, epoch: usize) -> PathBuf {
+        self.checkpoints().join(format!("best-{epoch:04}.safetensors"))
+    }
+
+    /// Keeps the weights of an epoch that is the best so far. Before its checkpoint, which says that it is.
+    pub(crate) fn keep_best(&mut self, epoch: usize, params: &ParamStore) -> Result<()> {
+        Ok(write_file(&self.best_weights(epoch), &params.to_safetensors()?)?)
+    }
+
+    /// Removes the weights of epochs that are not the best any more. After the checkpoint.
+    pub(crate) fn forget_others(&mut self, best: usize) -> Result<()> {
+        let (folder, kept) = (self.checkpoints(), self.best_weights(best));
+        for entry in std::fs::read_dir(&folder).map_err(|error| Error::file(&folder, error))? {
+            let path = entry.map_err(|error| Error::file(&folder, error))?.path();
+            let is_best = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("best-"));
+            if is_best && path != kept {
+                remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A step for TensorBoard.
+    pub(crate) fn log_step(&mut self, step: usize, loss: f64, lr: f64) -> Result<()> {
+        self.events.scalar("step/loss", step as u64, loss)?;
+        self.events.scalar("step/lr", step as u64, lr)
+    }
+
+    /// What layers do, for TensorBoard.
+    pub(crate) fn log_layers(&mut self, epoch: usize, numbers: &[(String, f64)]) -> Result<()> {
+        numbers.iter().try_for_each(|(tag, value)| self.events.scalar(tag, epoch as u64, *value))
     }
 
     /// Writes `metrics.jsonl` anew: after a crash it may be an epoch behind the checkpoint, never ahead of it.
@@ -127,17 +215,73 @@ impl RunRecord {
         ] {
             self.events.scalar(tag, step, value)?;
         }
+        for (t, &top1) in metrics.test.top1_by_timestep.iter().enumerate() {
+            self.events.scalar(&format!("test/top1_at_timestep_{}", t + 1), step, top1)?;
+        }
         self.events.flush()
     }
 
     pub(crate) fn finish(&mut self, metrics: &Metrics, config: &ModelConfig, params: &ParamStore) -> Result<()> {
-        let card = ModelCard {
+        let mut card = ModelCard {
             command: self.info.command.clone(),
             data: self.info.data.clone(),
             top1: Some(metrics.top1),
             config: self.config.clone(),
+            preprocessor: self.preprocessor.clone(),
         };
         save_pretrained(&self.path.join("model"), config, params, &card)?;
-        Ok(write_file(&self.path.join("metrics.json"), checkpoint::to_json(metrics).as_bytes())?)
+        let best = self.best_weights(metrics.best_epoch);
+        // A run that an earlier version began may have none.
+        if best.exists() {
+            let weights = ParamStore::blank();
+            let dtype = params.all().first().map_or(candle_core::DType::F32, |(_, var)| var.dtype());
+            lmht_nn::Network::new(config, weights.builder(dtype, &candle_core::Device::Cpu))?;
+            weights.load_file(&best)?;
+            card.top1 = Some(metrics.best_top1);
+            card.data += &format!(
+                "; these are the weights after epoch {} of {}, the best on the test set: an optimistic choice",
+                metrics.best_epoch, metrics.epochs
+            );
+            save_pretrained(&self.path.join("best"), config, &weights, &card)?;
+        }
+        write_file(&self.path.join(METRICS), checkpoint::to_json(metrics).as_bytes())?;
+        checkpoint::prune(&self.checkpoints(), 1)
+    }
+}
+
+/// Files and folders of a run.
+const CONFIG: &str = "config.json";
+const METRICS: &str = "metrics.json";
+const PREPROCESSOR: &str = "preprocessor_config.json";
+const CHECKPOINTS: &str = "checkpoints";
+
+/// Refuses a folder that holds something else than a run.
+fn check_ours(path: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::file(path, error)),
+    };
+    if path.join(CONFIG).exists() {
+        return Ok(());
+    }
+    for entry in entries {
+        let name = entry.map_err(|error| Error::file(path, error))?.file_name();
+        let name = name.to_string_lossy();
+        // What a run that died in its first moments leaves.
+        let is_ours = name == crate::lock::FILE || name.starts_with(".config.json.tmp-");
+        if !is_ours {
+            let what =
+                format!("it holds {name:?} and no run (config.json is missing); choose a new or an empty folder");
+            return Err(Error::file(path, what));
+        }
+    }
+    Ok(())
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file(path, error)),
+        _ => Ok(()),
     }
 }

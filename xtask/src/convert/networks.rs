@@ -11,7 +11,7 @@ use lmht_convert::{
     qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, relu_to_if, relu_to_snm, reparameterize,
 };
 use lmht_datasets::Loader;
-use lmht_nn::{ModelCard, Network, Schedule, from_pretrained, save_pretrained};
+use lmht_nn::{ModelCard, Network, Pretrained, Schedule, from_pretrained, save_pretrained};
 use lmht_train::{BatchSource, FirstImages};
 
 use crate::data;
@@ -309,6 +309,7 @@ fn save(out: &Path, model: &Model, from: &Path) -> Result<()> {
         data: format!("that of {}, from which it was converted", from.display()),
         top1: None,
         config: model.config.to_json(),
+        preprocessor: Pretrained::locate(from)?.preprocessor()?,
     };
     save_pretrained(out, &model.config, &params, &card)?;
     let (levels, t) = (model.config.neuron.levels(), model.config.timesteps);

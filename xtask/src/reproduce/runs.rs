@@ -112,8 +112,10 @@ impl Run {
 
     /// Trains in a process with `threads` threads; what it says of its epochs is passed on behind the run's title.
     fn train(&self, threads: usize, progress: Progress) -> Result<()> {
-        std::fs::create_dir_all(&self.folder).with_context(|| self.folder.display().to_string())?;
-        let config = self.folder.join("experiment.toml");
+        let parent = self.folder.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        let name = self.folder.file_name().unwrap_or_default().to_string_lossy();
+        let config = parent.join(format!("{name}.toml"));
         write_file(&config, self.experiment.to_toml()?.as_bytes())?;
         let threads = threads.to_string();
         let mut command = Command::new(std::env::current_exe().context("cannot find this program to start a run")?);

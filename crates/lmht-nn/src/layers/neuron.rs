@@ -52,6 +52,11 @@ impl Neuron {
         self
     }
 
+    /// Its equations and tensors, without the pass.
+    pub fn cell(&self) -> &NeuronCell {
+        &self.cell
+    }
+
     /// Currents `[T·B, ...]` to outputs s·θ of the same shape (Eqs. 5-7); activations a (Eq. 4) in an ANN.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use lmht_core::{Code, Dynamics};
 
 use super::kind::{LayerTensors, Leak, NeuronTraits, Site};
 use super::list::{NeuronConfig, param_kind};
+use super::spiking;
 use crate::observer;
 use crate::ops::storage::Element;
 use crate::param_kind::ParamKind;
@@ -74,8 +75,47 @@ impl NeuronCell {
 
     /// Its trained tensors.
     pub(crate) fn learned(&self) -> Vec<&Tensor> {
-        let is_trained = |name: &str| param_kind(name) == Some(ParamKind::Neuron);
+        let is_trained = |name: &str| param_kind(name).is_some_and(|kind| kind != ParamKind::Buffer);
         self.layer.tensors.iter().filter(|(name, _)| is_trained(name)).map(|(_, tensor)| tensor).collect()
+    }
+
+    /// The numbers that its units share and training moves, as its equations have them: `omega[t,j]` from 1, `lambda`, and
+    /// others by the name of their tensor.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use lmht_nn::layers::{Neuron, Site};
+    /// use lmht_nn::{NeuronConfig, ParamStore};
+    ///
+    /// # fn main() -> lmht_nn::Result<()> {
+    /// let vb = ParamStore::new(42).builder(DType::F32, &Device::Cpu);
+    /// let sn = Neuron::new(&NeuronConfig::lmht(2), 2, Site::Maps, vb.pp("sn"))?;
+    /// let shared = sn.cell().shared()?;
+    /// assert_eq!(shared[1], ("omega[1,2]".to_string(), 0.5)); // 1/T as it starts
+    /// assert_eq!(shared[4], ("lambda".to_string(), 1.));
+    /// # Ok(()) }
+    /// ```
+    pub fn shared(&self) -> Result<Vec<(String, f64)>> {
+        let (layer, traits) = (&self.layer, self.traits());
+        let mut shared = Vec::new();
+        // Of a reparameterized neuron Ω mixes windows.
+        let windows = layer.timesteps / traits.window.max(1);
+        for (i, omega) in spiking::omega::<f64>(layer, traits.tgim, windows)?.into_iter().enumerate() {
+            shared.push((format!("omega[{},{}]", i / windows + 1, i % windows + 1), omega));
+        }
+        if traits.leak == Leak::Learned {
+            shared.push(("lambda".to_string(), spiking::leak(layer, traits.leak)?));
+        }
+        for (name, _) in &layer.tensors {
+            let is_logit = ["mask", "mask_linear", "alpha"].contains(name);
+            if !is_logit && param_kind(name).is_some_and(|kind| kind != ParamKind::Buffer) {
+                shared.push((name.to_string(), layer.number(name)?));
+            }
+        }
+        Ok(shared)
     }
 
     /// Currents `[T·B, ...]` to what the layer sends, as tensor operations.

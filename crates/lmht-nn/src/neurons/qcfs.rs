@@ -43,7 +43,7 @@ impl Default for Qcfs {
 const SCALE: &str = "thresh";
 
 impl Kind for Qcfs {
-    const PARAMS: &'static [(&'static str, ParamKind)] = &[(SCALE, ParamKind::Neuron)];
+    const PARAMS: &'static [(&'static str, ParamKind)] = &[(SCALE, ParamKind::Positive)];
 
     fn traits(&self) -> NeuronTraits {
         NeuronTraits { levels: self.quant_levels, ..NeuronTraits::new("QCFS", Equation::Quantized, None) }

@@ -63,7 +63,7 @@ fn what_is_saved_comes_back_to_the_bit() -> Result<()> {
             let (_parent, path) = folder();
             let (network, params) = trained(&config, dtype)?;
             save_pretrained(&path, &config, &params, &ModelCard::default())?;
-            assert_eq!(names(&path), ["README.md", "config.json", "model.safetensors"]);
+            assert_eq!(names(&path), ["README.md", "SHA256SUMS", "config.json", "model.safetensors"]);
             let (loaded, loaded_params) = from_pretrained(&path, dtype, &CPU)?;
             assert_eq!(loaded.config(), &config);
             assert_eq!(loaded_params.to_safetensors()?, params.to_safetensors()?);
@@ -96,6 +96,7 @@ fn the_card_says_what_it_was_told() -> Result<()> {
         data: "Fashion-MNIST, 10 000 test images".into(),
         top1: Some(0.91234),
         config: "{\n  \"seed\": 42\n}".into(),
+        preprocessor: None,
     };
     save_pretrained(&path, &small(), &params, &card)?;
     let text = fs::read_to_string(path.join("README.md")).expect("a card");
@@ -159,6 +160,14 @@ fn what_is_wrong_with_a_folder_is_said() -> Result<()> {
     let (_, params) = trained(&small(), DType::F32)?;
     save_pretrained(&path, &small(), &params, &ModelCard::default())?;
     let weights = fs::read(&weights_path).expect("the weights");
+    // A flipped bit of a weight is a weight; only the digest tells.
+    let mut flipped = weights.clone();
+    *flipped.last_mut().expect("a byte") ^= 1;
+    fs::write(&weights_path, &flipped).expect("a file");
+    says_file(read(), &weights_path, &[&weights_name, "damaged", "SHA256SUMS", "on purpose"]);
+    // Folders of others have no digests.
+    fs::remove_file(path.join("SHA256SUMS")).expect("it was there");
+    assert!(read().is_ok());
     fs::remove_file(&weights_path).expect("it was there");
     says_file(read(), &weights_path, &[&weights_name, "No such file"]);
     fs::write(&weights_path, &weights[..weights.len() / 2]).expect("a file");

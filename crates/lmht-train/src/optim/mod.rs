@@ -39,12 +39,14 @@
 mod adamw;
 mod gradients;
 mod means;
+mod positive;
 mod rule;
 mod sgd;
 mod state;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use gradients::{find_non_finite, grad_norm};
+pub(crate) use positive::Positive;
 pub use sgd::{Sgd, SgdConfig};
 
 use candle_core::backprop::GradStore;

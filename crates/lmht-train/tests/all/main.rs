@@ -5,6 +5,7 @@ mod examples;
 mod fit;
 mod loss;
 mod optim;
+mod record;
 mod schedule;
 mod source;
 mod tensorboard;

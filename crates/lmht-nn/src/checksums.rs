@@ -1,0 +1,76 @@
+//! A digest of every file of a folder, so that damage is seen before it is used.
+//!
+//! The file `SHA256SUMS` is what `sha256sum` writes and `sha256sum --check` reads: a line for each file, its digest in
+//! hexadecimal, two spaces, its name.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result};
+
+/// The name of the file.
+pub const FILE: &str = "SHA256SUMS";
+
+/// The content of `SHA256SUMS` for files by name.
+///
+/// ```
+/// let sums = lmht_nn::checksums::of(&[("state.json", b"abc")]);
+/// assert_eq!(sums, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  state.json\n");
+/// ```
+pub fn of(files: &[(&str, &[u8])]) -> String {
+    files.iter().map(|(name, bytes)| format!("{}  {name}\n", digest(bytes))).collect()
+}
+
+/// Whether the folder has a `SHA256SUMS`.
+pub fn exist(folder: &Path) -> bool {
+    folder.join(FILE).exists()
+}
+
+/// Checks the files `names` of a folder against its `SHA256SUMS`.
+///
+/// # Errors
+/// [`Error::File`] names the first file that is damaged, missing or not listed, or the list itself if it is missing or is
+/// none.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use lmht_nn::checksums;
+/// let folder = tempfile::tempdir()?;
+/// std::fs::write(folder.path().join("state.json"), b"abc")?;
+/// std::fs::write(folder.path().join(checksums::FILE), checksums::of(&[("state.json", b"abc")]))?;
+/// checksums::verify(folder.path(), &["state.json"])?;
+///
+/// std::fs::write(folder.path().join("state.json"), b"abd")?;
+/// assert!(checksums::verify(folder.path(), &["state.json"]).unwrap_err().to_string().contains("damaged"));
+/// # Ok(()) }
+/// ```
+pub fn verify(folder: &Path, names: &[&str]) -> Result<()> {
+    let list = folder.join(FILE);
+    let text = std::fs::read_to_string(&list).map_err(|error| Error::file(&list, error))?;
+    for name in names {
+        let line = text.lines().find(|line| line.get(64..) == Some(&format!("  {name}")));
+        let Some(expected) = line.map(|line| &line[..64]) else {
+            return Err(Error::file(&list, format!("expected a line with the SHA-256 of {name}, found none")));
+        };
+        let path = folder.join(name);
+        let found = digest(&std::fs::read(&path).map_err(|error| Error::file(&path, error))?);
+        if found != expected {
+            let what = format!(
+                "damaged: its SHA-256 is {found}, and {FILE} beside it says {expected}; restore it from a copy, or remove \
+                 {FILE} if you changed it on purpose"
+            );
+            return Err(Error::file(&path, what));
+        }
+    }
+    Ok(())
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}

@@ -1,0 +1,66 @@
+//! Parameters that mean nothing at or below 0 stay above: an update at most halves them.
+
+use candle_core::{DType, Tensor, Var};
+use lmht_nn::ParamKind;
+
+use crate::Result;
+
+/// The parameters of [`ParamKind::Positive`] and where they stood before an update.
+///
+/// A gradient step can carry the ceiling ϑ of QCFS across 0, where the activation is no longer one. Half of what it was is
+/// the smallest that it can become in one step, in whatever unit it is measured, so the next gradients can bring it back.
+pub(crate) struct Positive(Vec<(String, Var, Tensor)>);
+
+impl Positive {
+    pub(crate) fn of(params: &[(String, Var)]) -> Result<Self> {
+        let positive = params.iter().filter(|(name, _)| ParamKind::of(name) == ParamKind::Positive);
+        let with_values = positive.map(|(name, var)| Ok((name.clone(), var.clone(), before(var)?)));
+        Ok(Self(with_values.collect::<Result<_>>()?))
+    }
+
+    /// After an update: halves what fell further. Gives the names of those.
+    pub(crate) fn keep(&mut self) -> Result<Vec<String>> {
+        let mut halved = Vec::new();
+        for (name, var, before) in &mut self.0 {
+            let least = (&*before * 0.5)?;
+            let fell = var.as_detached_tensor().lt(&least)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
+            if fell > 0. {
+                var.set(&var.as_detached_tensor().maximum(&least)?)?;
+                halved.push(name.clone());
+            }
+            *before = self::before(var)?;
+        }
+        Ok(halved)
+    }
+}
+
+/// A copy: the update works in the memory of the variable.
+fn before(var: &Var) -> Result<Tensor> {
+    Ok(var.as_detached_tensor().copy()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn an_update_at_most_halves() -> Result<()> {
+        let scale = Var::new(&[8f32], &Device::Cpu)?;
+        let weight = Var::new(&[8f32], &Device::Cpu)?;
+        let params = [("sn.thresh".to_string(), scale.clone()), ("fc.weight".to_string(), weight.clone())];
+        let mut positive = Positive::of(&params)?;
+        // Where it went, and where it is then.
+        for (to, kept) in [(7.5, 7.5), (3.75, 3.75), (1., 1.875), (-4., 0.9375), (2., 2.)] {
+            for var in [&scale, &weight] {
+                var.set(&Tensor::new(&[to as f32], &Device::Cpu)?)?;
+            }
+            let halved = positive.keep()?;
+            assert_eq!(halved.len(), usize::from(to != kept), "{halved:?}");
+            assert_eq!(scale.to_vec1::<f32>()?, [kept as f32]);
+            assert_eq!(weight.to_vec1::<f32>()?, [to as f32], "any other parameter goes where it likes");
+        }
+        Ok(())
+    }
+}
