@@ -1,18 +1,24 @@
-//! [`ImageDataset`]: labelled images in memory, as `u8`, and how they get there from parquet.
+//! [`ImageDataset`]: labelled images in memory, as `u8`, and how they get there.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::decode::{self, Fit, Pixels, Refusal};
-use crate::error::{Error, Result};
+use crate::decode::{self, Fit, Header, Refusal};
+use crate::error::{Error, Place, Result};
+use crate::formats::{Encoded, Label, Rows, Table};
+use crate::guard::guard;
 use crate::random::{Purpose, keyed, shuffle};
-use crate::table::{Rows, Table, guard};
-use crate::{Normalize, ParquetOptions, Split, files};
+use crate::source::{Slice, WHOLE};
+use crate::{Normalize, ReadOptions, Source, Split};
 
-/// Rows read and decoded together: enough to keep every core busy, few enough that their decoded copies stay small.
+/// Rows read together: enough to keep every core busy.
 const CHUNK: usize = 512;
+/// Bytes of pixels decoded together, unless one image has more: what the cores hold beside the data set itself.
+const AT_ONCE: u64 = 1 << 26;
+/// How many bytes of pixels a byte of a file may become; deflate itself ends at 1032.
+const MAX_RATIO: u64 = 1024;
 
 /// Labelled images of one size, in memory.
 ///
@@ -27,6 +33,10 @@ pub struct ImageDataset {
     shape: (usize, usize, usize),
     n_classes: usize,
     class_names: Option<Vec<String>>,
+    /// How an image came to its size.
+    fit: Fit,
+    /// The columns of images and labels, where they came from a table.
+    columns: Option<(String, String)>,
 }
 
 impl ImageDataset {
@@ -60,67 +70,77 @@ impl ImageDataset {
         if let Some(i) = labels.iter().position(|label| *label as usize >= n_classes) {
             return Err(Error::Config(format!("expected labels in 0..{n_classes}, found {} at {i}", labels[i])));
         }
-        Ok(Self { pixels, labels, shape, n_classes, class_names: None })
+        Ok(Self { pixels, labels, shape, n_classes, class_names: None, fit: Fit::Exact, columns: None })
     }
 
-    /// Reads a split from parquet files as Hugging Face's `datasets` and the Hub write them.
+    /// Reads a split of a data set: parquet files as Hugging Face's `datasets` and the Hub write them, a CSV, or folders
+    /// of images; [`Source`] says where they are looked for.
     ///
-    /// `path` is a folder or a single file. In a folder (or its `data/`), the training split is `train.parquet`,
-    /// `train-*.parquet` or what lies in `train/`; the test split likewise, and where there is none, `valid`,
-    /// `validation` or `val`. A single file is read whatever it is called. Images are PNG or JPEG of 8 or 16 bits; an
-    /// alpha channel is dropped, an EXIF orientation not applied (as in torchvision). Decoding uses all cores.
+    /// What stands for [`Split::Train`] and [`Split::Test`] is said in the options; otherwise `train`, and `test` or, if
+    /// that is not there or has no labels, `validation`. Images are PNG, JPEG, WebP, BMP, GIF (the first frame) or TIFF;
+    /// an alpha channel is dropped, an EXIF orientation not applied (as in torchvision). Labels are whole numbers, or
+    /// text: then the names of the classes in their sorted order count. Decoding uses all cores.
     ///
     /// # Errors
-    /// Every fault names the file, and where it is in a row, the row: a truncated or foreign file, a missing column, an
-    /// image that cannot be decoded or has another size, a label that is null or out of range. Damage is found as far
-    /// as the formats can tell: PNG and pages with a checksum protect their content, JPEG and other pages do not.
+    /// Those of [`Source::open`]; [`Error::SplitNeeded`]. Every fault names the file, and where it is in a row, the row:
+    /// a truncated or foreign file, a missing column, an image that cannot be decoded or has another size, a label that
+    /// is null or out of range. Damage is found as far as the formats can tell: PNG and pages with a checksum protect
+    /// their content, JPEG and other pages do not. [`Error::TooLarge`] before memory is taken, if the headers of the
+    /// images promise more than the options allow.
     ///
     /// ```
-    /// use lmht_datasets::{ImageDataset, ParquetOptions, Split, sample_path};
+    /// use lmht_datasets::{ImageDataset, ReadOptions, Split, sample_path};
     ///
-    /// let test = ImageDataset::from_parquet(sample_path(), Split::Test, &ParquetOptions::default())?;
+    /// let test = ImageDataset::read(sample_path(), Split::Test, &ReadOptions::default())?;
     /// assert_eq!((test.len(), test.shape(), test.n_classes()), (2_000, (1, 28, 28), 10));
     /// # Ok::<(), lmht_datasets::Error>(())
     /// ```
-    pub fn from_parquet(path: impl AsRef<Path>, split: Split, options: &ParquetOptions) -> Result<Self> {
-        Self::from_parquet_with(path, split, options, &|_, _| ())
+    pub fn read(path: impl AsRef<Path>, split: Split, options: &ReadOptions) -> Result<Self> {
+        Self::read_with(path, split, options, &|_, _| ())
     }
 
-    /// [`from_parquet`](Self::from_parquet) that calls `progress(done, total)` from this thread as rows are decoded:
-    /// first with `done` = 0, at the end with `done` = `total`, in rows of the split.
+    /// [`read`](Self::read) that calls `progress(done, total)` from this thread as rows are decoded: first with `done` =
+    /// 0, at the end with `done` = `total`, in rows of the split.
     ///
     /// # Errors
-    /// As [`from_parquet`](Self::from_parquet).
-    pub fn from_parquet_with(
+    /// As [`read`](Self::read).
+    pub fn read_with(
         path: impl AsRef<Path>,
         split: Split,
-        options: &ParquetOptions,
+        options: &ReadOptions,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self> {
-        options.check()?;
-        let path = path.as_ref();
-        let open = |path: PathBuf| Ok((Table::open(&path, options)?, path));
-        let tables = files::find(path, split)?.into_iter().map(open).collect::<Result<Vec<_>>>()?;
-        let class_names = tables.iter().find_map(|(table, _)| table.class_names.clone());
-        let n_classes = match options.n_classes.or(class_names.as_ref().map(Vec::len)) {
-            Some(n) => n,
-            None => one_more_than_the_largest_label(path, split, &tables, options)?,
-        };
-        let total = tables.iter().map(|(table, _)| table.n_rows).fold(0, usize::saturating_add);
-        let mut builder = Builder::new(options, n_classes, total);
+        Self::from_source(&Source::open(path, options)?, split, progress)
+    }
+
+    /// [`read_with`](Self::read_with) of a data set that is open already.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn from_source(source: &Source, split: Split, progress: &dyn Fn(usize, usize)) -> Result<Self> {
+        let (tables, slice) = source.tables(split)?;
+        let classes = Classes::find(source, &tables)?;
+        let total = tables.iter().map(|table| table.n_rows()).fold(0, usize::saturating_add);
+        let mut builder = Builder::new(source.options(), &classes, total);
+        let n_bytes = tables.iter().map(|table| table.n_bytes()).fold(0, u64::saturating_add);
+        builder.limit = source.options().max_decoded_bytes.unwrap_or((n_bytes.saturating_mul(MAX_RATIO)).max(1 << 30));
+        if slice != WHOLE {
+            builder.slice = Some((slice, classes.count(&tables)?));
+        }
         let mut done = 0;
         progress(done, total);
-        for (table, path) in &tables {
-            table.for_each_chunk(CHUNK, |rows| {
+        for table in &tables {
+            table.for_each_chunk(CHUNK, &mut |rows| {
                 done += rows.labels.len();
-                guard(path, || builder.push(path, rows))?;
+                guard(&table.place(rows.first).path, || builder.push(table.as_ref(), rows))?;
                 progress(done, total);
                 Ok(())
             })?;
         }
-        // Names that do not fit the number of classes belong to something else.
-        let class_names = class_names.filter(|names| names.len() == n_classes);
-        builder.finish(path, n_classes, class_names)
+        let mut data = builder.finish(source.path())?;
+        let columns = tables.first().and_then(|table| table.columns());
+        data.columns = columns.map(|(image, label)| (image.to_owned(), label.to_owned()));
+        Ok(data)
     }
 
     /// N, the number of images.
@@ -146,6 +166,16 @@ impl ImageDataset {
     /// The name of each class, where the files had them.
     pub fn class_names(&self) -> Option<&[String]> {
         self.class_names.as_deref()
+    }
+
+    /// How images of another size came to this one.
+    pub fn fit(&self) -> Fit {
+        self.fit
+    }
+
+    /// The columns of images and of labels, where they came from a table.
+    pub fn columns(&self) -> Option<(&str, &str)> {
+        self.columns.as_ref().map(|(image, label)| (image.as_str(), label.as_str()))
     }
 
     /// The label of each image, `[N]`.
@@ -178,8 +208,8 @@ impl ImageDataset {
             pixels.extend_from_slice(image);
             labels.push(self.labels[index]);
         }
-        let class_names = self.class_names.clone();
-        Ok(Self { class_names, ..Self::new(pixels, labels, self.shape, self.n_classes)? })
+        let (class_names, columns) = (self.class_names.clone(), self.columns.clone());
+        Ok(Self { class_names, columns, fit: self.fit, ..Self::new(pixels, labels, self.shape, self.n_classes)? })
     }
 
     /// `n` images chosen by `seed` with every class equally often, for quick runs; they keep their order.
@@ -257,148 +287,265 @@ impl ImageDataset {
     }
 }
 
-/// The number of classes as far as the labels tell: those of the training split, even when the test split is read, so
-/// that a class without test images is not lost.
-fn one_more_than_the_largest_label(
-    path: &Path,
-    split: Split,
-    tables: &[(Table, PathBuf)],
-    options: &ParquetOptions,
-) -> Result<usize> {
-    let mut largest = None;
-    // What cannot be a label does not count here; reading its row will refuse it by name.
-    let mut see = |table: &Table| {
-        largest = largest.max(table.labels()?.into_iter().filter_map(|label| u32::try_from(label).ok()).max());
-        Ok::<_, Error>(())
-    };
-    match split {
-        Split::Test if path.is_dir() => match files::find(path, Split::Train) {
-            Ok(train) => train.iter().try_for_each(|file| see(&Table::open(file, options)?))?,
-            // Without a training split the test split must do; with half of one, the classes would be a guess.
-            Err(Error::NoFiles { .. }) => tables.iter().try_for_each(|(table, _)| see(table))?,
-            Err(error) => return Err(error),
-        },
-        _ => tables.iter().try_for_each(|(table, _)| see(table))?,
+/// What the labels of a data set may be.
+struct Classes {
+    n: usize,
+    names: Option<Vec<String>>,
+    /// The label of each name, where labels are text.
+    of_text: BTreeMap<String, u32>,
+}
+
+impl Classes {
+    /// From the options; the metadata of the files; the card; or the labels of the training split.
+    fn find(source: &Source, tables: &[Box<dyn Table>]) -> Result<Self> {
+        let options = source.options();
+        let column = tables.iter().find_map(|table| table.columns()).map_or("label", |(_, label)| label);
+        let in_files = || tables.iter().find_map(|table| table.class_names()).map(<[_]>::to_vec);
+        let mut names = options.class_names.clone().or_else(in_files).or_else(|| source.card_names(column));
+        // Names that do not fit the number of classes belong to something else.
+        names = names.filter(|names| options.n_classes.is_none_or(|n| n == names.len()));
+        let mut n = options.n_classes.or(names.as_ref().map(Vec::len));
+        let mut text = BTreeSet::new();
+        if names.is_none() {
+            let mut largest = None;
+            for table in source.tables_of_classes()? {
+                for label in table.labels()? {
+                    match label {
+                        // What cannot be a label does not count here; reading its row will refuse it by name.
+                        Label::Number(label) => largest = largest.max(u32::try_from(label).ok()),
+                        Label::Text(label) => _ = text.insert(label),
+                    }
+                }
+                if text.is_empty() && n.is_some() {
+                    break;
+                }
+            }
+            let number = || largest.map_or(1, |label| label as usize + 1);
+            if text.is_empty() {
+                n = n.or_else(|| Some(number()));
+            } else {
+                if let Some(n) = n.filter(|n| *n != text.len()) {
+                    return Err(Error::Config(format!(
+                        "{}: expected ReadOptions::n_classes to be the number of different labels, found {n} and {}; name \
+                         them in ReadOptions::class_names",
+                        source.path().display(),
+                        text.len()
+                    )));
+                }
+                names = Some(text.into_iter().collect());
+                n = names.as_ref().map(Vec::len);
+            }
+        }
+        let of_text = names.iter().flatten().cloned().zip(0..).collect();
+        Ok(Self { n: n.unwrap_or(1), names, of_text })
     }
-    Ok(largest.map_or(1, |label| label as usize + 1))
+
+    /// The class of a label, or why it is none.
+    fn of(&self, label: &Label, at: impl Fn() -> Place) -> Result<u32> {
+        let number = match label {
+            Label::Number(number) => *number,
+            Label::Text(text) => {
+                return self.of_text.get(text).copied().ok_or_else(|| Error::UnknownLabel {
+                    at: at(),
+                    label: text.clone(),
+                    names: self.names.clone().unwrap_or_default(),
+                });
+            }
+        };
+        let class = u32::try_from(number).ok().filter(|label| (*label as usize) < self.n);
+        class.ok_or_else(|| Error::LabelOutOfRange { at: at(), label: number, n_classes: self.n })
+    }
+
+    /// The number of images of each class.
+    fn count(&self, tables: &[Box<dyn Table>]) -> Result<BTreeMap<u32, usize>> {
+        let mut counts = BTreeMap::new();
+        for table in tables {
+            for (row, label) in table.labels()?.iter().enumerate() {
+                *counts.entry(self.of(label, || table.place(row))?).or_default() += 1;
+            }
+        }
+        Ok(counts)
+    }
 }
 
 /// Collects decoded rows.
 struct Builder<'a> {
-    options: &'a ParquetOptions,
-    n_classes: usize,
+    options: &'a ReadOptions,
+    classes: &'a Classes,
     /// Rows to come at most, by the footers.
     total: usize,
+    /// Bytes of pixels that may be decoded, and those of which headers were read.
+    limit: u64,
+    promised: u64,
+    /// The part of each class that is kept, and how many images it has.
+    slice: Option<(Slice, BTreeMap<u32, usize>)>,
     pixels: Vec<u8>,
     labels: Vec<u32>,
     size: Option<(usize, usize)>,
+    fit: Fit,
     /// 1 until an image with colour comes.
     channels: usize,
-    n_of_class: BTreeMap<u32, usize>,
+    /// Images of each class that were seen, and that were kept.
+    n_of_class: BTreeMap<u32, (usize, usize)>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(options: &'a ParquetOptions, n_classes: usize, total: usize) -> Self {
+    fn new(options: &'a ReadOptions, classes: &'a Classes, total: usize) -> Self {
         Self {
             options,
-            n_classes,
+            classes,
             total,
+            limit: u64::MAX,
+            promised: 0,
+            slice: None,
             pixels: Vec::new(),
             labels: Vec::new(),
             size: options.resize.or(options.cover).or(options.size),
+            fit: match (options.resize, options.cover) {
+                (Some(_), _) => Fit::Stretch,
+                (_, Some(_)) => Fit::Cover,
+                (None, None) => Fit::Exact,
+            },
             channels: options.channels.unwrap_or(1),
             n_of_class: BTreeMap::new(),
         }
     }
 
+    /// Whether the next image of a class belongs to what is read.
+    fn wants(&mut self, class: u32) -> bool {
+        let (seen, kept) = self.n_of_class.entry(class).or_default();
+        let in_slice = self.slice.as_ref().is_none_or(|((from, to), counts)| {
+            let n = counts.get(&class).copied().unwrap_or(0);
+            // Of 5 images, 50 % ends after 2, and the other half begins there.
+            (n * from / 100..n * to / 100).contains(seen)
+        });
+        *seen += 1;
+        let wanted = in_slice && self.options.max_per_class.is_none_or(|most| *kept < most);
+        *kept += usize::from(wanted);
+        wanted
+    }
+
     /// Checks and decodes the rows of a chunk and appends them.
-    fn push(&mut self, path: &Path, rows: Rows) -> Result<()> {
-        let mut kept = Vec::with_capacity(rows.labels.len());
-        for (i, &label) in rows.labels.iter().enumerate() {
+    fn push(&mut self, table: &dyn Table, rows: Rows) -> Result<()> {
+        let (mut kept, mut classes) = (Vec::with_capacity(rows.labels.len()), Vec::new());
+        for (i, label) in rows.labels.iter().enumerate() {
             let row = rows.first + i;
-            let in_range = u32::try_from(label).ok().filter(|label| (*label as usize) < self.n_classes);
-            let label = in_range.ok_or_else(|| Error::LabelOutOfRange {
-                path: path.to_path_buf(),
-                row,
-                label,
-                n_classes: self.n_classes,
-            })?;
-            let n = self.n_of_class.entry(label).or_default();
-            if self.options.max_per_class.is_none_or(|most| *n < most) {
-                *n += 1;
-                self.labels.push(label);
-                kept.push((row, rows.images[i].data()));
+            let class = self.classes.of(label, || table.place(row))?;
+            if self.wants(class) {
+                classes.push(class);
+                kept.push((row, &rows.images[i]));
             }
         }
-        let Some(&(first_row, first_image)) = kept.first() else { return Ok(()) };
-        let refuse = |row: usize, refusal: Refusal, expected: (usize, usize)| match refusal {
-            Refusal::Decode(reason) => Error::Decode { path: path.to_path_buf(), row, reason },
-            Refusal::Size(found) => Error::ImageSize { path: path.to_path_buf(), row, expected, found },
-        };
-        let size = match self.size {
-            Some(size) => size,
-            None => decode::size(first_image).map_err(|refusal| refuse(first_row, refusal, (0, 0)))?,
-        };
-        self.size = Some(size);
-        let fit = match (self.options.resize, self.options.cover) {
-            (Some(_), _) => Fit::Stretch,
-            (_, Some(_)) => Fit::Cover,
-            (None, None) => Fit::Exact,
-        };
         // Collected one by one, not as one `Result`: rayon would report any of several bad rows, we want the first.
-        let images: Vec<std::result::Result<Pixels, Refusal>> =
-            kept.par_iter().map(|(_, encoded)| decode::decode(encoded, size, fit)).collect();
-        let images = images.into_iter().zip(&kept).map(|(image, (row, _))| image.map_err(|r| refuse(*row, r, size)));
-        let images = images.collect::<Result<Vec<_>>>()?;
-
-        let plane = size.0 * size.1;
-        if self.options.channels.is_none() && self.channels == 1 && images.iter().any(|image| !image.is_gray) {
-            self.become_rgb(plane)?;
+        let headers: Vec<_> = kept.par_iter().map(|(_, encoded)| decode::header(encoded.data())).collect();
+        let mut known = Vec::with_capacity(headers.len());
+        for (header, (row, _)) in headers.into_iter().zip(&kept) {
+            known.push(header.map_err(|refusal| refuse(table.place(*row), refusal, (0, 0)))?);
+            self.check_size(&known[known.len() - 1], || table.place(*row))?;
         }
-        let image_len = self.channels * plane;
-        let new_len = self.pixels.len() + images.len() * image_len;
-        self.reserve(new_len, image_len)?;
-        let start = self.pixels.len();
-        self.pixels.resize(new_len, 0);
-        let channels = self.channels;
-        let places = self.pixels[start..].par_chunks_exact_mut(image_len);
-        places.zip(&images).for_each(|(place, image)| decode::write_chw(image, channels, place));
+        let mut first = 0;
+        while first < kept.len() {
+            // As many as fit, at least one.
+            let mut bytes = 0;
+            let fits = |header: &&Header| {
+                bytes += header.n_bytes;
+                bytes <= AT_ONCE
+            };
+            let end = first + known[first..].iter().take_while(fits).count().max(1);
+            self.decode(table, &kept[first..end], &known[first..end])?;
+            first = end;
+        }
+        self.labels.extend(classes);
         Ok(())
     }
 
-    /// Makes room for `needed` bytes in all, and if it can for all that is to come: growing by doubling would copy
-    /// gigabytes. Only a wish, as a damaged footer can promise any number of rows.
-    fn reserve(&mut self, needed: usize, image_len: usize) -> Result<()> {
-        if self.pixels.capacity() >= needed {
+    /// Holds what a header promises against the size of the others and against the limits, before a pixel is decoded.
+    fn check_size(&mut self, header: &Header, at: impl Fn() -> Place) -> Result<()> {
+        let size = *self.size.get_or_insert(header.size);
+        if self.fit == Fit::Exact && header.size != size {
+            return Err(refuse(at(), Refusal::Size(header.size), size));
+        }
+        let too_large = |bytes, limit, scope, option| Err(Error::TooLarge { at: at(), bytes, limit, scope, option });
+        let most = self.options.max_image_bytes.unwrap_or(decode::MAX_IMAGE_BYTES);
+        if header.n_bytes > most {
+            return too_large(header.n_bytes, most, "in an image", "max_image_bytes");
+        }
+        let kept = (size.0 as u64).saturating_mul(size.1 as u64).saturating_mul(self.channels as u64);
+        self.promised = self.promised.saturating_add(header.n_bytes.max(kept));
+        if self.promised > self.limit {
+            return too_large(self.promised, self.limit, "in all", "max_decoded_bytes");
+        }
+        Ok(())
+    }
+
+    /// Decodes some images, each to its place.
+    fn decode(&mut self, table: &dyn Table, images: &[(usize, &Encoded)], headers: &[Header]) -> Result<()> {
+        let Some(size) = self.size else { return Ok(()) };
+        let (plane, fit) = (size.0 * size.1, self.fit);
+        if self.options.channels.is_none() && self.channels == 1 && headers.iter().any(|header| !header.is_gray) {
+            self.become_rgb(plane)?;
+        }
+        let (channels, start) = (self.channels, self.pixels.len());
+        let image_len = channels * plane;
+        self.reserve(images.len() * image_len, image_len)?;
+        self.pixels.resize(start + images.len() * image_len, 0);
+        let places = self.pixels[start..].par_chunks_exact_mut(image_len);
+        let results: Vec<_> = places
+            .zip(images)
+            .map(|(place, (_, encoded))| {
+                decode::decode(encoded.data(), size, fit).map(|image| decode::write_chw(&image, channels, place))
+            })
+            .collect();
+        for (result, (row, _)) in results.into_iter().zip(images) {
+            result.map_err(|refusal| refuse(table.place(*row), refusal, size))?;
+        }
+        Ok(())
+    }
+
+    /// Makes room for `more` bytes, and if it can for all that is to come: growing by doubling would copy gigabytes. Only
+    /// a wish, as a damaged footer can promise any number of rows.
+    fn reserve(&mut self, more: usize, image_len: usize) -> Result<()> {
+        if self.pixels.capacity() - self.pixels.len() >= more {
             return Ok(());
         }
-        let wished = match self.options.max_per_class {
-            Some(_) => 0,
-            None => self.total.saturating_mul(image_len).saturating_sub(self.pixels.len()),
+        let wished = match self.options.max_per_class.is_some() || self.slice.is_some() {
+            true => 0,
+            false => self.total.saturating_mul(image_len).saturating_sub(self.pixels.len()),
         };
-        let more = needed - self.pixels.len();
-        if wished > more && self.pixels.try_reserve_exact(wished).is_ok() {
+        if wished > more && wished as u64 <= self.limit && self.pixels.try_reserve_exact(wished).is_ok() {
             return Ok(());
         }
-        self.pixels.try_reserve(more).map_err(|_| Error::Memory { bytes: needed })
+        self.pixels.try_reserve(more).map_err(|_| Error::Memory { bytes: self.pixels.len().saturating_add(more) })
     }
 
     /// Repeats the gray planes read so far, once the first colour image shows up.
     fn become_rgb(&mut self, plane: usize) -> Result<()> {
         self.channels = 3;
-        let gray = std::mem::take(&mut self.pixels);
-        self.reserve(3 * gray.len(), 3 * plane)?;
-        for image in gray.chunks_exact(plane) {
-            (0..3).for_each(|_| self.pixels.extend_from_slice(image));
+        let n = self.pixels.len() / plane;
+        self.reserve(2 * self.pixels.len(), 3 * plane)?;
+        self.pixels.resize(3 * n * plane, 0);
+        // From the last one on: what is written lies behind what is still to be read.
+        for i in (0..n).rev() {
+            (0..3).rev().for_each(|c| self.pixels.copy_within(i * plane..(i + 1) * plane, (3 * i + c) * plane));
         }
         Ok(())
     }
 
-    fn finish(self, path: &Path, n_classes: usize, class_names: Option<Vec<String>>) -> Result<ImageDataset> {
+    fn finish(self, path: &Path) -> Result<ImageDataset> {
         let (Some((h, w)), false) = (self.size, self.labels.is_empty()) else {
-            return Err(Error::Parquet { path: path.to_path_buf(), reason: "it has no rows".to_owned() });
+            return Err(Error::Empty { path: path.to_path_buf() });
         };
-        let shape = (self.channels, h, w);
-        Ok(ImageDataset { pixels: self.pixels, labels: self.labels, shape, n_classes, class_names })
+        let names = self.classes.names.clone();
+        let data = ImageDataset::new(self.pixels, self.labels, (self.channels, h, w), self.classes.n)?;
+        Ok(ImageDataset { class_names: names, fit: self.fit, ..data })
+    }
+}
+
+/// The error for an image that is not wanted.
+fn refuse(at: Place, refusal: Refusal, expected: (usize, usize)) -> Error {
+    match refusal {
+        Refusal::Decode(reason) => Error::Decode { at, reason },
+        Refusal::Format(format) => Error::ImageFormat { at, format },
+        Refusal::Size(found) => Error::ImageSize { at, expected, found },
     }
 }

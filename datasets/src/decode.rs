@@ -4,16 +4,20 @@ use std::io::Cursor;
 
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use serde::{Deserialize, Serialize};
 
 use crate::transform::Window;
 
-/// Memory that one decoded image may take; a damaged header can claim anything.
-const MAX_BYTES: u64 = 1 << 30;
+/// Bytes that one image may decode to, if no option says otherwise; a header can claim anything. Pillow warns at as many
+/// pixels.
+pub(crate) const MAX_IMAGE_BYTES: u64 = 1 << 28;
 
 /// Why an image was refused.
 pub(crate) enum Refusal {
     /// Its bytes cannot be decoded.
     Decode(String),
+    /// It is of this format, which is not read.
+    Format(String),
     /// It has this (height, width).
     Size((usize, usize)),
 }
@@ -24,15 +28,26 @@ pub(crate) struct Pixels {
     pub(crate) is_gray: bool,
 }
 
-/// (height, width) of an encoded image, read from its header.
-pub(crate) fn size(encoded: &[u8]) -> Result<(usize, usize), Refusal> {
-    Ok(reader(encoded)?.1)
+/// What the header of an encoded image says.
+pub(crate) struct Header {
+    /// (height, width).
+    pub(crate) size: (usize, usize),
+    pub(crate) is_gray: bool,
+    /// Bytes of pixels that it decodes to.
+    pub(crate) n_bytes: u64,
+}
+
+/// Reads the header, no pixel.
+pub(crate) fn header(encoded: &[u8]) -> Result<Header, Refusal> {
+    let (decoder, size) = reader(encoded)?;
+    Ok(Header { size, is_gray: !decoder.color_type().has_color(), n_bytes: decoder.total_bytes() })
 }
 
 /// How an image comes to the size that is asked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fit {
-    /// It has it, or is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// It has that size, or is refused.
     Exact,
     /// Height and width each by their own factor.
     Stretch,
@@ -52,7 +67,7 @@ impl Fit {
     }
 }
 
-/// Decodes a PNG or JPEG of exactly `size` = (height, width), or brings it to that size if `fit` allows it.
+/// Decodes an image of exactly `size` = (height, width), or brings it to that size if `fit` allows it.
 pub(crate) fn decode(encoded: &[u8], size: (usize, usize), fit: Fit) -> Result<Pixels, Refusal> {
     let (decoder, found) = reader(encoded)?;
     if found != size && fit == Fit::Exact {
@@ -60,7 +75,7 @@ pub(crate) fn decode(encoded: &[u8], size: (usize, usize), fit: Fit) -> Result<P
     }
     let resized = fit.resized(found, size);
     // A strip of an image would become a giant before its middle is cut out.
-    if resized.0 as u64 * resized.1 as u64 * 3 > MAX_BYTES {
+    if resized.0 as u64 * resized.1 as u64 * 3 > 4 * MAX_IMAGE_BYTES {
         return Err(Refusal::Size(found));
     }
     let mut image = DynamicImage::from_decoder(decoder).map_err(|e| Refusal::Decode(e.to_string()))?;
@@ -79,20 +94,58 @@ pub(crate) fn decode(encoded: &[u8], size: (usize, usize), fit: Fit) -> Result<P
     Ok(Pixels { hwc, is_gray })
 }
 
+/// The formats that are read.
+const FORMATS: [ImageFormat; 6] =
+    [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::Tiff];
+
+/// How files of other formats begin, from which byte on, and what they are called.
+const OTHERS: [(usize, &[u8], &str); 16] = [
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftypavis", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (4, b"JXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"jP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"<svg", "SVG"),
+    (0, b"<?xml", "SVG or other XML"),
+    (0, b"%PDF", "PDF"),
+    (0, b"\x89HDF", "HDF5"),
+    (0, b"\x93NUMPY", "NumPy"),
+    (0, b"FORM", "IFF"),
+];
+
+/// The format of an image, by its first bytes.
+fn format(encoded: &[u8]) -> Result<ImageFormat, Refusal> {
+    if let Some((.., name)) =
+        OTHERS.iter().find(|(at, magic, _)| encoded.get(*at..).is_some_and(|rest| rest.starts_with(magic)))
+    {
+        return Err(Refusal::Format((*name).to_owned()));
+    }
+    match image::guess_format(encoded) {
+        Ok(format) if FORMATS.contains(&format) => Ok(format),
+        Ok(format) => Err(Refusal::Format(format!("{format:?}"))),
+        Err(_) => Err(Refusal::Decode(format!("its {} bytes do not start like one", encoded.len()))),
+    }
+}
+
 /// The decoder of an image, and (height, width) from its header.
 fn reader(encoded: &[u8]) -> Result<(impl ImageDecoder + '_, (usize, usize)), Refusal> {
     let error = |e: image::ImageError| Refusal::Decode(e.to_string());
-    let format = image::guess_format(encoded)
-        .ok()
-        .filter(|format| matches!(format, ImageFormat::Png | ImageFormat::Jpeg))
-        .ok_or_else(|| Refusal::Decode(format!("its {} bytes do not start like one", encoded.len())))?;
+    let format = format(encoded)?;
     // The JPEG decoder paints what is missing in gray and says nothing; the end marker tells a whole file.
     if format == ImageFormat::Jpeg && !encoded.windows(2).rev().any(|pair| pair == [0xff, 0xd9]) {
         return Err(Refusal::Decode(format!("its {} bytes end before the end marker", encoded.len())));
     }
-    let decoder = ImageReader::with_format(Cursor::new(encoded), format).into_decoder().map_err(error)?;
+    let mut reader = ImageReader::with_format(Cursor::new(encoded), format);
+    // The sizes are held against limits of ours before a pixel is decoded.
+    reader.no_limits();
+    let decoder = reader.into_decoder().map_err(error)?;
     let (w, h) = decoder.dimensions();
-    if w == 0 || h == 0 || decoder.total_bytes() > MAX_BYTES {
+    if w == 0 || h == 0 {
         return Err(Refusal::Decode(format!("its header claims {h}x{w} pixels")));
     }
     Ok((decoder, (h as usize, w as usize)))

@@ -1,10 +1,12 @@
-//! Image data sets for the training of spiking networks: parquet in the layout of the Hugging Face Hub, the
-//! augmentation of the published recipes, and seeded batches of Candle tensors.
+//! Image data sets for the training of spiking networks: parquet in the layouts of the Hugging Face Hub, CSV and folders
+//! of images, the augmentation of the published recipes, and seeded batches of Candle tensors.
 //!
-//! - [`ImageDataset`] reads a split into memory, as bytes, on all cores;
+//! - [`Source`] finds the splits of a data set and says which is used for what;
+//! - [`ImageDataset`] reads one into memory, as bytes, on all cores;
 //! - [`Loader`] turns it into the [`Batch`]es of an epoch, which depend on the seed and the epoch and on nothing else;
 //! - [`Augment`] and [`Normalize`] say what happens to the pixels on the way, [`AutoAugment`] with the [`Operation`]s of
 //!   its policies among it, and [`Mix`] what happens to a batch;
+//! - [`Preprocessor`] is what turns one image into the input of a trained network, to be kept with it;
 //! - [`sample_path`] is a small real data set that needs no network.
 //!
 //! Nothing here prints, downloads, or knows a model. A static image becomes `[T, B, C, H, W]` in the network, whose stem
@@ -18,9 +20,9 @@
 //! use std::sync::Arc;
 //!
 //! use candle_core::Device;
-//! use lmht_datasets::{Augment, ImageDataset, Loader, LoaderConfig, ParquetOptions, Split, sample_path};
+//! use lmht_datasets::{Augment, ImageDataset, Loader, LoaderConfig, ReadOptions, Split, sample_path};
 //!
-//! let train = ImageDataset::from_parquet(sample_path(), Split::Train, &ParquetOptions::default())?;
+//! let train = ImageDataset::read(sample_path(), Split::Train, &ReadOptions::default())?;
 //! assert_eq!(train.class_names().unwrap()[9], "Ankle boot");
 //!
 //! let normalize = train.channel_stats();
@@ -43,28 +45,34 @@
 //! ```
 
 mod auto_augment;
+mod card;
 mod dataset;
 mod decode;
 mod error;
-mod files;
+mod formats;
+mod guard;
 mod loader;
 mod mix;
 mod operation;
 mod options;
+mod preprocessor;
 mod random;
 mod resize;
 mod sample;
+mod source;
 mod split;
-mod table;
 mod transform;
 
 pub use auto_augment::{AutoAugment, Policy};
 pub use dataset::ImageDataset;
-pub use error::{Error, Result};
+pub use decode::Fit;
+pub use error::{Error, Place, Result};
 pub use loader::{Batch, Batches, Loader, LoaderConfig};
 pub use mix::Mix;
 pub use operation::Operation;
-pub use options::ParquetOptions;
+pub use options::ReadOptions;
+pub use preprocessor::Preprocessor;
 pub use sample::sample_path;
+pub use source::Source;
 pub use split::Split;
 pub use transform::{Augment, Normalize};

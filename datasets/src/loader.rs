@@ -111,6 +111,7 @@ pub struct Batch {
 pub struct Loader {
     data: Arc<ImageDataset>,
     config: LoaderConfig,
+    normalize: Normalize,
     /// The normalized value of each byte, `[C][256]`.
     table: Arc<Vec<[f32; 256]>>,
     device: Device,
@@ -141,7 +142,7 @@ impl Loader {
             if !(1..=h).contains(&rows) || !(1..=w).contains(&columns) {
                 return Err(Error::Config(format!(
                     "LoaderConfig::center_crop: expected at most the size of the {h}x{w} images, found {rows}x{columns}; \
-                     ParquetOptions::cover makes larger ones"
+                     ReadOptions::cover makes larger ones"
                 )));
             }
             if config.augment.resized_crop.is_some() {
@@ -157,7 +158,8 @@ impl Loader {
         if let Some(mix) = &config.mix {
             mix.check()?;
         }
-        Ok(Self { data, config: config.clone(), table: Arc::new(normalize.table()), device: device.clone() })
+        let table = Arc::new(normalize.table());
+        Ok(Self { data, config: config.clone(), normalize: normalize.clone(), table, device: device.clone() })
     }
 
     /// (height, width) of the images in a batch.
@@ -175,6 +177,11 @@ impl Loader {
     /// How they become batches.
     pub fn config(&self) -> &LoaderConfig {
         &self.config
+    }
+
+    /// How pixels are normalized.
+    pub fn normalize(&self) -> &Normalize {
+        &self.normalize
     }
 
     /// Batches, and so training steps, in an epoch.
@@ -248,7 +255,7 @@ struct Plan {
 impl Plan {
     /// Makes batch `step` on all cores.
     fn batch(&self, step: usize) -> Result<Batch> {
-        let Loader { data, config, table, device } = &self.loader;
+        let Loader { data, config, table, device, .. } = &self.loader;
         let (c, h, w) = data.shape();
         let start = step * config.batch_size;
         let indices = &self.order[start..(start + config.batch_size).min(self.order.len())];

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use lmht_bench::CostCounter;
 use lmht_convert::{Model, compare_spikes, reparameterize};
-use lmht_datasets::{ImageDataset, ParquetOptions, Split, sample_path};
+use lmht_datasets::{ImageDataset, ReadOptions, Split, sample_path};
 use lmht_nn::layers::{Linear, Neuron, Site};
 use lmht_nn::{
     Architecture, Body, InputShape, Mode, ModelCard, ModelConfig, Network, ParamStore, Pass, Schedule, Signal,
@@ -65,8 +65,8 @@ impl Body for Layers {
 
 /// Features `[N, 49]` and labels `[N]` of a split.
 fn features(split: Split) -> Result<(Tensor, Tensor), Box<dyn std::error::Error>> {
-    let options = ParquetOptions { max_per_class: Some(400), ..ParquetOptions::default() };
-    let data = ImageDataset::from_parquet(sample_path(), split, &options)?;
+    let options = ReadOptions { max_per_class: Some(400), ..ReadOptions::default() };
+    let data = ImageDataset::read(sample_path(), split, &options)?;
     let (c, h, w) = data.shape();
     let pixels = Tensor::from_slice(data.pixels(), (data.len(), c, h, w), &Device::Cpu)?.to_dtype(DType::F32)?;
     let patches = (pixels / 255.)?.avg_pool2d(4)?.flatten_from(1)?;

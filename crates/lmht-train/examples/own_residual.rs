@@ -14,7 +14,7 @@ use candle_nn::VarBuilder;
 use candle_nn::init::Init;
 use lmht_bench::{CostCounter, EnergyModel};
 use lmht_convert::{HybridStart, Model, compare_spikes, qcfs_to_lmht, reparameterize};
-use lmht_datasets::{ImageDataset, Loader, LoaderConfig, ParquetOptions, Split, sample_path};
+use lmht_datasets::{ImageDataset, Loader, LoaderConfig, ReadOptions, Split, sample_path};
 use lmht_nn::layers::{ConvNorm, Linear, Neuron, Site, add, global_avg_pool, shortcut_scale};
 use lmht_nn::ops::Conv2dParams;
 use lmht_nn::{
@@ -124,8 +124,8 @@ impl Body for Layers {
 pub(crate) fn main() -> Result<(), Error> {
     let cpu = Device::Cpu;
     let read = |split, max_per_class| {
-        let options = ParquetOptions { max_per_class: Some(max_per_class), ..ParquetOptions::default() };
-        ImageDataset::from_parquet(sample_path(), split, &options)
+        let options = ReadOptions { max_per_class: Some(max_per_class), ..ReadOptions::default() };
+        ImageDataset::read(sample_path(), split, &options)
     };
     let (train, test) = (read(Split::Train, 200)?, read(Split::Test, 50)?);
     let (normalize, n_classes) = (train.channel_stats(), train.n_classes());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
 use lmht_datasets::{
-    Augment, AutoAugment, Batch, Error, ImageDataset, Loader, LoaderConfig, Mix, Normalize, ParquetOptions, Policy,
+    Augment, AutoAugment, Batch, Error, ImageDataset, Loader, LoaderConfig, Mix, Normalize, Policy, ReadOptions,
 };
 
 /// `n` images of `[2, 3, 4]`, no two alike.
@@ -198,8 +198,8 @@ fn unknown_settings_are_refused() {
     assert!(serde_json::from_str::<Augment>(r#"{"flip": true}"#).unwrap().flip);
     assert!(serde_json::from_str::<Augment>(r#"{"flipp": true}"#).is_err());
     assert!(serde_json::from_str::<Normalize>(r#"{"mean": [0], "std": [1], "var": [1]}"#).is_err());
-    assert_eq!(serde_json::from_str::<ParquetOptions>("{}").unwrap(), ParquetOptions::default());
-    assert!(serde_json::from_str::<ParquetOptions>(r#"{"chanels": 1}"#).is_err());
+    assert_eq!(serde_json::from_str::<ReadOptions>("{}").unwrap(), ReadOptions::default());
+    assert!(serde_json::from_str::<ReadOptions>(r#"{"chanels": 1}"#).is_err());
     let config = LoaderConfig { augment: AUGMENT, ..LoaderConfig::train(64, 42) };
     let json = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<LoaderConfig>(&json).unwrap(), config);

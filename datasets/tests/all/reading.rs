@@ -1,16 +1,16 @@
-//! Reading parquet: layouts, columns, splits, shapes and labels.
+//! Reading parquet: columns, splits, shapes and labels.
 
 use std::cell::RefCell;
 use std::fs;
 
 use image::{DynamicImage, ImageFormat, RgbImage, Rgba, RgbaImage};
-use lmht_datasets::{Error, ImageDataset, ParquetOptions, Split};
+use lmht_datasets::{Error, ImageDataset, ReadOptions, Split};
 use tempfile::tempdir;
 
-use crate::tables::{Layout, encode, gray_png, rgb_png, row};
+use crate::tables::{COMPRESSIONS, Layout, encode, gray_png, rgb_png, row};
 
 fn read(path: impl AsRef<std::path::Path>) -> lmht_datasets::Result<ImageDataset> {
-    ImageDataset::from_parquet(path, Split::Train, &ParquetOptions::default())
+    ImageDataset::read(path, Split::Train, &ReadOptions::default())
 }
 
 #[test]
@@ -44,11 +44,13 @@ fn every_layout_reads_the_same() {
         Layout { rows_per_group: 2, ..Layout::default() },
         Layout { plain: true, label: "labels", label_type: "int32", ..Layout::default() },
         Layout { plain: true, required: true, ..Layout::default() },
+        Layout { names: Some(&["cat", "dog", "owl"]), ..Layout::default() },
         // The only binary column is the images', whatever it is called.
         Layout { plain: true, image: "png", ..Layout::default() },
     ];
-    for (i, layout) in layouts.iter().enumerate() {
-        let file = folder.path().join(format!("{i}.parquet"));
+    let compressed = COMPRESSIONS.map(|compression| Layout { compression: compression(), ..Layout::default() });
+    for (i, layout) in layouts.iter().chain(&compressed).enumerate() {
+        let file = folder.path().join(format!("train-{i}.parquet"));
         layout.write(&file, &rows);
         let data = read(&file).unwrap();
         assert_eq!((data.shape(), data.len(), data.n_classes()), ((1, 2, 3), 7, 3), "layout {i}");
@@ -65,8 +67,8 @@ fn more_rows_than_a_chunk_keep_their_order() {
     Layout { rows_per_group: 900, ..Layout::default() }.write(&file, &rows);
     let calls = RefCell::new(Vec::new());
     let progress = |done, total| calls.borrow_mut().push((done, total));
-    let options = ParquetOptions::default();
-    let data = ImageDataset::from_parquet_with(&file, Split::Train, &options, &progress).unwrap();
+    let options = ReadOptions::default();
+    let data = ImageDataset::read_with(&file, Split::Train, &options, &progress).unwrap();
     for i in 0..1_300 {
         assert_eq!(data.image(i).unwrap()[0], (i % 200) as u8, "image {i}");
         assert_eq!(data.labels()[i], (i % 7) as u32, "label {i}");
@@ -97,7 +99,7 @@ fn splits_are_found_by_name() {
         // A name that merely starts alike is another table.
         fs::write(folder.path().join("trainer.parquet"), "not read").unwrap();
         for (split, value) in [(Split::Train, 1), (Split::Test, 9)] {
-            let data = ImageDataset::from_parquet(folder.path(), split, &ParquetOptions::default()).unwrap();
+            let data = ImageDataset::read(folder.path(), split, &ReadOptions::default()).unwrap();
             assert_eq!(data.pixels(), [value], "{train_file}, {split:?}");
             // The test split has label 0 only; the classes are those of the training split.
             assert_eq!(data.n_classes(), 3, "{train_file}, {split:?}");
@@ -118,7 +120,7 @@ fn shards_are_read_in_order_and_a_missing_one_is_noticed() {
     assert!(matches!(error, Error::MissingShard { expected: 3, missing: 1, .. }), "{error}");
     // Nor can a test split that needs the classes of the training split do with a part of it.
     Layout::default().write(folder.path().join("test.parquet"), &[row(gray_png(1, 1, 0), 0)]);
-    let test = || ImageDataset::from_parquet(folder.path(), Split::Test, &ParquetOptions::default());
+    let test = || ImageDataset::read(folder.path(), Split::Test, &ReadOptions::default());
     assert!(matches!(test(), Err(Error::MissingShard { .. })));
     // Without any, the test split speaks for itself.
     [0, 2].iter().for_each(|i| fs::remove_file(shard(*i)).unwrap());
@@ -129,8 +131,13 @@ fn shards_are_read_in_order_and_a_missing_one_is_noticed() {
 fn a_folder_without_the_split_lists_what_it_has() {
     let folder = tempdir().unwrap();
     Layout::default().write(folder.path().join("pictures.parquet"), &[row(gray_png(1, 1, 0), 0)]);
-    let message = read(folder.path()).unwrap_err().to_string();
-    assert!(message.contains("train.parquet") && message.contains("found pictures.parquet"), "{message}");
+    let error = read(folder.path()).unwrap_err();
+    assert!(matches!(&error, Error::SplitNeeded { found, .. } if found[..] == ["pictures"]), "{error}");
+    let message = error.to_string();
+    assert!(
+        message.contains("`train`") && message.contains("`pictures`") && message.contains("train_split"),
+        "{message}"
+    );
     let missing = folder.path().join("nowhere");
     let message = read(&missing).unwrap_err().to_string();
     assert!(message.contains("nowhere") && message.contains("cannot find"), "{message}");
@@ -146,13 +153,13 @@ fn named_columns_are_read_and_wrong_names_list_the_columns() {
     for part in ["train.parquet", "`label`", "`picture.bytes` (binary)", "`kind` (int64)", "label_column"] {
         assert!(message.contains(part), "{part} in: {message}");
     }
-    let options = ParquetOptions { label_column: Some("kind".to_owned()), ..ParquetOptions::default() };
-    let data = ImageDataset::from_parquet(&file, Split::Train, &options).unwrap();
+    let options = ReadOptions { label_column: Some("kind".to_owned()), ..ReadOptions::default() };
+    let data = ImageDataset::read(&file, Split::Train, &options).unwrap();
     assert_eq!((data.pixels(), data.labels()), (&[3][..], &[1][..]));
     // Text is not an image, however binary it is.
     for name in ["picture.path", "pictures", "kind"] {
-        let options = ParquetOptions { image_column: Some(name.to_owned()), ..options.clone() };
-        let error = ImageDataset::from_parquet(&file, Split::Train, &options).unwrap_err();
+        let options = ReadOptions { image_column: Some(name.to_owned()), ..options.clone() };
+        let error = ImageDataset::read(&file, Split::Train, &options).unwrap_err();
         assert!(matches!(error, Error::Column { option: "image_column", .. }), "{error}");
         assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
     }
@@ -180,12 +187,12 @@ fn channels_can_be_forced() {
     let file = folder.path().join("train.parquet");
     let rgb = RgbImage::from_vec(2, 1, vec![255, 0, 0, 10, 20, 30]).unwrap();
     Layout::default().write(&file, &[row(encode(rgb.into(), ImageFormat::Png), 0), row(gray_png(1, 2, 8), 0)]);
-    let options = |channels| ParquetOptions { channels: Some(channels), ..ParquetOptions::default() };
-    let gray = ImageDataset::from_parquet(&file, Split::Train, &options(1)).unwrap();
+    let options = |channels| ReadOptions { channels: Some(channels), ..ReadOptions::default() };
+    let gray = ImageDataset::read(&file, Split::Train, &options(1)).unwrap();
     // BT.601: 0.299 * 255 = 76.2; 0.299 * 10 + 0.587 * 20 + 0.114 * 30 = 18.15.
     assert_eq!((gray.shape(), gray.pixels()), ((1, 1, 2), &[76, 18, 8, 9][..]));
     Layout::default().write(&file, &[row(gray_png(1, 2, 8), 0)]);
-    let rgb = ImageDataset::from_parquet(&file, Split::Train, &options(3)).unwrap();
+    let rgb = ImageDataset::read(&file, Split::Train, &options(3)).unwrap();
     assert_eq!((rgb.shape(), rgb.pixels()), ((3, 1, 2), &[8, 9, 8, 9, 8, 9][..]));
 }
 
@@ -210,8 +217,8 @@ fn resize_is_height_before_width() {
     // Halves of 20 and 60, left and right; and an image of the wanted size.
     let halves = image::GrayImage::from_fn(8, 2, |x, _| [if x < 4 { 20 } else { 60 }].into());
     Layout::default().write(&file, &[row(encode(halves.into(), ImageFormat::Png), 0), row(gray_png(1, 4, 0), 0)]);
-    let options = ParquetOptions { resize: Some((1, 4)), ..ParquetOptions::default() };
-    let data = ImageDataset::from_parquet(&file, Split::Train, &options).unwrap();
+    let options = ReadOptions { resize: Some((1, 4)), ..ReadOptions::default() };
+    let data = ImageDataset::read(&file, Split::Train, &options).unwrap();
     assert_eq!(data.shape(), (1, 1, 4));
     let image = data.image(0).unwrap();
     assert!(image[0] == 20 && image[3] == 60 && image[1] < 40 && image[2] > 40, "{image:?}");
@@ -243,24 +250,24 @@ fn max_per_class_keeps_the_first_and_decodes_no_others() {
     let mut rows: Vec<_> = (0..10).map(|i| row(gray_png(1, 1, i as u8), i % 2)).collect();
     rows.push((Some(b"no image at all".to_vec()), Some(1)));
     Layout::default().write(&file, &rows);
-    let options = ParquetOptions { max_per_class: Some(2), ..ParquetOptions::default() };
-    let data = ImageDataset::from_parquet(&file, Split::Train, &options).unwrap();
+    let options = ReadOptions { max_per_class: Some(2), ..ReadOptions::default() };
+    let data = ImageDataset::read(&file, Split::Train, &options).unwrap();
     assert_eq!((data.pixels(), data.labels()), (&[0, 1, 2, 3][..], &[0, 1, 0, 1][..]));
 }
 
 #[test]
 fn impossible_options_are_refused() {
-    let base = ParquetOptions::default;
+    let base = ReadOptions::default;
     let bad = [
-        (ParquetOptions { channels: Some(2), ..base() }, "channels"),
-        (ParquetOptions { size: Some((0, 3)), ..base() }, "size"),
-        (ParquetOptions { resize: Some((3, usize::MAX)), ..base() }, "resize"),
-        (ParquetOptions { size: Some((3, 3)), resize: Some((3, 3)), ..base() }, "at most one"),
-        (ParquetOptions { n_classes: Some(0), ..base() }, "n_classes"),
-        (ParquetOptions { max_per_class: Some(0), ..base() }, "max_per_class"),
+        (ReadOptions { channels: Some(2), ..base() }, "channels"),
+        (ReadOptions { size: Some((0, 3)), ..base() }, "size"),
+        (ReadOptions { resize: Some((3, usize::MAX)), ..base() }, "resize"),
+        (ReadOptions { size: Some((3, 3)), resize: Some((3, 3)), ..base() }, "at most one"),
+        (ReadOptions { n_classes: Some(0), ..base() }, "n_classes"),
+        (ReadOptions { max_per_class: Some(0), ..base() }, "max_per_class"),
     ];
     for (options, part) in bad {
-        let error = ImageDataset::from_parquet(lmht_datasets::sample_path(), Split::Test, &options).unwrap_err();
+        let error = ImageDataset::read(lmht_datasets::sample_path(), Split::Test, &options).unwrap_err();
         assert!(matches!(&error, Error::Config(message) if message.contains(part)), "{error}");
     }
 }

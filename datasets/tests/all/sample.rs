@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use lmht_datasets::{ImageDataset, ParquetOptions, Split, sample_path};
+use lmht_datasets::{ImageDataset, ReadOptions, Split, sample_path};
 
 fn load(split: Split) -> ImageDataset {
-    ImageDataset::from_parquet(sample_path(), split, &ParquetOptions::default()).unwrap()
+    ImageDataset::read(sample_path(), split, &ReadOptions::default()).unwrap()
 }
 
 /// Compares image `index` by the sum of its pixels, and by one row.

@@ -5,12 +5,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use image::{DynamicImage, GrayImage, ImageFormat, RgbImage};
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
+
+/// Every compression that is read.
+pub(crate) const COMPRESSIONS: [fn() -> Compression; 7] = [
+    || Compression::UNCOMPRESSED,
+    || Compression::SNAPPY,
+    || Compression::GZIP(GzipLevel::default()),
+    || Compression::BROTLI(BrotliLevel::default()),
+    || Compression::LZ4,
+    || Compression::LZ4_RAW,
+    || Compression::ZSTD(ZstdLevel::default()),
+];
 
 /// An encoded image and a label; `None` is null.
 pub(crate) type Row = (Option<Vec<u8>>, Option<i64>);
@@ -28,6 +39,8 @@ pub(crate) struct Layout {
     pub(crate) rows_per_group: usize,
     pub(crate) compression: Compression,
     pub(crate) metadata: Option<String>,
+    /// Labels as text: these in place of the numbers.
+    pub(crate) names: Option<&'static [&'static str]>,
 }
 
 impl Default for Layout {
@@ -41,6 +54,7 @@ impl Default for Layout {
             rows_per_group: 1000,
             compression: Compression::SNAPPY,
             metadata: None,
+            names: None,
         }
     }
 }
@@ -58,7 +72,11 @@ impl Layout {
             true => format!("{optional} binary {image};"),
             false => format!("optional group {image} {{ optional binary bytes; optional binary path (STRING); }}"),
         };
-        let schema = format!("message schema {{ {columns} {optional} {label_type} {label}; }}");
+        let labels = match self.names {
+            Some(_) => format!("{optional} binary {label} (STRING);"),
+            None => format!("{optional} {label_type} {label};"),
+        };
+        let schema = format!("message schema {{ {columns} {labels} }}");
         let schema = Arc::new(parse_message_type(&schema).unwrap());
         let pairs = self.metadata.clone().map(|json| vec![KeyValue::new("huggingface".to_owned(), json)]);
         let properties =
@@ -86,8 +104,12 @@ impl Layout {
                 column.close().unwrap();
             }
             let mut column = group.next_column().unwrap().unwrap();
-            match self.label_type {
-                "int32" => {
+            match (self.names, self.label_type) {
+                (Some(names), _) => {
+                    let labels: Vec<ByteArray> = labels.iter().map(|label| names[*label as usize].into()).collect();
+                    column.typed::<ByteArrayType>().write_batch(&labels, label_levels.as_deref(), None).unwrap();
+                }
+                (None, "int32") => {
                     let labels: Vec<i32> = labels.iter().map(|label| *label as i32).collect();
                     column.typed::<Int32Type>().write_batch(&labels, label_levels.as_deref(), None).unwrap();
                 }

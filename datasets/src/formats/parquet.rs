@@ -1,40 +1,59 @@
 //! One parquet file as a table of (encoded image, label): finds the two columns, reads them in chunks with the typed
 //! column readers, and turns every way in which a file can be wrong into an [`Error`].
 
+mod pages;
+
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::data_type::{ByteArray, DataType};
-use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::schema::types::ColumnDescriptor;
+use ::parquet::basic::{Compression, ConvertedType, LogicalType, Type as PhysicalType};
+use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use ::parquet::data_type::DataType;
+use ::parquet::errors::ParquetError;
+use ::parquet::file::reader::{FileReader, SerializedFileReader};
+use ::parquet::schema::types::ColumnDescriptor;
 
-use crate::ParquetOptions;
-use crate::error::{Error, Result};
+use super::{Encoded, Format, Label, Rows, Splits, Table, ends_in, entries, name, split_of};
+use crate::ReadOptions;
+use crate::error::{Error, Place, Result};
+use crate::guard::guard;
+use crate::split::{canonical, is_usual};
 
 /// Column names for images that the Hub uses.
 const IMAGE_COLUMNS: [&str; 2] = ["image", "img"];
 /// Column names for labels that the Hub uses; `fine_label` is CIFAR-100's.
 const LABEL_COLUMNS: [&str; 3] = ["label", "fine_label", "labels"];
 
-/// Runs `work` on the file at `path` and turns a panic into an error.
-///
-/// The decoders of pages and images are meant to answer damaged input with an error. Should one of them panic instead
-/// (an index past a buffer, a capacity overflow), the damage is still that of one file, and a program that loads data
-/// must not end there. Nothing that `work` touches is used after a panic, hence the assertion. The panic hook of the
-/// program still runs; with `panic = "abort"` nothing can be caught.
-pub(crate) fn guard<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let words = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()))
-            .unwrap_or_else(|| "no message".to_owned());
-        Err(damaged(path, format!("a decoder gave up on it ({words})")))
-    })
+/// Rows that a file may have that is smaller than a byte for each.
+const MAX_ROWS_OF_NOTHING: u64 = 1 << 20;
+
+/// Parquet files, as Hugging Face's `datasets` and the Hub write them.
+pub(crate) struct Parquet;
+
+impl Format for Parquet {
+    fn takes(&self, file: &Path) -> bool {
+        ends_in(file, "parquet")
+    }
+
+    /// `train.parquet`, `train-00000-of-00001.parquet`, and what lies in `train/`.
+    fn splits(&self, folder: &Path, _options: &ReadOptions) -> Result<Splits> {
+        let mut splits = Splits::new();
+        for entry in entries(folder)? {
+            if entry.is_dir() && is_usual(&name(&entry)) {
+                let files: Vec<_> = entries(&entry)?.into_iter().filter(|file| self.takes(file)).collect();
+                if !files.is_empty() {
+                    splits.entry(canonical(&name(&entry)).to_owned()).or_default().extend(files);
+                }
+            } else if self.takes(&entry) && entry.is_file() {
+                splits.entry(split_of(&entry)).or_default().push(entry);
+            }
+        }
+        Ok(splits)
+    }
+
+    fn open(&self, file: &Path, options: &ReadOptions) -> Result<Box<dyn Table>> {
+        Ok(Box::new(ParquetTable::open(file, options)?))
+    }
 }
 
 fn damaged(path: &Path, reason: String) -> Error {
@@ -42,8 +61,10 @@ fn damaged(path: &Path, reason: String) -> Error {
 }
 
 /// An open parquet file, with its image and label columns found.
-pub(crate) struct Table {
+struct ParquetTable {
     path: PathBuf,
+    /// The same file again, for a look at its pages.
+    file: File,
     reader: SerializedFileReader<File>,
     image: usize,
     label: usize,
@@ -51,27 +72,21 @@ pub(crate) struct Table {
     image_name: String,
     label_name: String,
     /// Rows that the file's footer promises.
-    pub(crate) n_rows: usize,
+    n_rows: usize,
+    n_bytes: u64,
     /// The names of the classes, where the file has Hugging Face's metadata.
-    pub(crate) class_names: Option<Vec<String>>,
+    class_names: Option<Vec<String>>,
 }
 
-/// Some rows of a table.
-pub(crate) struct Rows {
-    /// The row in the file of the first one, from 0.
-    pub(crate) first: usize,
-    pub(crate) images: Vec<ByteArray>,
-    pub(crate) labels: Vec<i64>,
-}
-
-impl Table {
+impl ParquetTable {
     /// Opens `path` and finds the columns.
-    pub(crate) fn open(path: &Path, options: &ParquetOptions) -> Result<Self> {
+    fn open(path: &Path, options: &ReadOptions) -> Result<Self> {
         guard(path, || {
             let io = |source| Error::Io { path: path.to_path_buf(), doing: "open the file", source };
             let file = File::open(path).map_err(io)?;
             let size = file.metadata().map_err(io)?.len();
-            let reader = SerializedFileReader::new(file)
+            let reader = file.try_clone().map_err(io)?;
+            let reader = SerializedFileReader::new(reader)
                 .map_err(|e| damaged(path, format!("its {size} bytes do not hold one ({})", words(e))))?;
             let metadata = reader.metadata();
             let columns = metadata.file_metadata().schema_descr().columns();
@@ -82,6 +97,18 @@ impl Table {
                 rows.and_then(|rows| sum.checked_add(rows))
                     .ok_or_else(|| damaged(path, format!("a row group claims {} rows", group.num_rows())))
             })?;
+            // A run of equal labels takes no room: without a bound, a kilobyte could promise any number of them.
+            if n_rows as u64 > size.max(MAX_ROWS_OF_NOTHING) {
+                return Err(damaged(path, format!("its {size} bytes promise {n_rows} rows")));
+            }
+            for group in metadata.row_groups() {
+                for column in [image, label] {
+                    // The others are in the features of the crate.
+                    if let codec @ Compression::LZO = group.columns()[column].compression() {
+                        return Err(Error::Codec { path: path.to_path_buf(), codec: codec.to_string() });
+                    }
+                }
+            }
             let label_name = columns[label].path().string();
             let class_names = metadata.file_metadata().key_value_metadata().and_then(|pairs| {
                 let pair = pairs.iter().find(|pair| pair.key == "huggingface")?;
@@ -90,22 +117,108 @@ impl Table {
             Ok(Self {
                 image_name: columns[image].path().string(),
                 path: path.to_path_buf(),
+                file,
                 reader,
                 image,
                 label,
                 label_name,
                 n_rows,
+                n_bytes: size,
                 class_names,
             })
         })
     }
 
-    /// Hands every row to `visit`, in order and at most `chunk` at a time.
-    pub(crate) fn for_each_chunk(&self, chunk: usize, mut visit: impl FnMut(Rows) -> Result<()>) -> Result<()> {
+    /// Refuses a row group with a page that would burst.
+    fn check_pages(&self, group: usize, column: usize) -> Result<()> {
+        let column = self.reader.metadata().row_group(group).column(column);
+        pages::check(&self.file, column).map_err(|e| damaged(&self.path, format!("in row group {group} {e}")))
+    }
+
+    fn read_labels(&self, reader: &mut ColumnReader, wanted: usize, first: usize) -> Result<Vec<Label>> {
+        match reader {
+            ColumnReader::Int32ColumnReader(reader) => {
+                let labels = self.read(reader, wanted, first, &self.label_name)?;
+                Ok(labels.into_iter().map(|label| Label::Number(label.into())).collect())
+            }
+            ColumnReader::Int64ColumnReader(reader) => {
+                let labels = self.read(reader, wanted, first, &self.label_name)?;
+                Ok(labels.into_iter().map(Label::Number).collect())
+            }
+            ColumnReader::ByteArrayColumnReader(reader) => {
+                let text = |(i, label): (usize, Encoded)| match label.as_utf8() {
+                    Ok(text) => Ok(Label::Text(text.to_owned())),
+                    Err(_) => Err(damaged(&self.path, format!("the label in row {} is not UTF-8", first + i))),
+                };
+                self.read(reader, wanted, first, &self.label_name)?.into_iter().enumerate().map(text).collect()
+            }
+            _ => Err(damaged(&self.path, format!("`{}` is neither a number nor text after all", self.label_name))),
+        }
+    }
+
+    /// Up to `wanted` values of one column, none of them null; `first` is the row of the first one.
+    fn read<T: DataType>(
+        &self,
+        reader: &mut ColumnReaderImpl<T>,
+        wanted: usize,
+        first: usize,
+        column: &str,
+    ) -> Result<Vec<T::T>> {
+        let schema = self.reader.metadata().file_metadata().schema_descr();
+        let index = if column == self.image_name { self.image } else { self.label };
+        let present = schema.column(index).max_def_level();
+        let (mut levels, mut values) = (Vec::new(), Vec::new());
+        let (n_rows, n_values, _) =
+            reader.read_records(wanted, Some(&mut levels), None, &mut values).map_err(|e| self.damaged(first, e))?;
+        if let Some(null) = levels.iter().position(|level| *level != present) {
+            let hint = match column.ends_with(".bytes") {
+                true => {
+                    "; if the images lie beside the table, as paths, embed them (in `datasets`: embed_external_files)"
+                }
+                false => "; remove the row",
+            };
+            return Err(Error::Null { at: self.place(first + null), column: column.to_owned(), hint });
+        }
+        if n_rows != n_values || values.len() != n_values {
+            let reason = format!("from row {first} on `{column}` has {n_values} values in {n_rows} rows");
+            return Err(damaged(&self.path, reason));
+        }
+        Ok(values)
+    }
+
+    fn damaged(&self, row: usize, error: ParquetError) -> Error {
+        damaged(&self.path, format!("its rows from {row} on cannot be read ({})", words(error)))
+    }
+}
+
+impl Table for ParquetTable {
+    fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    fn n_bytes(&self) -> u64 {
+        self.n_bytes
+    }
+
+    fn columns(&self) -> Option<(&str, &str)> {
+        Some((self.image_name.trim_end_matches(".bytes"), &self.label_name))
+    }
+
+    fn class_names(&self) -> Option<&[String]> {
+        self.class_names.as_deref()
+    }
+
+    fn place(&self, row: usize) -> Place {
+        Place { path: self.path.clone(), row: Some(row) }
+    }
+
+    fn for_each_chunk(&self, chunk: usize, visit: &mut dyn FnMut(Rows) -> Result<()>) -> Result<()> {
         let mut first = 0;
         for group in 0..self.reader.num_row_groups() {
             let (mut images, mut labels, n_rows) = guard(&self.path, || {
                 let rows = self.reader.get_row_group(group).map_err(|e| self.damaged(first, e))?;
+                self.check_pages(group, self.image)?;
+                self.check_pages(group, self.label)?;
                 let images = rows.get_column_reader(self.image).map_err(|e| self.damaged(first, e))?;
                 let labels = rows.get_column_reader(self.label).map_err(|e| self.damaged(first, e))?;
                 let ColumnReader::ByteArrayColumnReader(images) = images else {
@@ -143,13 +256,14 @@ impl Table {
         Ok(())
     }
 
-    /// The labels alone, which is quick: the images are not even decompressed.
-    pub(crate) fn labels(&self) -> Result<Vec<i64>> {
+    /// The images are not even decompressed.
+    fn labels(&self) -> Result<Vec<Label>> {
         guard(&self.path, || {
             let mut all = Vec::new();
             for group in 0..self.reader.num_row_groups() {
                 let first = all.len();
                 let rows = self.reader.get_row_group(group).map_err(|e| self.damaged(first, e))?;
+                self.check_pages(group, self.label)?;
                 let mut reader = rows.get_column_reader(self.label).map_err(|e| self.damaged(first, e))?;
                 let n_rows = self.reader.metadata().row_group(group).num_rows() as usize;
                 // In chunks, so that a damaged row count cannot ask for memory that the rows would not fill.
@@ -164,51 +278,6 @@ impl Table {
             }
             Ok(all)
         })
-    }
-
-    fn read_labels(&self, reader: &mut ColumnReader, wanted: usize, first: usize) -> Result<Vec<i64>> {
-        match reader {
-            ColumnReader::Int32ColumnReader(reader) => {
-                let labels = self.read(reader, wanted, first, &self.label_name)?;
-                Ok(labels.into_iter().map(i64::from).collect())
-            }
-            ColumnReader::Int64ColumnReader(reader) => self.read(reader, wanted, first, &self.label_name),
-            _ => Err(damaged(&self.path, format!("`{}` is not an integer after all", self.label_name))),
-        }
-    }
-
-    /// Up to `wanted` values of one column, none of them null; `first` is the row of the first one.
-    fn read<T: DataType>(
-        &self,
-        reader: &mut ColumnReaderImpl<T>,
-        wanted: usize,
-        first: usize,
-        column: &str,
-    ) -> Result<Vec<T::T>> {
-        let schema = self.reader.metadata().file_metadata().schema_descr();
-        let index = if column == self.image_name { self.image } else { self.label };
-        let present = schema.column(index).max_def_level();
-        let (mut levels, mut values) = (Vec::new(), Vec::new());
-        let (n_rows, n_values, _) =
-            reader.read_records(wanted, Some(&mut levels), None, &mut values).map_err(|e| self.damaged(first, e))?;
-        if let Some(null) = levels.iter().position(|level| *level != present) {
-            let hint = match column.ends_with(".bytes") {
-                true => {
-                    "; if the images lie beside the table, as paths, embed them (in `datasets`: embed_external_files)"
-                }
-                false => "; remove the row",
-            };
-            return Err(Error::Null { path: self.path.clone(), row: first + null, column: column.to_owned(), hint });
-        }
-        if n_rows != n_values || values.len() != n_values {
-            let reason = format!("from row {first} on `{column}` has {n_values} values in {n_rows} rows");
-            return Err(damaged(&self.path, reason));
-        }
-        Ok(values)
-    }
-
-    fn damaged(&self, row: usize, error: ParquetError) -> Error {
-        damaged(&self.path, format!("its rows from {row} on cannot be read ({})", words(error)))
     }
 }
 
@@ -249,13 +318,13 @@ fn find_image(path: &Path, columns: &[std::sync::Arc<ColumnDescriptor>], name: O
     })
 }
 
-/// The index of the integer column with the labels.
+/// The index of the column with the labels, whole numbers or text.
 fn find_label(path: &Path, columns: &[std::sync::Arc<ColumnDescriptor>], name: Option<&str>) -> Result<usize> {
     let named = |name: &str| {
         columns.iter().position(|column| {
             column.path().string() == name
                 && column.max_rep_level() == 0
-                && matches!(column.physical_type(), PhysicalType::INT32 | PhysicalType::INT64)
+                && (matches!(column.physical_type(), PhysicalType::INT32 | PhysicalType::INT64) || is_text(column))
         })
     };
     let found = match name {
@@ -265,8 +334,8 @@ fn find_label(path: &Path, columns: &[std::sync::Arc<ColumnDescriptor>], name: O
     found.ok_or_else(|| Error::Column {
         path: path.to_path_buf(),
         expected: match name {
-            Some(name) => format!("integer labels in the column `{name}`"),
-            None => "integer labels in a column `label`, `fine_label` or `labels`".to_owned(),
+            Some(name) => format!("labels (whole numbers or text) in the column `{name}`"),
+            None => "labels (whole numbers or text) in a column `label`, `fine_label` or `labels`".to_owned(),
         },
         columns: list(columns),
         option: "label_column",
@@ -306,26 +375,4 @@ fn class_names(metadata: &str, label: &str) -> Option<Vec<String>> {
     let metadata: serde_json::Value = serde_json::from_str(metadata).ok()?;
     let names = metadata.get("info")?.get("features")?.get(label)?.get("names")?.as_array()?;
     names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_within_a_file_becomes_an_error_that_names_it() {
-        let path = Path::new("some/train.parquet");
-        // As a decoder panics: with formatted words, with plain ones, and with something else.
-        let out_of_bounds = || assert_eq!([1, 2, 3][std::hint::black_box(3)], 0);
-        let panics: [fn(); 3] = [out_of_bounds, || panic!("plain"), || std::panic::panic_any(7)];
-        for (panic, words) in panics.into_iter().zip(["index is 3", "plain", "no message"]) {
-            let error = guard(path, || {
-                panic();
-                Ok(())
-            });
-            let message = error.unwrap_err().to_string();
-            assert!(message.starts_with("some/train.parquet: expected") && message.contains(words), "{message}");
-        }
-        assert_eq!(guard(path, || Ok(3)).unwrap(), 3);
-    }
 }
