@@ -3,13 +3,33 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
-use lmht_datasets::{ImageDataset, Loader, LoaderConfig, Normalize, ParquetOptions, Split, sample_path};
+use lmht_datasets::{Error, ImageDataset, Loader, LoaderConfig, Normalize, ReadOptions, Source, Split, sample_path};
 use lmht_nn::ModelConfig;
 
 use crate::experiment::{DataConfig, Experiment};
+
+/// Which part of the data is used for what.
+#[derive(clap::Args)]
+pub(crate) struct SplitArgs {
+    /// The split to learn from, or a part of one: NAME[:80%] is the first 80 % of each class [default: train].
+    #[arg(long, value_name = "NAME")]
+    train_split: Option<String>,
+    /// The split to measure on, likewise [default: test; validation where test is missing or without labels].
+    #[arg(long, value_name = "NAME")]
+    test_split: Option<String>,
+}
+
+impl SplitArgs {
+    /// Replaces what the configuration says.
+    pub(crate) fn apply(&self, data: &mut DataConfig) {
+        let parquet = &mut data.parquet;
+        parquet.train_split = self.train_split.clone().or(parquet.train_split.take());
+        parquet.test_split = self.test_split.clone().or(parquet.test_split.take());
+    }
+}
 
 /// Training and test batches of an experiment.
 pub(crate) fn open(experiment: &Experiment) -> Result<(Loader, Loader)> {
@@ -46,11 +66,18 @@ pub(crate) fn read_train(data: &DataConfig, model: &ModelConfig) -> Result<(Arc<
 
 /// Both splits, and how their pixels are normalized: the training split decides that, and the classes.
 fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(ImageDataset, ImageDataset, Normalize)> {
+    // Said before anything long is read.
+    let source = open_source(data, &data.parquet)?;
+    for split in [Split::Train, Split::Test] {
+        source.require(split).map_err(in_options)?;
+    }
+    source.notes().iter().for_each(|note| eprintln!("note: {note}"));
     let train = read(data, Split::Train, &data.parquet)?;
     let (channels, h, w) = train.shape();
     check_fit(data, model, &train)?;
     let mut options = data.parquet.clone();
     options.n_classes = Some(train.n_classes());
+    options.class_names = train.class_names().map(<[_]>::to_vec);
     options.channels = Some(channels);
     if options.resize.is_none() && options.cover.is_none() {
         options.size = Some((h, w));
@@ -89,7 +116,7 @@ fn check_fit(data: &DataConfig, model: &ModelConfig, train: &ImageDataset) -> Re
     Ok(())
 }
 
-fn read(data: &DataConfig, split: Split, options: &ParquetOptions) -> Result<ImageDataset> {
+fn open_source(data: &DataConfig, options: &ReadOptions) -> Result<Source> {
     let sample = sample_path();
     let path: &Path = if data.path == Path::new("sample") { &sample } else { &data.path };
     if data.events.is_some() {
@@ -107,15 +134,35 @@ fn read(data: &DataConfig, split: Split, options: &ParquetOptions) -> Result<Ima
             path.display()
         );
     }
+    Source::open(path, options).map_err(in_options)
+}
+
+fn read(data: &DataConfig, split: Split, options: &ReadOptions) -> Result<ImageDataset> {
+    let source = open_source(data, options)?;
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("reading {msg} {wide_bar} {pos}/{len} {eta} left")?);
     bar.set_message(split.name());
-    let dataset = ImageDataset::from_parquet_with(path, split, options, &|done, total| {
+    let dataset = ImageDataset::from_source(&source, split, &|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
-    })?;
+    });
     bar.finish_and_clear();
-    Ok(dataset)
+    dataset.map_err(in_options)
+}
+
+/// An error of the library with this program's options in the place of its fields.
+fn in_options(error: Error) -> anyhow::Error {
+    match &error {
+        Error::SplitNeeded { .. } | Error::SameImages { .. } => {
+            let words = error.to_string();
+            anyhow!(
+                words
+                    .replace("ReadOptions::train_split", "--train-split")
+                    .replace("ReadOptions::test_split", "--test-split")
+            )
+        }
+        _ => anyhow!(error.to_string().replace("ReadOptions::", "data.parquet.")),
+    }
 }
 
 /// In words, for run records and model cards.

@@ -22,6 +22,8 @@ pub(crate) struct Args {
     /// A parquet folder [default: the data of the run; for a model folder the repository's sample].
     #[arg(long)]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    splits: data::SplitArgs,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -45,6 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(path) = &args.data {
         data.path = path.clone();
     }
+    args.splits.apply(&mut data);
     let (network, _params) = from_pretrained(&folder, DType::F32, &Device::Cpu)?;
     let test = data::open_test(&data, network.config())?;
     let mut counter = CostCounter::new();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use lmht_datasets::{Augment, Mix, Normalize, ParquetOptions};
+use lmht_datasets::{Augment, Mix, Normalize, ReadOptions};
 use lmht_nn::ModelConfig;
 use lmht_train::TrainConfig;
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub(crate) struct DataConfig {
     pub(crate) hub: Option<String>,
     /// How the parquet is read.
     #[serde(default)]
-    pub(crate) parquet: ParquetOptions,
+    pub(crate) parquet: ReadOptions,
     /// Random changes to the training images.
     #[serde(default)]
     pub(crate) augment: Augment,
@@ -91,7 +91,7 @@ impl Default for DataConfig {
         Self {
             path: sample(),
             hub: None,
-            parquet: ParquetOptions::default(),
+            parquet: ReadOptions::default(),
             augment: Augment::default(),
             center_crop: None,
             mix: None,

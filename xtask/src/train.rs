@@ -42,6 +42,8 @@ pub(crate) struct Args {
     /// Replace the configuration's data folder.
     #[arg(long)]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    splits: data::SplitArgs,
     /// Replace the model folder whose weights training starts from.
     #[arg(long, value_name = "MODEL")]
     start: Option<PathBuf>,
@@ -69,6 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(path) = &args.data {
         experiment.data.path = path.clone();
     }
+    args.splits.apply(&mut experiment.data);
     if let Some(path) = &args.start {
         experiment.start = Some(path.clone());
     }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use lmht_bench::ActivityCounter;
-use lmht_datasets::{Loader, LoaderConfig, ParquetOptions};
+use lmht_datasets::{Loader, LoaderConfig, ReadOptions};
 use lmht_kernels::{ConvShape, Images, Maps, WeightMaps};
 use lmht_nn::ops::{self, Learned};
 use lmht_nn::{ModelCard, ModelConfig, Network, ParamStore, Pass, from_pretrained, readout, save_pretrained};
@@ -232,8 +232,8 @@ fn train_a_little(model: &ModelConfig, path: &Path, steps: usize, out: &Path) ->
 }
 
 /// How a data set is read: colour, 32x32.
-pub(super) fn parquet(max_per_class: Option<usize>) -> ParquetOptions {
-    ParquetOptions { channels: Some(3), resize: Some((32, 32)), max_per_class, ..ParquetOptions::default() }
+pub(super) fn parquet(max_per_class: Option<usize>) -> ReadOptions {
+    ReadOptions { channels: Some(3), resize: Some((32, 32)), max_per_class, ..ReadOptions::default() }
 }
 
 /// The peak over some steps. The images are there before, and what a first step loads for good; the network is not.

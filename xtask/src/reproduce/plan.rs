@@ -1,7 +1,7 @@
 //! Which rows are reproduced, and by which stand-in.
 
 use anyhow::{Context, Result};
-use lmht_datasets::{Augment, ParquetOptions};
+use lmht_datasets::{Augment, ReadOptions};
 use lmht_nn::{Backbone, ModelConfig, NeuronConfig, Stem};
 use lmht_train::TrainConfig;
 use lmht_train::optim::{OptimizerConfig, SgdConfig};
@@ -173,9 +173,9 @@ pub(crate) fn stand_in(preset: Preset, model: ModelConfig) -> Experiment {
             recompute: false,
         },
         data: DataConfig {
-            parquet: ParquetOptions {
+            parquet: ReadOptions {
                 max_per_class: (preset == Preset::Smoke).then_some(32),
-                ..ParquetOptions::default()
+                ..ReadOptions::default()
             },
             // No crop: in a few epochs it costs more than it gives.
             augment: Augment { flip: true, ..Augment::default() },
