@@ -2,12 +2,14 @@
 
 pub(crate) mod networks;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::Subcommand;
-use lmht_convert::{Model, checkpoint};
+use lmht_convert::checkpoint::{self, ImportOptions, Layout};
+use lmht_convert::Model;
 use lmht_nn::{ModelCard, ModelConfig, save_pretrained};
 
 use crate::experiment::Experiment;
@@ -39,26 +41,51 @@ enum Conversion {
     ToPytorch(ToPytorch),
 }
 
-/// Make a model folder of a PyTorch (.pth, .pt) or safetensors file.
+/// Make a model folder of a PyTorch (.pth, .pt, .ckpt) or safetensors file, or of a folder with one.
 ///
-/// The file is told by its content. Nothing in it is executed. Of a larger checkpoint the network under `model`,
-/// `state_dict`, `net` or `model_state_dict` is taken, and a prefix `module.` that every name has is taken off. Names and
-/// shapes must be those of the network that --config or --preset describes; if they are not, one message lists every
-/// difference.
+/// The file is told by its content. Nothing in it is executed. The network is looked for in all of a larger checkpoint: it is
+/// the dictionary with the most names of the network that --config or --preset describes. What DataParallel, torch.compile,
+/// Lightning and averaging put into names is taken out; what is not a tensor of the network is listed and left alone. If
+/// names or shapes differ, one message lists every difference.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask convert import checkpoint.pth --config config.json --out models/imported
   cargo xtask convert import weights.safetensors --preset fashion-resnet18-L2T2 --out models/fashion
+  cargo xtask convert import resnet18.pth --layout torchvision --config relu.json --out models/relu
+  cargo xtask convert import theirs.pth --rename 'features.{n}=layers.{n}' --config config.json --out models/theirs
+  cargo xtask convert import cifar100.pth --new-head --config ten-classes.json --out models/start
   cargo xtask eval models/fashion
 
 A config.json is what every model folder has:
   { \"format_version\": 1, \"backbone\": \"resnet20\", \"width\": 16, \"n_classes\": 100, \"timesteps\": 1,
     \"neuron\": { \"kind\": \"qcfs\", \"quant_levels\": 4 } }")]
 struct Import {
-    /// The checkpoint.
+    /// The checkpoint: a file, an index of shards (model.safetensors.index.json), or the folder with it.
     file: PathBuf,
     #[command(flatten)]
     network: NetworkArgs,
+    /// The dictionary that holds the network, such as `state_dict` or `ema.model`, or what its names begin with [default:
+    /// where most names of the network are].
+    #[arg(long, value_name = "PATH")]
+    key: Option<String>,
+    /// What a name, or the beginning of names up to a dot, becomes; {n} stands for any part between dots. May be repeated.
+    #[arg(long, value_name = "FROM=TO", value_parser = renaming)]
+    rename: Vec<(String, String)>,
+    /// A TOML or JSON file of such pairs: "features.{n}" = "layers.{n}".
+    #[arg(long, value_name = "FILE")]
+    rename_map: Option<PathBuf>,
+    /// A name, or the beginning of names up to a dot, to leave out. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    drop: Vec<String>,
+    /// Whose names the file has: published or torchvision (ResNet-18 and -34; VGG-11 to -19 with --new-head).
+    #[arg(long, default_value = "published")]
+    layout: Layout,
+    /// Start the last layer anew, for a fine-tuning on other classes.
+    #[arg(long)]
+    new_head: bool,
+    /// The seed of the new layer.
+    #[arg(long, default_value_t = 42, requires = "new_head")]
+    seed: u64,
     /// The model folder to write; a model folder there is replaced.
     #[arg(long)]
     out: PathBuf,
@@ -119,9 +146,42 @@ impl NetworkArgs {
     }
 }
 
+/// `FROM=TO`; names have no `=`.
+fn renaming(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(from, _)| !from.is_empty());
+    let (from, to) = pair.ok_or("expected FROM=TO, such as encoder.stem=conv1")?;
+    Ok((from.into(), to.into()))
+}
+
+impl Import {
+    /// The pairs of the file and of the command line, which win.
+    fn renames(&self) -> Result<BTreeMap<String, String>> {
+        let mut renames = BTreeMap::new();
+        if let Some(path) = &self.rename_map {
+            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            let is_json = path.extension().is_some_and(|end| end == "json");
+            renames = if is_json {
+                serde_json::from_str(&text).map_err(anyhow::Error::from)
+            } else {
+                toml::from_str(&text).map_err(anyhow::Error::from)
+            }
+            .with_context(|| format!("{}: expected pairs of names, FROM = TO", path.display()))?;
+        }
+        renames.extend(self.rename.iter().cloned());
+        Ok(renames)
+    }
+}
+
 fn import(args: &Import) -> Result<()> {
     let config = args.network.load()?;
-    let checkpoint = checkpoint::read(&args.file)?;
+    let options = ImportOptions {
+        key: args.key.clone(),
+        renames: args.renames()?,
+        drop: args.drop.clone(),
+        layout: args.layout,
+        new_head: args.new_head.then_some(args.seed),
+    };
+    let checkpoint = checkpoint::read_for(&args.file, &config, &options)?;
     for note in &checkpoint.notes {
         println!("{}: {note}", args.file.display());
     }

@@ -1,0 +1,395 @@
+//! What a file holds, before any tensor is read: the dictionaries with tensors in them, and what stands beside.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::pickle::{Id, Node, Pickle, SAVE_AGAIN, shortened};
+
+/// How deep dictionaries may lie in each other. A training state stays below 10.
+const MAX_DEPTH: usize = 32;
+
+/// The most dictionaries with tensors: one for each tensor of an optimizer.
+const MAX_DICTIONARIES: usize = 100_000;
+
+/// Tensors may share a storage, so together they may be larger than the file, but not by any amount.
+const SHARED: usize = 4;
+
+/// A tensor as a window on a storage that lies elsewhere in the file.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct View<'a> {
+    pub(super) storage: &'a str,
+    /// Elements in the storage.
+    pub(super) storage_len: usize,
+    /// The number type; `Err` with its name where it is not one of real numbers.
+    pub(super) dtype: Result<DType, &'a str>,
+    /// The first element.
+    pub(super) offset: usize,
+    pub(super) shape: Vec<usize>,
+    pub(super) strides: Vec<usize>,
+}
+
+/// A dictionary that has tensors.
+#[derive(Debug)]
+pub(super) struct Dictionary<'a> {
+    /// The keys that lead to it, with dots between.
+    pub(super) path: String,
+    /// The first two of them.
+    pub(super) label: String,
+    /// Names as in the file. A description that makes no sense is an error only where the tensor is needed.
+    pub(super) tensors: Vec<(&'a str, Result<View<'a>, String>)>,
+}
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub(super) struct Outline<'a> {
+    pub(super) dictionaries: Vec<Dictionary<'a>>,
+    /// What is no tensor of a dictionary: the first two keys that lead there, how many values there are, and what the first
+    /// of them is.
+    pub(super) beside: BTreeMap<String, (usize, String)>,
+    /// What the file is as a whole.
+    pub(super) root: String,
+}
+
+/// Where the bytes of the storages are.
+pub(super) trait Storages<'a> {
+    /// The bytes of a storage.
+    ///
+    /// # Errors
+    /// If it is not there or damaged.
+    fn bytes(&mut self, storage: &str) -> Result<Cow<'a, [u8]>, String>;
+}
+
+impl<'a> Storages<'a> for BTreeMap<&'a str, &'a [u8]> {
+    fn bytes(&mut self, storage: &str) -> Result<Cow<'a, [u8]>, String> {
+        let bytes = self.get(storage).ok_or_else(|| format!("the storage {:?} is not in the file", shortened(storage)));
+        bytes.map(|bytes| Cow::Borrowed(*bytes))
+    }
+}
+
+impl<'a> Outline<'a> {
+    /// Looks through a pickle's dictionaries, lists and tuples.
+    ///
+    /// # Errors
+    /// If values lie too deep or a dictionary has a name twice.
+    pub(super) fn of(pickle: &Pickle<'a>) -> Result<Self, String> {
+        let root = describe(pickle, pickle.root);
+        let mut walk = Walk { pickle, seen: HashSet::new(), outline: Self { root, ..Self::default() } };
+        walk.enter(pickle.root, "", "", 0)?;
+        Ok(walk.outline)
+    }
+}
+
+struct Walk<'p, 'a> {
+    pickle: &'p Pickle<'a>,
+    /// Containers that were entered: what lies at two places is looked at once, and a circle ends.
+    seen: HashSet<Id>,
+    outline: Outline<'a>,
+}
+
+impl<'a> Walk<'_, 'a> {
+    fn enter(&mut self, id: Id, path: &str, label: &str, depth: usize) -> Result<(), String> {
+        if depth > MAX_DEPTH {
+            return Err(format!("its pickle nests values more than {MAX_DEPTH} deep; {SAVE_AGAIN}"));
+        }
+        let pickle = self.pickle;
+        let entries = match pickle.node(id) {
+            Node::Dict(entries) => entries,
+            Node::Object(object) if !object.entries.is_empty() => &object.entries,
+            Node::List(values) | Node::Tuple(values) => {
+                if self.seen.insert(id) {
+                    for (index, value) in values.iter().enumerate() {
+                        self.value(*value, &format!("{index}"), path, label, depth)?;
+                    }
+                }
+                return Ok(());
+            }
+            _ => {
+                self.note(label, id);
+                return Ok(());
+            }
+        };
+        if !self.seen.insert(id) {
+            return Ok(());
+        }
+        let mut tensors = Vec::new();
+        let mut names = HashSet::new();
+        for pair in entries.chunks_exact(2) {
+            let name = pickle.text(pair[0]);
+            match name {
+                Some(name) if is_tensor(pickle, pair[1]) => {
+                    if !names.insert(name) {
+                        return Err(format!("{}: there twice", shortened(name)));
+                    }
+                    tensors.push((name, view(pickle, pair[1], 0)));
+                }
+                // An attribute of a state_dict, with the versions of its layers.
+                Some("_metadata") => {}
+                Some(name) => self.value(pair[1], &shortened(name), path, label, depth)?,
+                None => {
+                    let key = pickle.int(pair[0]).map_or("?".into(), |key| key.to_string());
+                    self.value(pair[1], &key, path, label, depth)?;
+                }
+            }
+        }
+        if !tensors.is_empty() {
+            if self.outline.dictionaries.len() == MAX_DICTIONARIES {
+                return Err(format!("it has more than {MAX_DICTIONARIES} dictionaries of tensors; {SAVE_AGAIN}"));
+            }
+            self.outline.dictionaries.push(Dictionary { path: path.into(), label: label.into(), tensors });
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, id: Id, key: &str, path: &str, label: &str, depth: usize) -> Result<(), String> {
+        let join = |path: &str| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
+        let label = if depth < 2 { join(label) } else { label.to_string() };
+        self.enter(id, &shortened(&join(path)), &label, depth + 1)
+    }
+
+    fn note(&mut self, label: &str, id: Id) {
+        let label = if label.is_empty() { "the whole" } else { label };
+        if let Some((n, _)) = self.outline.beside.get_mut(label) {
+            *n += 1;
+        } else {
+            self.outline.beside.insert(label.into(), (1, describe(self.pickle, id)));
+        }
+    }
+}
+
+/// What a value is, in words.
+fn describe(pickle: &Pickle<'_>, id: Id) -> String {
+    let global = |id| match pickle.node(id) {
+        Node::Global(module, name) => shortened(&format!("{module}.{name}")),
+        _ => "unknown".into(),
+    };
+    match pickle.node(id) {
+        Node::Object(_) if is_tensor(pickle, id) => "a tensor".into(),
+        Node::Object(object) => format!("an object of {:?}", global(object.callable)),
+        Node::Global(..) => format!("the name {:?}", global(id)),
+        Node::Dict(_) => "a dictionary".into(),
+        Node::List(_) | Node::Tuple(_) => "a list".into(),
+        Node::Text(_) => "a text".into(),
+        Node::Int(_) => "a number".into(),
+        Node::Persistent(_) => "a storage".into(),
+        Node::Bool(_) | Node::Other => "a value".into(),
+    }
+}
+
+fn is_tensor(pickle: &Pickle<'_>, id: Id) -> bool {
+    pickle.call(id).is_some_and(|(module, name, _)| {
+        module == "torch._utils"
+            && matches!(
+                name,
+                "_rebuild_tensor"
+                    | "_rebuild_tensor_v2"
+                    | "_rebuild_tensor_v3"
+                    | "_rebuild_parameter"
+                    | "_rebuild_parameter_with_state"
+            )
+            || module == "torch._tensor" && name == "_rebuild_from_type_v2"
+    })
+}
+
+/// Takes apart a tensor as `torch.save` describes it, with or without a `Parameter` or attributes around it.
+fn view<'a>(pickle: &Pickle<'a>, id: Id, depth: usize) -> Result<View<'a>, String> {
+    let malformed = || format!("expected a tensor as torch.save describes it; {SAVE_AGAIN}");
+    let (_, function, arguments) = pickle.call(id).filter(|_| depth < 4).ok_or_else(malformed)?;
+    match (function, arguments) {
+        // (tensor, …)
+        ("_rebuild_parameter" | "_rebuild_parameter_with_state", [tensor, ..]) => view(pickle, *tensor, depth + 1),
+        // (function, class, arguments, attributes)
+        ("_rebuild_from_type_v2", [function, _, arguments, ..]) => match pickle.node(*function) {
+            Node::Global("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor_v3") => {
+                rebuilt(pickle, pickle.tuple(*arguments).ok_or_else(malformed)?)
+            }
+            _ => Err(malformed()),
+        },
+        ("_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3", arguments) => rebuilt(pickle, arguments),
+        _ => Err(malformed()),
+    }
+}
+
+/// (storage, offset, shape, strides, …), with the storage ("storage", torch.FloatStorage, key, device, elements, …).
+fn rebuilt<'a>(pickle: &Pickle<'a>, arguments: &[Id]) -> Result<View<'a>, String> {
+    let malformed = || format!("expected a tensor as torch.save describes it; {SAVE_AGAIN}");
+    let [storage, offset, shape, strides, more @ ..] = arguments else { return Err(malformed()) };
+    let Node::Persistent(storage) = pickle.node(*storage) else { return Err(malformed()) };
+    let Some([_, class, key, _, storage_len, part @ ..]) = pickle.tuple(*storage) else { return Err(malformed()) };
+    if part.iter().any(|part| !matches!(pickle.node(*part), Node::Other)) {
+        return Err(format!("is a part of a storage that PyTorch before 0.4 shared; {SAVE_AGAIN}"));
+    }
+    let Node::Global(_, class) = pickle.node(*class) else { return Err(malformed()) };
+    let dtype = match *class {
+        "FloatStorage" => Ok(DType::F32),
+        "DoubleStorage" => Ok(DType::F64),
+        "HalfStorage" => Ok(DType::F16),
+        "BFloat16Storage" => Ok(DType::BF16),
+        // The number type of newer tensors is the last argument; its storage is bytes.
+        "UntypedStorage" => Err(match more.last().map(|id| pickle.node(*id)) {
+            Some(Node::Global("torch", name)) => *name,
+            _ => "UntypedStorage",
+        }),
+        other => Err(other),
+    };
+    let sizes = |id: Id| {
+        let sizes = match pickle.node(id) {
+            Node::Tuple(sizes) => sizes.as_slice(),
+            _ => match pickle.call(id) {
+                Some(("torch", "Size", [sizes])) => pickle.tuple(*sizes).ok_or_else(malformed)?,
+                _ => return Err(malformed()),
+            },
+        };
+        if sizes.len() > 16 {
+            return Err(format!("has {} axes, expected at most 16", sizes.len()));
+        }
+        sizes.iter().map(|id| size(pickle, *id)).collect::<Result<Vec<_>, _>>()
+    };
+    Ok(View {
+        storage: pickle.text(*key).ok_or_else(malformed)?,
+        storage_len: size(pickle, *storage_len)?,
+        dtype,
+        offset: size(pickle, *offset)?,
+        shape: sizes(*shape)?,
+        strides: sizes(*strides)?,
+    })
+}
+
+fn size(pickle: &Pickle<'_>, id: Id) -> Result<usize, String> {
+    let number = pickle.int(id).ok_or_else(|| format!("a size that is no whole number; {SAVE_AGAIN}"))?;
+    usize::try_from(number).map_err(|_| format!("a size of {number}, expected at least 0"))
+}
+
+impl<'a> View<'a> {
+    /// A tensor that is the whole of its storage.
+    pub(super) fn whole(storage: &'a str, dtype: Result<DType, &'a str>, shape: &[usize]) -> Self {
+        let mut strides = vec![1; shape.len()];
+        for axis in (1..shape.len()).rev() {
+            strides[axis - 1] = shape[axis].saturating_mul(strides[axis]);
+        }
+        let storage_len = shape.iter().fold(1usize, |n, side| n.saturating_mul(*side));
+        Self { storage, storage_len, dtype, offset: 0, shape: shape.to_vec(), strides }
+    }
+
+    /// Elements of the tensor, if its window lies within the storage.
+    fn checked_len(&self) -> Result<usize, String> {
+        let (shape, strides) = (&self.shape, &self.strides);
+        if shape.len() != strides.len() {
+            return Err(format!("has shape {shape:?} and strides {strides:?}, expected as many of each"));
+        }
+        let outside = || {
+            format!(
+                "reaches outside its storage of {} elements: shape {shape:?}, strides {strides:?}, offset {}",
+                self.storage_len, self.offset
+            )
+        };
+        let len = shape.iter().try_fold(1usize, |n, side| n.checked_mul(*side)).ok_or_else(outside)?;
+        if len == 0 {
+            return Ok(0);
+        }
+        let last = shape
+            .iter()
+            .zip(strides)
+            .try_fold(self.offset, |at, (side, stride)| at.checked_add((side - 1).checked_mul(*stride)?));
+        match last {
+            Some(last) if last < self.storage_len => Ok(len),
+            _ => Err(outside()),
+        }
+    }
+
+    /// Whether the elements lie one after the other.
+    fn is_contiguous(&self) -> bool {
+        let mut expected = 1;
+        for (side, stride) in self.shape.iter().zip(&self.strides).rev() {
+            if *side != 1 && *stride != expected {
+                return false;
+            }
+            expected *= side;
+        }
+        true
+    }
+
+    /// The tensor, of the bytes of its storage.
+    fn tensor(&self, storage: &[u8], dtype: DType) -> Result<Tensor, String> {
+        let width = dtype.size_in_bytes();
+        if Some(storage.len()) != self.storage_len.checked_mul(width) {
+            return Err(format!(
+                "its storage {:?} has {} bytes, expected {} numbers of {width} bytes; fetch the file again",
+                shortened(self.storage),
+                storage.len(),
+                self.storage_len
+            ));
+        }
+        let len = self.checked_len()?;
+        let gathered;
+        let data = if len == 0 {
+            &[]
+        } else if self.is_contiguous() {
+            &storage[self.offset * width..(self.offset + len) * width]
+        } else {
+            gathered = self.gather(storage, width, len);
+            &gathered[..]
+        };
+        Tensor::from_raw_buffer(data, dtype, &self.shape, &Device::Cpu).map_err(|error| error.to_string())
+    }
+
+    /// The elements of a transposed or sliced tensor in order, the last index fastest.
+    fn gather(&self, storage: &[u8], width: usize, len: usize) -> Vec<u8> {
+        let mut data = Vec::with_capacity(len * width);
+        let mut index = vec![0; self.shape.len()];
+        let mut at = self.offset;
+        for _ in 0..len {
+            data.extend_from_slice(&storage[at * width..(at + 1) * width]);
+            for axis in (0..index.len()).rev() {
+                index[axis] += 1;
+                // Wrapping: the stride of an axis with one element may be anything, and is taken back at once.
+                at = at.wrapping_add(self.strides[axis]);
+                if index[axis] < self.shape[axis] {
+                    break;
+                }
+                at = at.wrapping_sub(self.shape[axis].wrapping_mul(self.strides[axis]));
+                index[axis] = 0;
+            }
+        }
+        data
+    }
+}
+
+/// Reads tensors under the names that they are to have; `file_len` bounds what they may take.
+///
+/// # Errors
+/// The name in the file and what is wrong.
+pub(super) fn load<'a>(
+    wanted: Vec<(String, &'a str, View<'a>)>,
+    storages: &mut dyn Storages<'a>,
+    file_len: usize,
+) -> Result<BTreeMap<String, Tensor>, String> {
+    let mut by_storage: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    let mut total = 0usize;
+    for (new, name, view) in wanted {
+        let inform = |what: String| format!("{}: {what}", shortened(name));
+        let dtype = view.dtype.map_err(|other| {
+            inform(format!("of type {}, expected float32, float64, float16 or bfloat16", shortened(other)))
+        })?;
+        let len = view.checked_len().map_err(inform)?;
+        total = total.saturating_add(len.saturating_mul(dtype.size_in_bytes()));
+        if total > file_len.saturating_mul(SHARED) {
+            return Err(inform(format!(
+                "with shape {:?} the tensors are more than {SHARED} times as large as the file; an expanded tensor is to be \
+                 saved as tensor.clone()",
+                view.shape
+            )));
+        }
+        by_storage.entry(view.storage).or_default().push((new, name, view, dtype));
+    }
+    let mut tensors = BTreeMap::new();
+    for (storage, views) in by_storage {
+        let data = storages.bytes(storage)?;
+        for (new, name, view, dtype) in views {
+            let tensor = view.tensor(&data, dtype).map_err(|what| format!("{}: {what}", shortened(name)))?;
+            tensors.insert(new, tensor);
+        }
+    }
+    Ok(tensors)
+}
