@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::Subcommand;
-use lmht_convert::checkpoint::{self, ImportOptions, Layout};
 use lmht_convert::Model;
+use lmht_convert::checkpoint::{self, ImportOptions, Layout};
 use lmht_nn::{ModelCard, ModelConfig, save_pretrained};
 
 use crate::experiment::Experiment;

@@ -413,6 +413,16 @@ fn a_model_goes_to_pytorch_and_comes_back_the_same() {
         &run(&other),
         &["out.safetensors", "missing: classifier.0.bias", "not part of this network", "more"],
     );
+    // Other classes: refused, or a new last layer.
+    let three = std::fs::read_to_string(&config_json).unwrap().replace("\"n_classes\": 10", "\"n_classes\": 3");
+    let three = config(folder.path(), "three.json", &three);
+    let start = ["convert", "import", &file, "--config", &three, "--out", &path("start")];
+    assert_refused(&run(&start), &["out.safetensors", "for 10 classes", "--new-head"]);
+    let map = config(folder.path(), "map.toml", "\"nothing.{n}\" = \"x\"");
+    assert_refused(&run(&[&start[..], &["--rename-map", &map]].concat()), &["out.safetensors", "\"nothing.{n}\""]);
+    let output = run(&[&start[..], &["--new-head", "--seed", "7"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("start anew, drawn from seed 7"), "{output:?}");
     let page = config(folder.path(), "page.pth", "<html>");
     let refused = ["convert", "import", &page, "--config", &config_json, "--out", &path("other")];
     assert_refused(&run(&refused), &["page.pth", "web page"]);

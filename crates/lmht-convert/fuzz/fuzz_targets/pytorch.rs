@@ -1,5 +1,5 @@
-//! Any bytes as a PyTorch file: the archive, its pickle, the tensors. Also the pickle alone, in an archive made for it, since
-//! few changes of a whole file get past the archive's checksums.
+//! Any bytes as a PyTorch file: the archive, its pickle, the tensors, or the format before PyTorch 1.6. Also the pickle alone,
+//! in an archive made for it, since few changes of a whole file get past the archive's checksums.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,7 +7,7 @@ use lmht_convert::checkpoint;
 
 fuzz_target!(|bytes: &[u8]| {
     let read = match bytes.split_first() {
-        Some((b'P', _)) => checkpoint::parse("fuzz.pth", bytes),
+        Some((b'P' | 0x80, _)) => checkpoint::parse("fuzz.pth", bytes),
         Some((_, pickle)) => checkpoint::parse("fuzz.pth", &archive(pickle)),
         None => return,
     };

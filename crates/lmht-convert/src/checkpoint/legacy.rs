@@ -46,7 +46,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Outline<'_>, BTreeMap<&str, &[u8]>),
         let key = keys.text(*key).ok_or("a storage has no name")?;
         let short = shortened(key);
         let (count, data) = rest.split_first_chunk().ok_or_else(|| format!("it ends before the storage {short:?}"))?;
-        let width = widths.get(key).ok_or_else(|| format!("the storage {short:?} belongs to no tensor; {SAVE_AGAIN}"))?;
+        let width =
+            widths.get(key).ok_or_else(|| format!("the storage {short:?} belongs to no tensor; {SAVE_AGAIN}"))?;
         let length = usize::try_from(u64::from_le_bytes(*count)).ok().and_then(|count| count.checked_mul(*width));
         let Some((data, after)) = length.and_then(|length| data.split_at_checked(length)) else {
             return Err(format!("it ends in the middle of the storage {short:?}; is the file cut off? fetch it again"));

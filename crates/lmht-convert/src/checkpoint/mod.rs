@@ -44,7 +44,7 @@ use lmht_nn::{Backbone, ModelConfig, Network, ParamStore, Tgim};
 use crate::{Error, Model, Result};
 pub use names::Layout;
 use names::{Expected, Renames, bare, is_counter, listed};
-use outline::{Dictionary, Outline, Storages, View};
+use outline::{Dictionary, OBJECT, Outline, Storages, View, Wanted};
 use pickle::{Pickle, shortened};
 pub use published::{to_published, write_published};
 
@@ -184,9 +184,8 @@ trait Choice {
     }
 }
 
-/// The tensors to be read: new name, name in the file, place.
 struct Chosen<'a> {
-    tensors: Vec<(String, &'a str, View<'a>)>,
+    tensors: Vec<Wanted<'a>>,
     notes: Vec<String>,
 }
 
@@ -223,8 +222,11 @@ fn parse_with(origin: &str, bytes: &[u8], choice: &dyn Choice) -> Result<Checkpo
     match format {
         Format::Pytorch => {
             let mut archive = torch::Archive::open(bytes).map_err(refuse)?;
-            let pickle = archive.pickle().map_err(refuse)?;
-            let pickle = Pickle::parse(&pickle).map_err(refuse)?;
+            let bytes = archive.pickle().map_err(refuse)?;
+            let pickle = Pickle::parse(&bytes).map_err(refuse)?;
+            if pickle.length < bytes.len() {
+                return Err(refuse("its pickle has something left over at its end".into()));
+            }
             let outline = Outline::of(&pickle).map_err(refuse)?;
             load(origin, format, &outline, &mut archive, length, choice)
         }
@@ -261,8 +263,10 @@ fn is_real(view: &std::result::Result<View<'_>, String>) -> bool {
     !matches!(view, Ok(View { dtype: Err(_), .. }))
 }
 
-/// What a file has beside the tensors under `path`, for a note.
+/// What a file has beside the tensors that are read, for a note. `left` are names in the dictionary that is read.
 fn beside(outline: &Outline<'_>, chosen: &Dictionary<'_>, left: &[String]) -> Option<String> {
+    // Names that end alike are one item, as are the many values of an optimizer.
+    const APART: usize = 4;
     let mut labels: BTreeMap<&str, (usize, usize, &str)> = BTreeMap::new();
     for (label, (n, what)) in &outline.beside {
         labels.insert(label, (0, *n, what));
@@ -270,17 +274,44 @@ fn beside(outline: &Outline<'_>, chosen: &Dictionary<'_>, left: &[String]) -> Op
     for dictionary in outline.dictionaries.iter().filter(|dictionary| !std::ptr::eq(*dictionary, chosen)) {
         labels.entry(&dictionary.label).or_default().0 += dictionary.tensors.len();
     }
-    let others = labels.into_iter().map(|(label, (n_tensors, n_values, what))| {
-        let label = if label.is_empty() { "the top" } else { label };
-        match (n_tensors, n_values) {
-            (0, 1) => format!("{label} ({what})"),
-            (0, n) => format!("{label} ({n} values)"),
-            (n, 0) => format!("{label} ({n} tensors)"),
-            (n, m) => format!("{label} ({n} tensors, {m} values)"),
+    let mut endings: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for name in left {
+        endings.entry(name.rsplit('.').next().unwrap_or_default()).or_default().push(name);
+    }
+    let mut items = Vec::new();
+    for (ending, names) in endings {
+        if names.len() > APART {
+            items.push(format!("{} and the like ({} tensors *.{ending})", shortened(names[0]), names.len()));
+        } else {
+            items.extend(names.into_iter().map(shortened));
         }
-    });
-    let all: Vec<String> = left.iter().cloned().chain(others).collect();
-    (!all.is_empty()).then(|| format!("passed over: {}", listed(&all)))
+    }
+    let mut groups: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for (label, counts) in labels {
+        groups.entry(label.split('.').next().unwrap_or_default()).or_default().push((label, counts));
+    }
+    for (key, members) in groups {
+        if members.len() <= APART {
+            items.extend(members.into_iter().map(|(label, counts)| item(label, counts)));
+            continue;
+        }
+        let object = members.iter().find(|(_, (_, _, what))| what.starts_with(OBJECT));
+        let (n, m) = members.iter().fold((0, 0), |(n, m), (_, counts)| (n + counts.0, m + counts.1));
+        let among = object.map_or(String::new(), |(_, (_, _, what))| format!(", among them {what}"));
+        items.push(format!("{}{among}", item(&format!("{key}…"), (n, m, ""))));
+    }
+    (!items.is_empty()).then(|| format!("passed over: {}", listed(&items)))
+}
+
+/// What lies under `label`: so many tensors and values, the one value in words.
+fn item(label: &str, (n_tensors, n_values, what): (usize, usize, &str)) -> String {
+    let label = if label.is_empty() { "the top" } else { label };
+    match (n_tensors, n_values) {
+        (0, 1) => format!("{label} ({what})"),
+        (0, n) => format!("{label} ({n} values)"),
+        (n, 0) => format!("{label} ({n} tensors)"),
+        (n, m) => format!("{label} ({n} tensors, {m} values)"),
+    }
 }
 
 /// No dictionary of tensors: what the file is instead.
@@ -327,7 +358,7 @@ impl Choice for Unfitted {
             match view {
                 _ if is_counter(name) => n_counters += 1,
                 Ok(View { dtype: Err(other), .. }) => left.push(format!("{name} (of type {other})")),
-                Ok(view) => tensors.push((name.to_string(), *name, view.clone())),
+                Ok(view) => tensors.push((name.to_string(), name.to_string(), view.clone())),
                 Err(what) => return Err(format!("{}: {what}", shortened(name))),
             }
         }
@@ -335,10 +366,13 @@ impl Choice for Unfitted {
         if n_counters > 0 {
             notes.push(format!("dropped {n_counters} counters num_batches_tracked, which change nothing"));
         }
-        while let Some(prefix) = ["module.", "_orig_mod."]
-            .into_iter()
-            .find(|prefix| tensors.iter().all(|(name, _, _)| name.starts_with(prefix)))
-        {
+        // No more often than anybody wraps: each time costs the length of all names.
+        for _ in 0..8 {
+            let mut prefixes = ["module.", "_orig_mod."].into_iter();
+            let Some(prefix) = prefixes.find(|prefix| tensors.iter().all(|(name, _, _)| name.starts_with(prefix)))
+            else {
+                break;
+            };
             for (name, _, _) in &mut tensors {
                 name.replace_range(..prefix.len(), "");
             }
@@ -373,9 +407,8 @@ impl<'o> Fitted<'o> {
         let larger = shapes(&ModelConfig { n_classes: config.n_classes + 1, ..config.clone() })?;
         let is_vgg = options.layout == Layout::Torchvision
             && !matches!(config.backbone, Backbone::Resnet18 | Backbone::Resnet34);
-        let is_head = |name: &&String| {
-            larger.get(*name) != shapes_here.get(*name) || is_vgg && name.starts_with("classifier.")
-        };
+        let is_head =
+            |name: &&String| larger.get(*name) != shapes_here.get(*name) || is_vgg && name.starts_with("classifier.");
         let head = shapes_here.keys().filter(is_head).cloned().collect();
         let expected = Expected::new(shapes_here.keys().cloned());
         Ok(Self { config, options, expected, head, shapes: shapes_here })
@@ -414,7 +447,8 @@ impl Fitted<'_> {
                 None => Some(name.to_string()),
             };
             let is_dropped = self.options.drop.iter().zip(dropped.iter_mut()).any(|(pattern, used)| {
-                let fits = [name.to_string(), bare(name)].iter().any(|name| names::replaced(pattern, "", name).is_some());
+                let fits =
+                    [name.to_string(), bare(name)].iter().any(|name| names::replaced(pattern, "", name).is_some());
                 *used |= fits;
                 fits
             });
@@ -445,12 +479,11 @@ impl Fitted<'_> {
             return best.ok_or_else(String::new);
         }
         let mut by_matches: Vec<_> = candidates.iter().collect();
-        by_matches.sort_by_key(|candidate| std::cmp::Reverse((candidate.n_matched, candidate.dictionary.tensors.len())));
+        by_matches
+            .sort_by_key(|candidate| std::cmp::Reverse((candidate.n_matched, candidate.dictionary.tensors.len())));
         let list: Vec<_> = by_matches
             .iter()
-            .map(|one| {
-                format!("{} ({} of {})", place(one.dictionary), one.n_matched, one.dictionary.tensors.len())
-            })
+            .map(|one| format!("{} ({} of {})", place(one.dictionary), one.n_matched, one.dictionary.tensors.len()))
             .collect();
         let n = self.expected.len();
         Err(if most == 0 {
@@ -510,7 +543,7 @@ impl Choice for Fitted<'_> {
         }
         let mut left = best.left.clone();
         let (mut n_counters, mut n_changed) = (0, 0);
-        let mut tensors: Vec<(String, &str, View<'_>)> = Vec::new();
+        let mut tensors: Vec<Wanted<'_>> = Vec::new();
         let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
         for (index, new, is_matched) in &best.names {
             let (name, view) = &best.dictionary.tensors[*index];
@@ -536,9 +569,9 @@ impl Choice for Fitted<'_> {
                     shortened(new)
                 ));
             }
-            n_changed += usize::from(new != name);
+            n_changed += usize::from(new.as_str() != name.as_ref());
             let view = view.clone().map_err(|what| format!("{}: {what}", shortened(name)))?;
-            tensors.push((new.clone(), name, view));
+            tensors.push((new.clone(), name.to_string(), view));
         }
         if n_changed > 0 {
             let (new, old, _) = tensors.iter().find(|(new, name, _)| new != name).ok_or_else(String::new)?;
@@ -550,8 +583,11 @@ impl Choice for Fitted<'_> {
             notes.push(format!("dropped {n_counters} counters num_batches_tracked, which change nothing"));
         }
         self.check_head(&mut tensors, &mut notes)?;
-        let names: Vec<_> = best.dictionary.tensors.iter().map(|(name, _)| *name).collect();
-        if options.layout == Layout::Published && names::looks_like_torchvision(&names) && best.n_matched < self.expected.len() {
+        let names: Vec<&str> = best.dictionary.tensors.iter().map(|(name, _)| name.as_ref()).collect();
+        if options.layout == Layout::Published
+            && names::looks_like_torchvision(&names)
+            && best.n_matched < self.expected.len()
+        {
             return Err(format!(
                 "{} of the {} tensors of this network are there, and the names are torchvision's; say so (`--layout torchvision`, \
                  `ImportOptions::layout`)",
@@ -576,11 +612,7 @@ impl Choice for Fitted<'_> {
 
 impl Fitted<'_> {
     /// Takes the head out of what is read if it is to be drawn, and else refuses one of another number of classes.
-    fn check_head(
-        &self,
-        tensors: &mut Vec<(String, &str, View<'_>)>,
-        notes: &mut Vec<String>,
-    ) -> std::result::Result<(), String> {
+    fn check_head(&self, tensors: &mut Vec<Wanted<'_>>, notes: &mut Vec<String>) -> std::result::Result<(), String> {
         let is_head = |name: &String| self.head.contains(name);
         if let Some(seed) = self.options.new_head {
             tensors.retain(|(name, _, _)| !is_head(name));
@@ -590,7 +622,7 @@ impl Fitted<'_> {
             }
             return Ok(());
         }
-        let differs = |(name, _, view): &&(String, &str, View<'_>)| self.shapes.get(name) != Some(&view.shape);
+        let differs = |(name, _, view): &&Wanted<'_>| self.shapes.get(name) != Some(&view.shape);
         let mut differing = tensors.iter().filter(differs).peekable();
         let Some((name, _, view)) = differing.peek().copied() else { return Ok(()) };
         let n_file = view.shape.first().copied().unwrap_or(0);
@@ -609,7 +641,10 @@ impl Fitted<'_> {
 /// A pattern that fits no name.
 fn no_such_name<'n>(pattern: &str, names: impl Iterator<Item = &'n String>) -> String {
     let names: Vec<_> = names.collect();
-    format!("no tensor is called {pattern:?} or begins so, up to a dot; the names are now: {}", shortened(&listed(&names)))
+    format!(
+        "no tensor is called {pattern:?} or begins so, up to a dot; the names are now: {}",
+        shortened(&listed(&names))
+    )
 }
 
 impl Format {

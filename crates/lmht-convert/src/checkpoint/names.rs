@@ -37,11 +37,17 @@ pub(super) fn is_counter(name: &str) -> bool {
     name == "num_batches_tracked" || name.ends_with(".num_batches_tracked")
 }
 
+fn first(name: &str) -> &str {
+    name.split('.').next().unwrap_or_default()
+}
+
 /// The names that a network has.
 #[derive(Debug)]
 pub(super) struct Expected {
     names: BTreeSet<String>,
     by_bare: BTreeMap<String, String>,
+    /// What names begin with.
+    parts: BTreeSet<String>,
 }
 
 impl Expected {
@@ -50,7 +56,8 @@ impl Expected {
         // A network of one's own may have such parts itself; where they tell two tensors apart, they are not taken away.
         let by_bare: BTreeMap<_, _> = names.iter().map(|name| (bare(name), name.clone())).collect();
         let by_bare = if by_bare.len() == names.len() { by_bare } else { BTreeMap::new() };
-        Self { names, by_bare }
+        let parts = names.iter().map(|name| first(name).to_string()).collect();
+        Self { names, by_bare, parts }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -67,9 +74,8 @@ impl Expected {
     pub(super) fn is_of_another(&self, name: &str) -> bool {
         const LAST: [&str; 9] =
             ["weight", "bias", "running_mean", "running_var", "mask", "mask_linear", "alpha", "v_threshold", "thresh"];
-        let first = |name: &str| name.split('.').next().unwrap_or_default().to_string();
         let last = name.rsplit('.').next().unwrap_or_default();
-        LAST.contains(&last) && self.names.iter().any(|own| first(own) == first(name))
+        LAST.contains(&last) && self.parts.contains(first(name))
     }
 }
 
@@ -144,7 +150,11 @@ pub(super) fn replaced(from: &str, to: &str, name: &str) -> Option<String> {
     }
     let rest: Vec<_> = rest.collect();
     let new = new.trim_end_matches('.');
-    Some(if new.is_empty() || rest.is_empty() { format!("{new}{}", rest.join(".")) } else { format!("{new}.{}", rest.join(".")) })
+    Some(if new.is_empty() || rest.is_empty() {
+        format!("{new}{}", rest.join("."))
+    } else {
+        format!("{new}.{}", rest.join("."))
+    })
 }
 
 /// Whose names a file has.
@@ -198,9 +208,11 @@ impl Layout {
         let n_convs: [usize; 5] = match config.backbone {
             Backbone::Resnet18 | Backbone::Resnet34 => {
                 if config.stem != Stem::Imagenet {
-                    return Err("torchvision's ResNet begins with a 7 x 7 convolution and a max-pooling, the configuration \
+                    return Err(
+                        "torchvision's ResNet begins with a 7 x 7 convolution and a max-pooling, the configuration \
                                 has the stem \"cifar\"; set its stem to \"imagenet\""
-                        .into());
+                            .into(),
+                    );
                 }
                 let map = [
                     ("layer{s}.{b}.conv{i}", "layer{s}.{b}.conv{i}.0"),
@@ -224,7 +236,8 @@ impl Layout {
         };
         let has_norm = has("features.1.weight");
         if has_norm != config.batch_norm {
-            let (file, set) = if has_norm { ("has", "leave batch_norm out") } else { ("has no", "set batch_norm to false") };
+            let (file, set) =
+                if has_norm { ("has", "leave batch_norm out") } else { ("has no", "set batch_norm to false") };
             return Err(format!("the file {file} batch norm, other than the configuration; {set} there"));
         }
         if !starts_anew {
@@ -245,7 +258,10 @@ impl Layout {
             }
             at += 1;
         }
-        map.extend([("classifier.0", "classifier.1"), ("classifier.3", "classifier.4"), ("classifier.6", "classifier.7")].map(pair));
+        map.extend(
+            [("classifier.0", "classifier.1"), ("classifier.3", "classifier.4"), ("classifier.6", "classifier.7")]
+                .map(pair),
+        );
         Ok(map)
     }
 }
@@ -256,9 +272,10 @@ pub(super) fn looks_like_torchvision(names: &[&str]) -> bool {
     has("layer1.0.bn1.weight") || has("features.0.weight") && has("classifier.6.weight")
 }
 
-/// The first ten of `names`, and how many more there are.
+/// The first twenty of `names`, and how many more there are.
 pub(super) fn listed<T: AsRef<str>>(names: &[T]) -> String {
-    let first: Vec<_> = names.iter().take(10).map(|name| shortened(name.as_ref())).collect();
+    const MOST: usize = 20;
+    let first: Vec<_> = names.iter().take(MOST).map(|name| shortened(name.as_ref())).collect();
     let first = first.join(", ");
-    if names.len() > 10 { format!("{first} … and {} more", names.len() - 10) } else { first }
+    if names.len() > MOST { format!("{first} … and {} more", names.len() - MOST) } else { first }
 }

@@ -5,13 +5,25 @@ use std::collections::{BTreeMap, HashSet};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::pickle::{Id, Node, Pickle, SAVE_AGAIN, shortened};
+use super::pickle::{Id, Node, Object, Pickle, SAVE_AGAIN, shortened};
 
 /// How deep dictionaries may lie in each other. A training state stays below 10.
 const MAX_DEPTH: usize = 32;
 
 /// The most dictionaries with tensors: one for each tensor of an optimizer.
 const MAX_DICTIONARIES: usize = 100_000;
+
+/// The most modules and tensors of a network that was saved as an object.
+const MAX_PARTS: usize = 1_000_000;
+
+/// The most attributes of a module; each is looked at.
+const MAX_ATTRIBUTES: usize = 256;
+
+/// The most places of what stands beside, each by its first two keys.
+const MAX_BESIDE: usize = 10_000;
+
+/// The longest name of a tensor in such a network.
+const MAX_NAME: usize = 1000;
 
 /// Tensors may share a storage, so together they may be larger than the file, but not by any amount.
 const SHARED: usize = 4;
@@ -30,23 +42,25 @@ pub(super) struct View<'a> {
     pub(super) strides: Vec<usize>,
 }
 
-/// A dictionary that has tensors.
+/// Names as in the file. A description that makes no sense is an error only where the tensor is needed.
+type Tensors<'a> = Vec<(Cow<'a, str>, Result<View<'a>, String>)>;
+
+/// A dictionary that has tensors, or a module.
 #[derive(Debug)]
 pub(super) struct Dictionary<'a> {
     /// The keys that lead to it, with dots between.
     pub(super) path: String,
     /// The first two of them.
     pub(super) label: String,
-    /// Names as in the file. A description that makes no sense is an error only where the tensor is needed.
-    pub(super) tensors: Vec<(&'a str, Result<View<'a>, String>)>,
+    pub(super) tensors: Tensors<'a>,
 }
 
 /// What a file holds.
 #[derive(Debug, Default)]
 pub(super) struct Outline<'a> {
     pub(super) dictionaries: Vec<Dictionary<'a>>,
-    /// What is no tensor of a dictionary: the first two keys that lead there, how many values there are, and what the first
-    /// of them is.
+    /// What is no tensor of a dictionary: the first two keys that lead there, how many values there are, and what one of them
+    /// is, an object if there is one.
     pub(super) beside: BTreeMap<String, (usize, String)>,
     /// What the file is as a whole.
     pub(super) root: String,
@@ -97,10 +111,27 @@ impl<'a> Walk<'_, 'a> {
         let entries = match pickle.node(id) {
             Node::Dict(entries) => entries,
             Node::Object(object) if !object.entries.is_empty() => &object.entries,
+            Node::Object(object) if self.is_module(object) => {
+                let mut tensors = Vec::new();
+                self.module(object, "", 0, &mut { MAX_PARTS }, &mut tensors)?;
+                self.note(label, id);
+                if self.seen.insert(id) {
+                    self.add(path, label, tensors)?;
+                }
+                return Ok(());
+            }
             Node::List(values) | Node::Tuple(values) => {
+                if values.is_empty() {
+                    self.note(label, id);
+                }
                 if self.seen.insert(id) {
                     for (index, value) in values.iter().enumerate() {
-                        self.value(*value, &format!("{index}"), path, label, depth)?;
+                        if self.is_leaf(*value) {
+                            self.note(label, *value);
+                        } else {
+                            let path = if path.is_empty() { index.to_string() } else { format!("{path}.{index}") };
+                            self.enter(*value, &path, label, depth + 1)?;
+                        }
                     }
                 }
                 return Ok(());
@@ -110,6 +141,9 @@ impl<'a> Walk<'_, 'a> {
                 return Ok(());
             }
         };
+        if entries.is_empty() {
+            self.note(label, id);
+        }
         if !self.seen.insert(id) {
             return Ok(());
         }
@@ -122,7 +156,7 @@ impl<'a> Walk<'_, 'a> {
                     if !names.insert(name) {
                         return Err(format!("{}: there twice", shortened(name)));
                     }
-                    tensors.push((name, view(pickle, pair[1], 0)));
+                    tensors.push((Cow::Borrowed(name), view(pickle, pair[1], 0)));
                 }
                 // An attribute of a state_dict, with the versions of its layers.
                 Some("_metadata") => {}
@@ -133,30 +167,110 @@ impl<'a> Walk<'_, 'a> {
                 }
             }
         }
-        if !tensors.is_empty() {
-            if self.outline.dictionaries.len() == MAX_DICTIONARIES {
-                return Err(format!("it has more than {MAX_DICTIONARIES} dictionaries of tensors; {SAVE_AGAIN}"));
+        self.add(path, label, tensors)
+    }
+
+    fn add(&mut self, path: &str, label: &str, tensors: Tensors<'a>) -> Result<(), String> {
+        if tensors.is_empty() {
+            return Ok(());
+        }
+        if self.outline.dictionaries.len() == MAX_DICTIONARIES {
+            return Err(format!("it has more than {MAX_DICTIONARIES} dictionaries of tensors; {SAVE_AGAIN}"));
+        }
+        self.outline.dictionaries.push(Dictionary { path: path.into(), label: label.into(), tensors });
+        Ok(())
+    }
+
+    /// What an attribute of an object is, if it is a dictionary.
+    fn attribute(&self, object: &Object, name: &str) -> Option<&[Id]> {
+        let Node::Dict(state) = self.pickle.node(object.state?) else { return None };
+        let state = state.get(..2 * MAX_ATTRIBUTES).unwrap_or(state);
+        let pair = state.chunks_exact(2).find(|pair| self.pickle.text(pair[0]) == Some(name))?;
+        match self.pickle.node(pair[1]) {
+            Node::Dict(entries) => Some(entries),
+            _ => None,
+        }
+    }
+
+    /// Whether an object is a `torch.nn.Module`, of whatever class.
+    fn is_module(&self, object: &Object) -> bool {
+        self.attribute(object, "_parameters").is_some() && self.attribute(object, "_modules").is_some()
+    }
+
+    /// The tensors of a module and of those in it, named as `state_dict` names them.
+    fn module(
+        &self,
+        object: &Object,
+        prefix: &str,
+        depth: usize,
+        left: &mut usize,
+        tensors: &mut Tensors<'a>,
+    ) -> Result<(), String> {
+        let n = |part| self.attribute(object, part).map_or(0, <[Id]>::len);
+        let n_parts = 1 + n("_parameters") + n("_buffers") + n("_modules");
+        let too_many = || format!("it has more than {MAX_PARTS} modules and tensors; {SAVE_AGAIN}");
+        *left = left.checked_sub(n_parts).ok_or_else(too_many)?;
+        if depth > MAX_DEPTH || prefix.len() > MAX_NAME {
+            return Err(format!("its modules lie more than {MAX_DEPTH} deep or have endless names; {SAVE_AGAIN}"));
+        }
+        let named = |entries: Option<&[Id]>| {
+            let pairs = entries.unwrap_or_default().chunks_exact(2);
+            pairs.filter_map(|pair| Some((self.pickle.text(pair[0])?, pair[1]))).collect::<Vec<_>>()
+        };
+        for part in ["_parameters", "_buffers"] {
+            for (name, id) in named(self.attribute(object, part)) {
+                if is_tensor(self.pickle, id) && name.len() <= MAX_NAME {
+                    tensors.push((Cow::Owned(format!("{prefix}{name}")), view(self.pickle, id, 0)));
+                }
             }
-            self.outline.dictionaries.push(Dictionary { path: path.into(), label: label.into(), tensors });
+        }
+        for (name, id) in named(self.attribute(object, "_modules")) {
+            if let Node::Object(inner) = self.pickle.node(id) {
+                let name = name.get(..MAX_NAME + 1).unwrap_or(name);
+                self.module(inner, &format!("{prefix}{name}."), depth + 1, left, tensors)?;
+            }
         }
         Ok(())
     }
 
+    fn is_leaf(&self, id: Id) -> bool {
+        !matches!(self.pickle.node(id), Node::Dict(_) | Node::List(_) | Node::Tuple(_) | Node::Object(_))
+    }
+
     fn value(&mut self, id: Id, key: &str, path: &str, label: &str, depth: usize) -> Result<(), String> {
         let join = |path: &str| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
-        let label = if depth < 2 { join(label) } else { label.to_string() };
-        self.enter(id, &shortened(&join(path)), &label, depth + 1)
+        let joined;
+        let label = if depth < 2 {
+            joined = join(label);
+            &joined
+        } else {
+            label
+        };
+        if self.is_leaf(id) {
+            self.note(label, id);
+            return Ok(());
+        }
+        self.enter(id, &shortened(&join(path)), label, depth + 1)
     }
 
     fn note(&mut self, label: &str, id: Id) {
         let label = if label.is_empty() { "the whole" } else { label };
-        if let Some((n, _)) = self.outline.beside.get_mut(label) {
-            *n += 1;
-        } else {
-            self.outline.beside.insert(label.into(), (1, describe(self.pickle, id)));
+        let is_one_more = self.outline.beside.len() >= MAX_BESIDE && !self.outline.beside.contains_key(label);
+        let label = if is_one_more { "elsewhere" } else { label };
+        match self.outline.beside.get_mut(label) {
+            Some((n, what)) => {
+                *n += 1;
+                if matches!(self.pickle.node(id), Node::Object(_)) && !what.starts_with(OBJECT) {
+                    *what = describe(self.pickle, id);
+                }
+            }
+            None => drop(self.outline.beside.insert(label.into(), (1, describe(self.pickle, id)))),
         }
     }
 }
+
+/// How the description of an object begins.
+pub(super) const OBJECT: &str = "an object of";
 
 /// What a value is, in words.
 fn describe(pickle: &Pickle<'_>, id: Id) -> String {
@@ -166,7 +280,7 @@ fn describe(pickle: &Pickle<'_>, id: Id) -> String {
     };
     match pickle.node(id) {
         Node::Object(_) if is_tensor(pickle, id) => "a tensor".into(),
-        Node::Object(object) => format!("an object of {:?}", global(object.callable)),
+        Node::Object(object) => format!("{OBJECT} {:?}", global(object.callable)),
         Node::Global(..) => format!("the name {:?}", global(id)),
         Node::Dict(_) => "a dictionary".into(),
         Node::List(_) | Node::Tuple(_) => "a list".into(),
@@ -356,19 +470,22 @@ impl<'a> View<'a> {
     }
 }
 
+/// A tensor to be read: its new name, its name in the file, its place.
+pub(super) type Wanted<'a> = (String, String, View<'a>);
+
 /// Reads tensors under the names that they are to have; `file_len` bounds what they may take.
 ///
 /// # Errors
 /// The name in the file and what is wrong.
 pub(super) fn load<'a>(
-    wanted: Vec<(String, &'a str, View<'a>)>,
+    wanted: Vec<Wanted<'a>>,
     storages: &mut dyn Storages<'a>,
     file_len: usize,
 ) -> Result<BTreeMap<String, Tensor>, String> {
     let mut by_storage: BTreeMap<&str, Vec<_>> = BTreeMap::new();
     let mut total = 0usize;
     for (new, name, view) in wanted {
-        let inform = |what: String| format!("{}: {what}", shortened(name));
+        let inform = |what: String| format!("{}: {what}", shortened(&name));
         let dtype = view.dtype.map_err(|other| {
             inform(format!("of type {}, expected float32, float64, float16 or bfloat16", shortened(other)))
         })?;
@@ -387,7 +504,7 @@ pub(super) fn load<'a>(
     for (storage, views) in by_storage {
         let data = storages.bytes(storage)?;
         for (new, name, view, dtype) in views {
-            let tensor = view.tensor(&data, dtype).map_err(|what| format!("{}: {what}", shortened(name)))?;
+            let tensor = view.tensor(&data, dtype).map_err(|what| format!("{}: {what}", shortened(&name)))?;
             tensors.insert(new, tensor);
         }
     }

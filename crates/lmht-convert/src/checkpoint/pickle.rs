@@ -138,7 +138,9 @@ impl<'a> Input<'a> {
         if self.is_whole {
             format!("its pickle ends at byte {} in the middle of a value; is the file cut off?", self.bytes.len())
         } else {
-            format!("its pickle has more than {MAX_LENGTH} bytes, expected at most that beside the tensors; {SAVE_AGAIN}")
+            format!(
+                "its pickle has more than {MAX_LENGTH} bytes, expected at most that beside the tensors; {SAVE_AGAIN}"
+            )
         }
     }
 

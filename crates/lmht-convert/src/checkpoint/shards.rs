@@ -1,5 +1,6 @@
 //! Safetensors files, alone or as the shards of one network.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
@@ -46,11 +47,11 @@ pub(super) fn outline<'a>(files: &'a [SafeTensors<'a>]) -> (Outline<'a>, BTreeMa
             Dtype::U8 => Err("U8"),
             _ => Err("another than those of 16 to 64 bits"),
         };
-        tensors.push((name, Ok(View::whole(name, dtype, view.shape()))));
+        tensors.push((Cow::Borrowed(name), Ok(View::whole(name, dtype, view.shape()))));
         storages.insert(name, view.data());
     }
     // The order of a file's header is that of a hash.
-    tensors.sort_by_key(|(name, _)| *name);
+    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
     let dictionaries = vec![Dictionary { path: String::new(), label: String::new(), tensors }];
     (Outline { dictionaries, root: "no tensors".into(), ..Outline::default() }, storages)
 }
@@ -94,8 +95,12 @@ pub(super) fn in_folder(folder: &Path) -> Result<PathBuf> {
             "expected a file (.pth, .pt, .ckpt or .safetensors) or a folder with one; the folder has none".into(),
         )),
         (_, several) => {
-            let names: Vec<_> = several.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect();
-            Err(refuse(format!("the folder has several checkpoints; name one of them: {}", super::names::listed(&names))))
+            let names: Vec<_> =
+                several.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect();
+            Err(refuse(format!(
+                "the folder has several checkpoints; name one of them: {}",
+                super::names::listed(&names)
+            )))
         }
     }
 }
@@ -112,10 +117,11 @@ pub(super) fn read(index: &Path) -> Result<Vec<Vec<u8>>> {
         return Err(refuse(format!("an index of {length} bytes, expected at most {MAX_INDEX}")));
     }
     let json = std::fs::read(index).map_err(|error| refuse(error.to_string()))?;
-    let json: serde_json::Value =
-        serde_json::from_slice(&json).map_err(|error| refuse(format!("no index of shards: {error}; fetch it again")))?;
+    let json: serde_json::Value = serde_json::from_slice(&json)
+        .map_err(|error| refuse(format!("no index of shards: {error}; fetch it again")))?;
     let map = json.get("weight_map").and_then(|map| map.as_object());
-    let map = map.ok_or_else(|| refuse("expected \"weight_map\" with a file for each tensor; fetch it again".into()))?;
+    let map =
+        map.ok_or_else(|| refuse("expected \"weight_map\" with a file for each tensor; fetch it again".into()))?;
     let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (tensor, file) in map {
         let file = file.as_str().ok_or_else(|| refuse(format!("{}: expected a file's name", shortened(tensor))))?;
@@ -140,11 +146,15 @@ pub(super) fn read(index: &Path) -> Result<Vec<Vec<u8>>> {
         for name in shard.names() {
             if let Some(first) = places.insert(name.into(), file) {
                 let name = shortened(name);
-                return Err(refuse(format!("{name} is in two shards, {first:?} and {file:?}; fetch all of one version")));
+                return Err(refuse(format!(
+                    "{name} is in two shards, {first:?} and {file:?}; fetch all of one version"
+                )));
             }
             if map.get(name).and_then(|place| place.as_str()) != Some(file) {
                 let name = shortened(name);
-                return Err(refuse(format!("{name} is in {file:?}, which the index does not say; fetch all of one version")));
+                return Err(refuse(format!(
+                    "{name} is in {file:?}, which the index does not say; fetch all of one version"
+                )));
             }
         }
         if let Some(absent) = tensors.iter().find(|name| !places.contains_key(**name)) {

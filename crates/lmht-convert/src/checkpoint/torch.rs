@@ -50,7 +50,7 @@ impl<'a> Archive<'a> {
     /// The pickle.
     pub(super) fn pickle(&mut self) -> Result<Vec<u8>, String> {
         let size = self.zip.by_name(&format!("{}data.pkl", self.folder)).map(|file| file.size());
-        if size.is_ok_and(|size| size > MAX_LENGTH as u64) {
+        if size.is_ok_and(|size| size > MAX_LENGTH as u64 && size <= self.length as u64) {
             return Err(format!(
                 "its pickle has more than {MAX_LENGTH} bytes, expected at most that beside the tensors; {SAVE_AGAIN}"
             ));

@@ -8,7 +8,7 @@ use lmht_convert::checkpoint;
 use crate::support::{assert_refused, bytes, fixture_bytes, model, qcfs, small};
 
 /// An entry of a zip archive, with what its header claims.
-struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     name: &'a str,
     data: &'a [u8],
     method: u16,
@@ -16,12 +16,12 @@ struct Entry<'a> {
     claimed: Option<u32>,
 }
 
-fn entry<'a>(name: &'a str, data: &'a [u8]) -> Entry<'a> {
+pub(crate) fn entry<'a>(name: &'a str, data: &'a [u8]) -> Entry<'a> {
     Entry { name, data, method: 0, claimed: None }
 }
 
 /// A zip archive byte by byte: the writers of libraries refuse to write what is tested here.
-fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
+pub(crate) fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
     let mut file = Vec::new();
     let mut directory = Vec::new();
     for Entry { name, data, method, claimed } in entries {
@@ -134,10 +134,25 @@ fn a_function_that_a_pickle_names_is_refused_and_not_run() {
         assert_refused(checkpoint::read(file.path()), &["nothing was executed"]);
         assert!(!witness.exists());
     }
-    // A name on the list is not called with other arguments either, and no instruction imports in another way.
-    assert_refused(parse(&around(b"ccollections\nOrderedDict\n(X\x01\0\0\0atR.")), &["calls something"]);
-    assert_refused(parse(&around(b"X\x01\0\0\0aX\x01\0\0\0b\x93.")), &["instruction 0x93"]);
-    assert_refused(parse(&around(b"(iposix\nsystem\n.")), &["instruction 0x69"]);
+    // Beside tensors it is listed, and no instruction that imports does more.
+    let good = pickle("4", "0", "4", "1");
+    let tensor = &good[3..good.len() - 2];
+    let text = |text: &str| [b"\x8c", [text.len() as u8].as_slice(), text.as_bytes()].concat();
+    let shell = text(&format!("touch {}", witness.display()));
+    let (module, name) = (text("posix"), text("system"));
+    for call in [
+        [b"cposix\nsystem\n(".as_slice(), &shell, b"tR"].concat(),
+        [&module, &name, b"\x93(".as_slice(), &shell, b"t\x81"].concat(),
+        [&module, &name, b"\x93(".as_slice(), &shell, b"t}\x92"].concat(),
+        [b"(".as_slice(), &shell, b"iposix\nsystem\n"].concat(),
+        [b"(cposix\nsystem\n".as_slice(), &shell, b"o"].concat(),
+        [b"cposix\nsystem\n)R(".as_slice(), &shell, &shell, b"db"].concat(),
+    ] {
+        let file = around(&[b"\x80\x04}", tensor, b"s", &text("extra"), &call, b"s."].concat());
+        let checkpoint = parse(&file).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(checkpoint.notes, ["passed over: extra (an object of \"posix.system\")"]);
+        assert!(!witness.exists());
+    }
 }
 
 #[test]
@@ -169,16 +184,17 @@ fn a_pickle_out_of_order_is_refused() {
     let deep_lists = [b"]".repeat(100_000), b"a".repeat(99_999), b".".to_vec()].concat();
     let deep_calls = [b"ctorch\nSize\n".repeat(1000), b")".to_vec(), b"R\x85".repeat(999), b"R.".to_vec()].concat();
     // Each round doubles what the memo holds: thirty of them would make a billion values.
-    let doubling = [b"]".to_vec(), b"q\x00]h\x00ah\x00a".repeat(30), b".".to_vec()].concat();
-    // The same width at every level, within the depth: a remembered list of a thousand, a thousand times.
-    let wide =
-        [b"](".to_vec(), b"N".repeat(20_000), b"eq\x00".to_vec(), b"h\x00".repeat(20_000), b".".to_vec()].concat();
-    let cases: [(&[u8], &str); 24] = [
+    let doubling = [b"]q\x000".to_vec(), b"]h\x00ah\x00aq\x000".repeat(30), b"h\x00.".to_vec()].concat();
+    // A dictionary that holds itself.
+    let circle = b"}q\x00X\x01\0\0\0ah\x00s.".to_vec();
+    let many = b"N".repeat(2_000_001);
+    let cases: [(&[u8], &str); 29] = [
         (&deep, "more than 32 deep"),
         (&deep_lists, "more than 32 deep"),
-        (&deep_calls, "more than 32 deep"),
-        (&doubling, "repeats itself"),
-        (&wide, "repeats itself"),
+        (&deep_calls, "an object of"),
+        (&doubling, "no dictionary of tensors"),
+        (&circle, "no dictionary of tensors"),
+        (&many, "more than 2000000 values"),
         (b"", "in the middle"),
         (b"\x80", "in the middle"),
         (b"}", "in the middle"),
@@ -187,7 +203,7 @@ fn a_pickle_out_of_order_is_refused() {
         (b"}.}", "left over"),
         (b"(.", "left over"),
         (b"}X\xff\xff\xff\xffabc.", "in the middle"),
-        (b"}c", "in the middle of a name"),
+        (b"}c", "in the middle"),
         (b"c\xff\n\xff\n.", "not UTF-8"),
         (b"h\x07.", "never kept"),
         (b"q\x00.", "where there is none"),
@@ -195,17 +211,21 @@ fn a_pickle_out_of_order_is_refused() {
         (b"}(NNNu.", "without a value"),
         (b"]NNs.", "takes none"),
         (b"t.", "never set"),
-        (b"\x8a\xff", "255 bytes"),
-        (b"Nb.", "no dictionary"),
+        (b"\x8a\xff", "in the middle"),
+        (b"\x8d\xff\xff\xff\xff\xff\xff\xff\xffa", "in the middle"),
+        (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7fa", "in the middle"),
+        (b"\xff.", "instruction 0xff"),
+        (b"NN\x93.", "a name that is no text"),
+        (b"Nb.", "where there is none"),
         (b"N.", "no dictionary of tensors"),
     ];
     for (pickle, part) in cases {
         assert_refused(parse(&around(pickle)), &["evil.pth: ", part]);
     }
-    assert_refused(parse(&around(&vec![b'N'; (16 << 20) + 1])), &["at most 16777216"]);
-    assert_refused(parse(&around(b"}X\x01\0\0\0aNs.")), &["no tensors at its top", "only: a"]);
-    // Text that is not UTF-8 passes the check, and Candle refuses it.
-    assert_refused(parse(&around(b"}X\x01\0\0\0\xffNs.")), &["cannot be read"]);
+    assert_refused(parse(&around(&vec![b'N'; (16 << 20) + 1])), &["at most that"]);
+    assert_refused(parse(&around(b"}X\x01\0\0\0aNs.")), &["no dictionary of tensors", "only: a (a value)"]);
+    // A name that is not UTF-8 is none.
+    assert_refused(parse(&around(b"}X\x01\0\0\0\xffNs.")), &["no dictionary of tensors", "only: ? (a value)"]);
 }
 
 #[test]
@@ -272,7 +292,10 @@ fn several_networks_in_one_file_are_told_apart() {
     let one = &one[2..one.len() - 1];
     let key = |name: &str| [b"X", (name.len() as u32).to_le_bytes().as_slice(), name.as_bytes()].concat();
     let both = [b"}", key("net").as_slice(), one, b"s", &key("model"), one, b"s."].concat();
-    assert_refused(parse(&around(&both)), &["several networks: net, model", "torch.save(checkpoint[\"net\"], path)"]);
+    assert_refused(
+        parse(&around(&both)),
+        &["several networks: \"net\" (1 tensors), \"model\"", "torch.save(checkpoint[\"net\"], path)"],
+    );
     let twice = [b"}", key("net").as_slice(), one, b"s", &key("net"), one, b"s."].concat();
     assert_refused(parse(&around(&twice)), &["several networks"]);
     let body = &one[1..];
@@ -317,7 +340,7 @@ fn damaged_safetensors_are_refused() {
     long[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     assert_refused(parse(&long), &["its header would have 18446744073709551615 bytes", "cut off"]);
     let integers = r#"{"w":{"dtype":"I32","shape":[4],"data_offsets":[0,16]}}"#;
-    assert_refused(parse(&safetensors(integers, &[0; 16])), &["evil.pth: w: of type I32"]);
+    assert_refused(parse(&safetensors(integers, &[0; 16])), &["evil.pth: ", "no dictionary of tensors"]);
 }
 
 /// Files cut off at every 64th part of their length.

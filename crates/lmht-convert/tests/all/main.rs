@@ -6,6 +6,7 @@ mod checkpoint;
 mod costs;
 mod hostile;
 mod hybrid;
+mod imports;
 mod model;
 mod networks;
 #[cfg(feature = "nir")]
