@@ -57,6 +57,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Outline<'_>, BTreeMap<&str, &[u8]>),
         }
         rest = after;
     }
+    if !rest.is_empty() {
+        return Err(format!("it has {} bytes behind its last storage; fetch it again", rest.len()));
+    }
     Ok((outline, storages))
 }
 

@@ -35,7 +35,7 @@ mod published;
 mod shards;
 mod torch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -300,6 +300,8 @@ fn beside(outline: &Outline<'_>, chosen: &Dictionary<'_>, left: &[String]) -> Op
         let among = object.map_or(String::new(), |(_, (_, _, what))| format!(", among them {what}"));
         items.push(format!("{}{among}", item(&format!("{key}…"), (n, m, ""))));
     }
+    // What could have been executed comes first.
+    items.sort_by_key(|item| !item.contains(OBJECT));
     (!items.is_empty()).then(|| format!("passed over: {}", listed(&items)))
 }
 
@@ -441,6 +443,7 @@ impl Fitted<'_> {
         let layout = self.options.layout.map(self.config, self.options.new_head.is_some(), &has)?;
         let mut layout = Renames::new(&layout)?;
         let mut candidate = Candidate { dictionary, names: Vec::new(), left: Vec::new(), n_matched: 0 };
+        let mut matched = BTreeSet::new();
         for (index, (name, _)) in names.iter().enumerate() {
             let within = match inside {
                 Some(key) => names::replaced(key, "", name).filter(|rest| !rest.is_empty()),
@@ -460,12 +463,13 @@ impl Fitted<'_> {
             let name = layout.apply(&bare(&name)).unwrap_or(name);
             match self.expected.find(&name) {
                 Some(own) => {
-                    candidate.n_matched += 1;
+                    matched.insert(own);
                     candidate.names.push((index, own.to_string(), true));
                 }
                 None => candidate.names.push((index, bare(&name), false)),
             }
         }
+        candidate.n_matched = matched.len();
         Ok(candidate)
     }
 

@@ -72,8 +72,18 @@ impl Expected {
     /// Whether a name that the network does not have is that of a layer in a part that it does have: then the file is that
     /// of another network.
     pub(super) fn is_of_another(&self, name: &str) -> bool {
-        const LAST: [&str; 9] =
-            ["weight", "bias", "running_mean", "running_var", "mask", "mask_linear", "alpha", "v_threshold", "thresh"];
+        const LAST: [&str; 10] = [
+            "weight",
+            "bias",
+            "running_mean",
+            "running_var",
+            "mask",
+            "mask_linear",
+            "alpha",
+            "v_threshold",
+            "thresh",
+            "shortcut_scale",
+        ];
         let last = name.rsplit('.').next().unwrap_or_default();
         LAST.contains(&last) && self.parts.contains(first(name))
     }

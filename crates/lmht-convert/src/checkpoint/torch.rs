@@ -1,7 +1,7 @@
 //! PyTorch's zip files: one pickle that describes the tensors, one stored entry for each storage.
 
 use std::borrow::Cow;
-use std::io::{Cursor, Read};
+use std::io::{Cursor, Read, Write, sink};
 
 use zip::{CompressionMethod, ZipArchive};
 
@@ -36,7 +36,12 @@ impl<'a> Archive<'a> {
         if zip.has_overlapping_entries().map_err(|error| format!("its entries cannot be found: {error}"))? {
             return Err("entries of the archive lie over each other; torch.save does not write that".into());
         }
-        let folder = pickle_name(&zip)?.strip_suffix("data.pkl").unwrap_or_default().to_string();
+        // Also what nobody needs: damage there is damage.
+        let name = pickle_name(&zip)?;
+        for index in 0..zip.len() {
+            copy(&mut zip, index, bytes.len(), &mut sink())?;
+        }
+        let folder = name.strip_suffix("data.pkl").unwrap_or_default().to_string();
         let mut archive = Self { zip, folder, length: bytes.len() };
         let byte_order = format!("{}byteorder", archive.folder);
         if archive.zip.index_for_name(&byte_order).is_some() && archive.entry("byteorder")? != b"little" {
@@ -102,11 +107,19 @@ fn pickle_name(zip: &Zip<'_>) -> Result<String, String> {
     }
 }
 
-/// An entry's bytes, checked against its checksum. `torch.save` stores without compression, so an entry is never larger
-/// than the file.
+/// An entry's bytes, checked against its checksum.
 fn entry(zip: &mut Zip<'_>, name: &str, length: usize) -> Result<Vec<u8>, String> {
-    let short = shortened(name);
-    let mut file = zip.by_name(name).map_err(|error| format!("the entry {short:?} cannot be read: {error}"))?;
+    let index = zip.index_for_name(name).ok_or_else(|| format!("the entry {:?} is not in it", shortened(name)))?;
+    let mut data = Vec::new();
+    copy(zip, index, length, &mut data)?;
+    Ok(data)
+}
+
+/// Copies an entry, checked against its checksum. `torch.save` stores without compression, so an entry is never larger than
+/// the file.
+fn copy(zip: &mut Zip<'_>, index: usize, length: usize, to: &mut dyn Write) -> Result<(), String> {
+    let short = zip.name_for_index(index).and_then(Result::ok).map_or(String::new(), |name| shortened(&name));
+    let mut file = zip.by_index(index).map_err(|error| format!("the entry {short:?} cannot be read: {error}"))?;
     if file.compression() != CompressionMethod::Stored || file.encrypted() {
         return Err(format!(
             "the entry {short:?} is compressed or encrypted, which torch.save does not do; {SAVE_AGAIN}"
@@ -116,13 +129,11 @@ fn entry(zip: &mut Zip<'_>, name: &str, length: usize) -> Result<Vec<u8>, String
     if size != file.compressed_size() || size > length as u64 {
         return Err(format!("the entry {short:?} claims {size} bytes, more than the file has"));
     }
-    let mut data = Vec::new();
-    let read = file.by_ref().take(size + 1).read_to_end(&mut data);
-    read.map_err(|error| {
+    let copied = std::io::copy(&mut file.by_ref().take(size + 1), to).map_err(|error| {
         format!("the entry {short:?} is damaged ({error}); fetch the file again, or save it again with PyTorch's checksums on")
     })?;
-    if data.len() as u64 != size {
-        return Err(format!("the entry {short:?} has {} bytes, expected {size}; fetch the file again", data.len()));
+    if copied != size {
+        return Err(format!("the entry {short:?} has {copied} bytes, expected {size}; fetch the file again"));
     }
-    Ok(data)
+    Ok(())
 }
