@@ -6,7 +6,9 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow, bail};
 use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
-use lmht_datasets::{Error, ImageDataset, Loader, LoaderConfig, Normalize, ReadOptions, Source, Split, sample_path};
+use lmht_datasets::{
+    Error, Fit, ImageDataset, Loader, LoaderConfig, Normalize, Preprocessor, ReadOptions, Source, Split, sample_path,
+};
 use lmht_nn::ModelConfig;
 
 use crate::experiment::{DataConfig, Experiment};
@@ -43,15 +45,61 @@ pub(crate) fn open(experiment: &Experiment) -> Result<(Loader, Loader)> {
     Ok((train, test_source(&experiment.data, test, &normalize)?))
 }
 
-/// The test batches alone, for a network that is trained already.
-pub(crate) fn open_test(data: &DataConfig, model: &ModelConfig) -> Result<Loader> {
-    let (_, test, normalize) = read_both(data, model)?;
-    test_source(data, test, &normalize)
+/// The test batches alone, for a network that is trained already, as its preprocessor makes them of images.
+///
+/// A network without one gets what the training split says, which has to be there then.
+pub(crate) fn open_test(
+    data: &DataConfig,
+    model: &ModelConfig,
+    preprocessor: Option<&Preprocessor>,
+) -> Result<Loader> {
+    let Some(preprocessor) = preprocessor else {
+        eprintln!(
+            "note: the model has no preprocessor_config.json (an older version wrote it, or it was imported): size and \
+             normalization of the images are those of the training split of {}",
+            data.path.display()
+        );
+        let (_, test, normalize) = read_both(data, model)?;
+        return test_source(data, test, &normalize);
+    };
+    let (data, normalize) = (of_preprocessor(data, preprocessor, model), &preprocessor.normalize);
+    let source = open_source(&data, &data.parquet)?;
+    source.require(Split::Test).map_err(in_options)?;
+    source.notes().iter().for_each(|note| eprintln!("note: {note}"));
+    let test = read(&data, Split::Test, &data.parquet)?;
+    check_fit(&data, model, &test)?;
+    test_source(&data, test, normalize)
+}
+
+/// The same data, read as a preprocessor says.
+fn of_preprocessor(data: &DataConfig, preprocessor: &Preprocessor, model: &ModelConfig) -> DataConfig {
+    let mut data = data.clone();
+    let (size, options) = (Some(preprocessor.size), &mut data.parquet);
+    (options.size, options.resize, options.cover) = match preprocessor.fit {
+        Fit::Exact => (size, None, None),
+        Fit::Stretch => (None, size, None),
+        Fit::Cover => (None, None, size),
+    };
+    options.channels = Some(preprocessor.channels);
+    options.n_classes = Some(model.n_classes);
+    options.class_names = preprocessor.class_names.clone();
+    options.max_per_class = None;
+    data.center_crop = preprocessor.center_crop;
+    data.normalize = Some(preprocessor.normalize.clone());
+    data
 }
 
 /// One batch of training images without augmentation, in the order of training: for a calibration.
-pub(crate) fn open_plain_train(data: &DataConfig, model: &ModelConfig, n_images: usize) -> Result<Loader> {
-    let (train, _, normalize) = read_both(data, model)?;
+pub(crate) fn open_plain_train(
+    data: &DataConfig,
+    model: &ModelConfig,
+    preprocessor: Option<&Preprocessor>,
+    n_images: usize,
+) -> Result<Loader> {
+    let (train, _, normalize) = match preprocessor {
+        Some(preprocessor) => read_both(&of_preprocessor(data, preprocessor, model), model)?,
+        None => read_both(data, model)?,
+    };
     let config = LoaderConfig { drop_last: false, ..LoaderConfig::train(n_images, 0) };
     Ok(Loader::new(Arc::new(train), &config, &normalize, &Device::Cpu)?)
 }
@@ -165,12 +213,16 @@ fn in_options(error: Error) -> anyhow::Error {
     }
 }
 
-/// In words, for run records and model cards.
-pub(crate) fn describe(data: &DataConfig, train: &Loader, test: &Loader) -> String {
-    let name = if data.path == Path::new("sample") {
+/// What a data set is called.
+pub(crate) fn name(path: &Path) -> String {
+    if path == Path::new("sample") {
         "Fashion-MNIST sample (datasets/sample)".to_string()
     } else {
-        data.path.display().to_string()
-    };
-    format!("{name}: {} training images, accuracy on all {} test images", train.data().len(), test.data().len())
+        path.display().to_string()
+    }
+}
+
+/// In words, for run records and model cards.
+pub(crate) fn describe(data: &DataConfig, train: &Loader, test: &Loader) -> String {
+    format!("{}: {} training images, accuracy on all {} test images", name(&data.path), train.data().len(), test.data().len())
 }

@@ -80,18 +80,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.limit != Some(0), "--limit is 0; expected at least one image");
     // Said before minutes of counting, not after.
     let out = args.out.as_ref().map(|path| FolderWriter::replacing(path.as_path())).transpose()?;
-    let (folder, mut data) = eval::locate(&args.model)?;
-    data.path = args.data.clone();
-    let (network, params) = from_pretrained(&folder, DType::F32, &Device::Cpu)?;
-    let test = data::open_test(&data, network.config())?;
+    let trained = Trained::locate(&args.model, Some(&args.data))?;
+    let (network, params) = from_pretrained(&trained.folder, DType::F32, &Device::Cpu)?;
+    let test = trained.test(network.config())?;
     let n_images = args.limit.unwrap_or(usize::MAX).min(test.data().len());
     let what = if n_images < test.data().len() { format!("the first {n_images}") } else { "all".to_string() };
-    let path = if args.data == Path::new("sample") {
-        "Fashion-MNIST sample (datasets/sample)".to_string()
-    } else {
-        args.data.display().to_string()
-    };
-
     let progress = if args.quiet { Progress::Silent } else { Progress::Shown };
     let mut profiler = Profiler::new();
     let source = FirstImages::new(&test, n_images);
@@ -99,7 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let subject = Subject {
         model: network.config().clone(),
-        data: format!("{what} of the test images of {path}"),
+        data: format!("{what} of the test images of {}", data::name(&args.data)),
         command: provenance::command(),
         top1: Some(evaluation.top1),
     };

@@ -1,25 +1,25 @@
 //! `cargo xtask eval`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::{DType, Device};
 use lmht_bench::{CostCounter, EnergyModel};
 use lmht_nn::from_pretrained;
 use lmht_train::{Progress, evaluate};
 
 use crate::data;
-use crate::experiment::{DataConfig, Experiment};
+use crate::trained::Trained;
 
-/// Evaluate a model folder on the test split of a parquet folder.
+/// Evaluate a trained network on a test split.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask eval runs/fashion-resnet18-L2T2-seed42
   cargo xtask eval path/to/model --data path/to/parquet --json")]
 pub(crate) struct Args {
-    /// A run folder, or a model folder with config.json and model.safetensors.
+    /// A run, finished or interrupted, one of its checkpoints, or a model folder.
     model: PathBuf,
-    /// A parquet folder [default: the data of the run; for a model folder the repository's sample].
+    /// A data set [default: the data of the run; for a model folder the repository's sample].
     #[arg(long)]
     data: Option<PathBuf>,
     #[command(flatten)]
@@ -29,39 +29,29 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// The model folder of a run and the data of that run; of a model folder itself, and the repository's sample.
-pub(crate) fn locate(model: &Path) -> Result<(PathBuf, DataConfig)> {
-    let of_run = model.join("model");
-    if !of_run.join("config.json").exists() {
-        return Ok((model.to_path_buf(), DataConfig::default()));
-    }
-    let path = model.join("config.json");
-    let json = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let experiment: Experiment = serde_json::from_str(&json).with_context(|| path.display().to_string())?;
-    Ok((of_run, experiment.data))
-}
-
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let (folder, mut data) = locate(&args.model)?;
-    if let Some(path) = &args.data {
-        data.path = path.clone();
-    }
-    args.splits.apply(&mut data);
-    let (network, _params) = from_pretrained(&folder, DType::F32, &Device::Cpu)?;
-    let test = data::open_test(&data, network.config())?;
+    let mut trained = Trained::locate(&args.model, args.data.as_deref())?;
+    args.splits.apply(&mut trained.data);
+    let (network, _params) = from_pretrained(&trained.folder, DType::F32, &Device::Cpu)?;
+    let test = trained.test(network.config())?;
     let mut counter = CostCounter::new();
     let evaluation = evaluate(&network, &test, Progress::Shown, Some(&mut counter))?;
     let cost = counter.report(evaluation.n_images);
     let energy = EnergyModel::default();
     if args.json {
         let json = serde_json::json!({
-            "model": folder, "evaluation": evaluation, "cost": cost, "energy_mj_estimated": energy.energy_mj(&cost)
+            "model": trained.folder, "data": trained.data.path, "evaluation": evaluation, "cost": cost, "energy_mj_estimated": energy.energy_mj(&cost)
         });
         println!("{}", serde_json::to_string_pretty(&json)?);
         return Ok(());
     }
-    println!("{} test images, cross-entropy {:.4}", evaluation.n_images, evaluation.loss);
+    println!(
+        "{} test images of {}, cross-entropy {:.4}",
+        evaluation.n_images,
+        data::name(&trained.data.path),
+        evaluation.loss
+    );
     for (t, top1) in evaluation.top1_by_timestep.iter().enumerate() {
         println!("  top-1 after timestep {}: {:.2} %", t + 1, 100. * top1);
     }

@@ -11,7 +11,9 @@ mod golden;
 mod provenance;
 mod published;
 mod reproduce;
+mod stop;
 mod train;
+mod trained;
 
 use clap::{Parser, Subcommand};
 
@@ -55,6 +57,10 @@ fn main() -> std::process::ExitCode {
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) if matches!(error.downcast_ref(), Some(lmht_train::Error::Stopped { .. })) => {
+            eprintln!("{error:#}");
+            stop::exit_code().into()
+        }
         Err(error) => {
             // The chain from what was attempted to why it failed, one line.
             eprintln!("error: {error:#}");

@@ -6,12 +6,13 @@ use lmht_train::RunInfo;
 
 /// What `run.json` says of this process.
 pub(crate) fn run_info(data: String) -> RunInfo {
-    RunInfo { command: command(), commit: commit(), machine: machine(), data }
+    let directory = std::env::current_dir().unwrap_or_default();
+    RunInfo { command: command(), commit: commit(), machine: machine(), data, directory }
 }
 
 /// The command line as a user types it.
 pub(crate) fn command() -> String {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     format!("cargo xtask {}", arguments.join(" "))
 }
 

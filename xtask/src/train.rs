@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use lmht_bench::{CostCounter, CostReport};
+use lmht_datasets::Preprocessor;
 use lmht_nn::atomic::write_file;
 use lmht_nn::neurons;
 use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 use lmht_train::{Metrics, Progress, RunRecord, evaluate, fit};
 
 use crate::experiment::{Experiment, presets};
-use crate::{data, provenance, published};
+use crate::{data, provenance, published, stop};
 
 /// Train a network from a configuration file or a named preset.
 ///
@@ -108,7 +109,9 @@ fn train(experiment: &Experiment, folder: &Path, progress: Progress) -> Result<(
     }
     let (train, test) = data::open(experiment)?;
     let info = provenance::run_info(data::describe(&experiment.data, &train, &test));
-    let mut record = RunRecord::open(folder, experiment, info)?;
+    let preprocessor = Preprocessor::of(&test)?.to_json();
+    let record = RunRecord::open(folder, experiment, info)?.with_preprocessor(preprocessor)?;
+    let mut record = record.stopped_by(stop::requested()?);
     let metrics = fit(&network, &params, &experiment.train, &train, &test, Some(&mut record), progress)
         .with_context(|| format!("run {}", folder.display()))?;
     let mut counter = CostCounter::new();

@@ -40,6 +40,9 @@ pub struct RunInfo {
     pub machine: String,
     /// The data set and split, in words.
     pub data: String,
+    /// Where the command was given: relative paths of the configuration start there.
+    #[serde(default)]
+    pub directory: PathBuf,
 }
 
 /// A run's folder, open for writing.

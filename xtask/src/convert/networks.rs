@@ -15,8 +15,8 @@ use lmht_nn::{ModelCard, Network, Pretrained, Schedule, from_pretrained, save_pr
 use lmht_train::{BatchSource, FirstImages};
 
 use crate::data;
-use crate::experiment::DataConfig;
-use crate::{eval, provenance};
+use crate::provenance;
+use crate::trained::Trained;
 
 /// Make an LM-HT network of a QCFS network, ready to be fine-tuned (hybrid training).
 ///
@@ -153,7 +153,7 @@ pub(super) struct Fold {
 
 impl Hybrid {
     pub(super) fn run(&self) -> Result<()> {
-        let (model, _) = load(&self.model)?;
+        let (model, _) = load(&self.model, None)?;
         let start = match self.start {
             Start::Exact => HybridStart::Exact,
             Start::Published => HybridStart::Published,
@@ -165,13 +165,10 @@ impl Hybrid {
 
 impl Inference {
     pub(super) fn run(&self) -> Result<()> {
-        let (model, mut data) = load(&self.model)?;
-        if let Some(path) = &self.data {
-            data.path = path.clone();
-        }
+        let (model, trained) = load(&self.model, self.data.as_deref())?;
         let calibration = match self.method {
             Method::Rmp | Method::Snm => Some(
-                calibrate(&model, &data, self.calibration_images, self.percentile)
+                calibrate(&model, &trained, self.calibration_images, self.percentile)
                     .with_context(|| shown(&self.model))?,
             ),
             Method::If | Method::Srp | Method::Cos => None,
@@ -183,17 +180,14 @@ impl Inference {
 
 impl Reparameterize {
     pub(super) fn run(&self) -> Result<()> {
-        let (model, mut data) = load(&self.model)?;
-        if let Some(path) = &self.data {
-            data.path = path.clone();
-        }
+        let (model, trained) = load(&self.model, self.data.as_deref())?;
         let schedule = match self.schedule {
             WindowSchedule::FrontLoaded => Schedule::FrontLoaded,
             WindowSchedule::Uniform => Schedule::Uniform,
         };
         let single = reparameterize(&model, schedule).with_context(|| shown(&self.model))?;
         // Before anything is written, so that a wrong data set leaves nothing behind.
-        let test = if self.limit == Some(0) { None } else { Some(data::open_test(&data, &model.config)?) };
+        let test = if self.limit == Some(0) { None } else { Some(trained.test(&model.config)?) };
         save(&self.out, &single, &self.model)?;
         if let Some(test) = test {
             print!("{}", describe(&compare(&model, &single, &test, self.limit)?));
@@ -204,7 +198,7 @@ impl Reparameterize {
 
 impl Fold {
     pub(super) fn run(&self) -> Result<()> {
-        let (mut model, _) = load(&self.model)?;
+        let (mut model, _) = load(&self.model, None)?;
         let all = !self.batch_norm && !self.thresholds;
         if self.batch_norm || all {
             model = absorb_bn(&model).with_context(|| shown(&self.model))?;
@@ -239,12 +233,13 @@ pub(crate) fn convert(
 const CALIBRATION_BATCH: usize = 100;
 
 /// The ceilings of a ReLU network's layers on so many training images, as they are: no crop, no flip.
-pub(crate) fn calibrate(model: &Model, data: &DataConfig, n_images: usize, percentile: f64) -> Result<Calibration> {
+pub(crate) fn calibrate(model: &Model, trained: &Trained, n_images: usize, percentile: f64) -> Result<Calibration> {
     ensure!(n_images > 0, "--calibration-images is 0; expected at least one image");
     let (network, _) = model.build(DType::F32, &Device::Cpu)?;
     // The largest of all batches is the largest of all images; any other percentile needs them in one.
     let batch_size = if percentile == 100. { n_images.min(CALIBRATION_BATCH) } else { n_images };
-    let source = data::open_plain_train(data, &model.config, batch_size)?;
+    let Trained { data, preprocessor, .. } = trained;
+    let source = data::open_plain_train(data, &model.config, preprocessor.as_ref(), batch_size)?;
     let mut calibration = Calibration::default();
     for batch in source.batches(0, 0)?.take(n_images.div_ceil(batch_size)) {
         calibration = Calibration::of(&network, &batch?.images, percentile)?.max(&calibration);
@@ -290,10 +285,11 @@ fn describe(comparison: &SpikeComparison) -> String {
     )
 }
 
-/// The network of a run or model folder as a value, and the data it belongs to.
-fn load(path: &Path) -> Result<(Model, DataConfig)> {
-    let (folder, data) = eval::locate(path)?;
-    Ok((read(&folder)?, data))
+/// The network of a run, a checkpoint or a model folder as a value, and what belongs to it; `data` replaces the path of
+/// its data.
+fn load(path: &Path, data: Option<&Path>) -> Result<(Model, Trained)> {
+    let trained = Trained::locate(path, data)?;
+    Ok((read(&trained.folder)?, trained))
 }
 
 /// The network of a model folder as a value.
@@ -352,11 +348,8 @@ pub(super) struct Export {
 
 impl Export {
     pub(super) fn run(&self) -> Result<()> {
-        let (model, mut data) = load(&self.model)?;
-        if let Some(path) = &self.data {
-            data.path = path.clone();
-        }
-        let test = data::open_test(&data, &model.config)?;
+        let (model, trained) = load(&self.model, self.data.as_deref())?;
+        let test = trained.test(&model.config)?;
         let first = test.batches(0, 0)?.next().context("the test split has no image")??.images;
         let shape = &first.dims()[1..];
         let notes = nir::write(&self.out, &model, shape, self.profile).with_context(|| shown(&self.model))?;

@@ -1,0 +1,80 @@
+//! What a command finds of a trained network: its folder, its preprocessing, and the data that it learned from.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use lmht_datasets::{Loader, Preprocessor};
+use lmht_nn::{ModelConfig, Pretrained};
+use serde::Deserialize;
+
+use crate::data;
+use crate::experiment::{DataConfig, Experiment};
+
+/// A trained network on the disk.
+#[derive(Debug)]
+pub(crate) struct Trained {
+    /// The folder that holds `model.safetensors`.
+    pub(crate) folder: PathBuf,
+    /// What turns an image into its input; none of a folder that was written before there was such a file.
+    pub(crate) preprocessor: Option<Preprocessor>,
+    /// The data of its run; the repository's sample if there is no run.
+    pub(crate) data: DataConfig,
+}
+
+impl Trained {
+    /// Of a run, a checkpoint or a model folder; `data` replaces the path of the data.
+    pub(crate) fn locate(path: &Path, data: Option<&Path>) -> Result<Self> {
+        let found = Pretrained::locate(path)?;
+        let preprocessor = match found.preprocessor()? {
+            Some(json) => Some(
+                serde_json::from_str(&json)
+                    .with_context(|| format!("{}: preprocessor_config.json", found.folder.display()))?,
+            ),
+            None => None,
+        };
+        let mut of_run = DataConfig::default();
+        if let Some(run) = run_of(&found.folder) {
+            of_run = experiment(&run)?.data;
+            of_run.path = reachable(&of_run.path, &run);
+        }
+        if let Some(path) = data {
+            of_run.path = path.to_path_buf();
+        }
+        Ok(Self { folder: found.folder, preprocessor, data: of_run })
+    }
+
+    /// The test images, as the network wants them.
+    pub(crate) fn test(&self, model: &ModelConfig) -> Result<Loader> {
+        data::open_test(&self.data, model, self.preprocessor.as_ref())
+    }
+}
+
+/// The run that a model folder or a checkpoint belongs to.
+fn run_of(folder: &Path) -> Option<PathBuf> {
+    // A relative folder may have no more ancestors to look at.
+    let folder = folder.canonicalize().ok()?;
+    let mut above = folder.ancestors().skip(1).take(2);
+    above.find(|run| run.join("run.json").exists() && run.join("config.json").exists()).map(Path::to_path_buf)
+}
+
+fn experiment(run: &Path) -> Result<Experiment> {
+    let path = run.join("config.json");
+    let json = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&json).with_context(|| path.display().to_string())
+}
+
+/// A path that was given relative to where a run was started.
+fn reachable(path: &Path, run: &Path) -> PathBuf {
+    #[derive(Deserialize)]
+    struct Info {
+        #[serde(default)]
+        directory: PathBuf,
+    }
+    if path.exists() || path.is_absolute() || path == Path::new("sample") {
+        return path.to_path_buf();
+    }
+    let info = std::fs::read_to_string(run.join("run.json")).ok();
+    let info: Option<Info> = info.and_then(|json| serde_json::from_str(&json).ok());
+    // If it is in neither place, the message should show the path as it was given.
+    info.map(|info| info.directory.join(path)).filter(|path| path.exists()).unwrap_or_else(|| path.to_path_buf())
+}
