@@ -140,10 +140,7 @@ fn reader(encoded: &[u8]) -> Result<(impl ImageDecoder + '_, (usize, usize)), Re
     if format == ImageFormat::Jpeg && !encoded.windows(2).rev().any(|pair| pair == [0xff, 0xd9]) {
         return Err(Refusal::Decode(format!("its {} bytes end before the end marker", encoded.len())));
     }
-    let mut reader = ImageReader::with_format(Cursor::new(encoded), format);
-    // The sizes are held against limits of ours before a pixel is decoded.
-    reader.no_limits();
-    let decoder = reader.into_decoder().map_err(error)?;
+    let decoder = ImageReader::with_format(Cursor::new(encoded), format).into_decoder().map_err(error)?;
     let (w, h) = decoder.dimensions();
     if w == 0 || h == 0 {
         return Err(Refusal::Decode(format!("its header claims {h}x{w} pixels")));

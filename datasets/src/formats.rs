@@ -20,6 +20,9 @@ pub(crate) const FORMATS: [&dyn Format; 3] = [&parquet::Parquet, &csv::Csv, &fol
 /// The splits of a folder by their names, each with its files in order.
 pub(crate) type Splits = BTreeMap<String, Vec<PathBuf>>;
 
+/// Bytes of encoded images that are held together while they are decoded.
+const MAX_HELD: u64 = 1 << 26;
+
 /// A form of data.
 pub(crate) trait Format: Sync {
     /// Whether a single file is of this form, by its name.

@@ -280,10 +280,9 @@ fn parse(json: &Value) -> std::result::Result<Preprocessor, Wrong> {
 
     let resizes = flag("do_resize")?.unwrap_or(true);
     let crops = flag("do_center_crop")?.unwrap_or(false);
-    if resizes {
-        if let Some(resample) = all.get("resample").filter(|value| !value.is_null() && **value != json!(BILINEAR)) {
-            return Err(wrong("resample", "2 (bilinear)", resample));
-        }
+    let other = |value: &&Value| !value.is_null() && **value != json!(BILINEAR);
+    if let Some(resample) = all.get("resample").filter(|_| resizes).filter(other) {
+        return Err(wrong("resample", "2 (bilinear)", resample));
     }
     let crop = if crops { sides(&all, "crop_size")? } else { None };
     let expected = "{\"height\", \"width\"}, or {\"shortest_edge\"} with do_center_crop";

@@ -82,11 +82,11 @@ impl Source {
         let mut source = Self { path, options, format, splits, card, configuration, train, test, notes };
         source.train = source.choose(Split::Train)?;
         source.test = source.choose(Split::Test)?;
-        if let (Some(train), Some(test)) = (&source.train, &source.test) {
-            if source.shared(train, test) {
-                let (train, test) = (train.words(), test.words());
-                return Err(Error::SameImages { path: source.path, train, test });
-            }
+        if let (Some(train), Some(test)) = (&source.train, &source.test)
+            && source.shared(train, test)
+        {
+            let (train, test) = (train.words(), test.words());
+            return Err(Error::SameImages { path: source.path, train, test });
         }
         Ok(source)
     }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Encoded, Format, Label, Rows, Splits, Table, ends_in, entries, name};
+use super::{Encoded, Format, Label, MAX_HELD, Rows, Splits, Table, ends_in, entries, name};
 use crate::ReadOptions;
 use crate::error::{Error, Place, Result};
 use crate::split::{canonical, is_usual};
@@ -112,9 +112,6 @@ impl Files {
         Ok(())
     }
 }
-
-/// Bytes of files that are held together while they are decoded.
-const MAX_HELD: u64 = 1 << 26;
 
 impl Table for Files {
     fn n_rows(&self) -> usize {

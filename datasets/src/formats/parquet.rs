@@ -13,7 +13,7 @@ use ::parquet::errors::ParquetError;
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::schema::types::ColumnDescriptor;
 
-use super::{Encoded, Format, Label, Rows, Splits, Table, ends_in, entries, name, split_of};
+use super::{Encoded, Format, Label, MAX_HELD, Rows, Splits, Table, ends_in, entries, name, split_of};
 use crate::ReadOptions;
 use crate::error::{Error, Place, Result};
 use crate::guard::guard;
@@ -227,6 +227,9 @@ impl Table for ParquetTable {
                 Ok((images, labels, self.reader.metadata().row_group(group).num_rows() as usize))
             })?;
             let end = first + n_rows;
+            let bytes = self.reader.metadata().row_group(group).column(self.image).uncompressed_size();
+            let mean = u64::try_from(bytes).unwrap_or(0) / (n_rows as u64).max(1);
+            let chunk = chunk.min((MAX_HELD / mean.max(1)).max(1) as usize);
             loop {
                 // At the end of a group, ask for one more row: a footer that promises too few would hide the rest.
                 let wanted = chunk.min(end - first).max(1);

@@ -1,10 +1,11 @@
 //! What is decoded is bounded, by the headers, before memory is taken.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use image::{GrayImage, ImageFormat, RgbImage};
 use lmht_datasets::{Error, ImageDataset, ReadOptions, Split};
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{BrotliLevel, Compression, GzipLevel};
 use tempfile::tempdir;
 
 use crate::tables::{Layout, Row, encode, gray_png, row};
@@ -12,8 +13,7 @@ use crate::tables::{Layout, Row, encode, gray_png, row};
 fn read(rows: &[Row], options: &ReadOptions) -> lmht_datasets::Result<ImageDataset> {
     let folder = tempdir().unwrap();
     let file = folder.path().join("train.parquet");
-    let compression = Compression::ZSTD(ZstdLevel::try_new(9).unwrap());
-    Layout { compression, ..Layout::default() }.write(&file, rows);
+    Layout { rows_per_group: usize::MAX, ..Layout::zstd() }.write(&file, rows);
     let start = Instant::now();
     let data = ImageDataset::read(&file, Split::Train, options);
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
@@ -74,4 +74,34 @@ fn limits_can_be_set() {
     assert!(matches!(&error, Error::TooLarge { bytes: 20, limit: 19, .. }), "{error}");
     let error = read(&rows, &options(None, Some(199))).unwrap_err();
     assert!(matches!(&error, Error::TooLarge { at, bytes: 200, .. } if at.row == Some(9)), "{error}");
+}
+
+#[test]
+fn a_page_that_promises_too_much_is_refused() {
+    // 2^27 zeros and some, in a few kilobytes.
+    let error = read(&[row(vec![0; (1 << 27) + 100], 0)], &ReadOptions::default()).unwrap_err();
+    assert!(matches!(&error, Error::Parquet { reason, .. } if reason.contains("promise")), "{error}");
+}
+
+#[test]
+fn a_page_that_becomes_more_than_it_promises_is_refused() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("train.parquet");
+    for compression in [Compression::GZIP(GzipLevel::default()), Compression::BROTLI(BrotliLevel::default())] {
+        Layout { compression, ..Layout::default() }.write(&file, &[row(vec![0; 100_000], 0)]);
+        let mut bytes = fs::read(&file).unwrap();
+        // The first page: its type, its size as a varint of three bytes.
+        assert_eq!((&bytes[..6], bytes[6], bytes[10]), (&b"PAR1\x15\x04"[..], 0x15, 0x15));
+        // From 100,004 to a third of it.
+        bytes[9] = 4;
+        fs::write(&file, &bytes).unwrap();
+        let error = ImageDataset::read(&file, Split::Train, &ReadOptions::default()).unwrap_err();
+        assert!(matches!(&error, Error::Parquet { reason, .. } if reason.contains("becomes more")), "{error}");
+    }
+}
+
+#[test]
+fn rows_that_take_no_room_are_refused() {
+    let error = read(&vec![row(gray_png(1, 1, 0), 0); (1 << 20) + 1], &ReadOptions::default()).unwrap_err();
+    assert!(matches!(&error, Error::Parquet { reason, .. } if reason.contains("1048577 rows")), "{error}");
 }

@@ -3,10 +3,13 @@
 use std::fs;
 
 use image::{DynamicImage, ImageFormat, RgbImage, RgbaImage};
-use lmht_datasets::{Error, ImageDataset, ReadOptions, Split};
+use lmht_datasets::{Error, Fit, ImageDataset, Normalize, Preprocessor, ReadOptions, Split};
 use tempfile::tempdir;
 
 use crate::tables::{Layout, encode, row};
+
+const FORMATS: [ImageFormat; 6] =
+    [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::Tiff];
 
 fn read(images: &[Vec<u8>]) -> lmht_datasets::Result<ImageDataset> {
     let folder = tempdir().unwrap();
@@ -44,11 +47,9 @@ fn a_gif_is_its_first_frame() {
 #[test]
 fn a_cut_image_is_refused_wherever_it_is_cut() {
     let big: DynamicImage = RgbImage::from_fn(40, 30, |x, y| [x as u8 * 5, y as u8 * 8, (x * y) as u8].into()).into();
-    for format in
-        [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::Tiff]
-    {
+    for format in FORMATS {
         let whole = encode(big.clone(), format);
-        read(&[whole.clone()]).unwrap();
+        read(std::slice::from_ref(&whole)).unwrap();
         for part in [0, 3, 20, whole.len() / 3, whole.len() / 2, whole.len() * 3 / 4] {
             let error = read(&[encode(big.clone(), ImageFormat::Png), whole[..part].to_vec()]).unwrap_err();
             let at = match &error {
@@ -95,4 +96,31 @@ fn a_folder_takes_every_format() {
         fs::write(folder.path().join("train/a").join(name), encode(picture().into(), format)).unwrap();
     }
     assert_eq!(ImageDataset::read(folder.path(), Split::Train, &ReadOptions::default()).unwrap().len(), 7);
+}
+
+/// Damage is an error or another picture, in any format; never a hang, a panic that gets out, or memory without bound.
+#[test]
+fn a_mutated_image_ends_somehow() {
+    let big: DynamicImage = RgbImage::from_fn(40, 30, |x, y| [x as u8 * 5, y as u8 * 8, (x * y) as u8].into()).into();
+    let preprocessor = Preprocessor { fit: Fit::Stretch, ..Preprocessor::new(3, (8, 8), Normalize::unit(3)) };
+    let mut state = 1u64;
+    let mut draw = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    let mut errors = 0;
+    for format in FORMATS {
+        let whole = encode(big.clone(), format);
+        for _ in 0..300 {
+            let mut bytes = whole.clone();
+            for _ in 0..=draw(4) {
+                // Headers more often than pixels.
+                let end = if draw(2) == 0 { bytes.len() } else { bytes.len().min(64) };
+                let at = draw(end);
+                bytes[at] = [0, 0xff, 0x7f, bytes[at] ^ 1 << draw(8)][draw(4)];
+            }
+            errors += usize::from(preprocessor.apply(&bytes).is_err());
+        }
+    }
+    assert!(errors > 300, "only {errors} were noticed");
 }
