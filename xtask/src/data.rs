@@ -200,16 +200,23 @@ fn read(data: &DataConfig, split: Split, options: &ReadOptions) -> Result<ImageD
 
 /// An error of the library with this program's options in the place of its fields.
 fn in_options(error: Error) -> anyhow::Error {
-    match &error {
-        Error::SplitNeeded { .. } | Error::SameImages { .. } => {
-            let words = error.to_string();
+    match error {
+        Error::SplitNeeded { path, split, wanted, found } => {
+            let (path, found, name) = (path.display(), found.join(", "), split.name());
+            let wanted = wanted.map_or(String::new(), |wanted| format!(" named `{wanted}`"));
+            let part = if split == Split::Train { "[:80%]" } else { "[80%:]" };
             anyhow!(
-                words
-                    .replace("ReadOptions::train_split", "--train-split")
-                    .replace("ReadOptions::test_split", "--test-split")
+                "{path}: expected a {name} split{wanted}, but the data set has {found}; name one with --{name}-split, or a \
+                 part of one with --{name}-split 'NAME{part}'"
             )
         }
-        _ => anyhow!(error.to_string().replace("ReadOptions::", "data.parquet.")),
+        Error::SameImages { path, train, test } => anyhow!(
+            "{}: expected different images to learn from and to measure on, but `{train}` and `{test}` share some; choose \
+             others with --train-split and --test-split, such as 'NAME[:80%]' and 'NAME[80%:]'",
+            path.display()
+        ),
+        // The fields of the library's options are those of the configuration.
+        error => anyhow!(error.to_string().replace("ReadOptions::", "data.parquet.")),
     }
 }
 
