@@ -153,6 +153,20 @@ fn foreign_files_are_named() {
 }
 
 #[test]
+fn a_codec_that_is_left_out_is_named() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("train.parquet");
+    Layout::default().write(&file, &good(3));
+    let mut bytes = fs::read(&file).unwrap();
+    // In the footer: the end of the column's path, then field 4, snappy (1) made LZO (3), both as zigzag.
+    let at = bytes.windows(8).position(|part| part == b"\x05bytes\x15\x02").unwrap();
+    bytes[at + 7] = 6;
+    fs::write(&file, &bytes).unwrap();
+    let error = read(&file).unwrap_err();
+    assert!(matches!(&error, Error::Codec { codec, .. } if codec == "LZO"), "{error}");
+}
+
+#[test]
 fn a_table_without_rows_is_refused() {
     let error = fails(&[], &ReadOptions::default(), &["no rows"]);
     assert!(matches!(error, Error::Empty { .. }));
