@@ -74,7 +74,8 @@ pub enum Error {
     #[error(
         "{}: expected a split to {} ({}), but the data set has {}; name one in ReadOptions::{}_split, or a part of one, \
          such as `{}`",
-        path.display(), split.purpose(), match wanted { Some(name) => format!("`{name}`"), None => split.usual().to_owned() },
+        path.display(), split.purpose(),
+        match wanted { Some(name) => format!("`{name}`"), None => split.usual().to_owned() },
         list(found), split.name(), split.example(found)
     )]
     SplitNeeded {
@@ -106,7 +107,8 @@ pub enum Error {
     /// A data set has several configurations, and it is not said which one is meant.
     #[error(
         "{}: expected {}, found {}; name one in ReadOptions::configuration",
-        path.display(), match wanted { Some(name) => format!("a configuration `{name}`"), None => "one configuration".to_owned() },
+        path.display(),
+        match wanted { Some(name) => format!("a configuration `{name}`"), None => "one configuration".to_owned() },
         list(found)
     )]
     ConfigurationNeeded {

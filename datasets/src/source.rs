@@ -356,7 +356,8 @@ fn by_card(folder: &Path, card: &Card, options: &ReadOptions) -> Result<Option<(
 
 /// A data set that was downloaded in part, or twice, would train without a word, so the counts in the names are believed.
 fn check_shards(folder: &Path, split: &str, files: &[PathBuf], by_card: bool) -> Result<()> {
-    // What must be the same for all files (of one folder, if a card gathers them): into how many shards the split was cut, if it was.
+    // What must be the same for all files (of one folder, if a card gathers them): into how many shards the split was
+    // cut, if it was.
     let mut counts: BTreeMap<Option<&Path>, (Option<usize>, &PathBuf)> = BTreeMap::new();
     let mut numbers: BTreeMap<(Option<&Path>, usize), &PathBuf> = BTreeMap::new();
     let relative = |file: &Path| file.strip_prefix(folder).unwrap_or(file).display().to_string();

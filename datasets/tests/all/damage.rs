@@ -189,9 +189,9 @@ fn every_truncation_is_an_error_that_names_the_file() {
     }
 }
 
-/// Every byte of small files in each compression has a bit flipped, one after the other; the parquet crate does panic at some of them. The
-/// checksums within PNG protect the pixels: what still loads must be images of the file, if perhaps another one of its
-/// dictionary. Labels have no such protection, and are checked to be in range at least.
+/// Every byte of small files in each compression has a bit flipped, one after the other; the parquet crate does panic at
+/// some of them. The checksums within PNG protect the pixels: what still loads must be images of the file, if perhaps
+/// another one of its dictionary. Labels have no such protection, and are checked to be in range at least.
 #[test]
 fn a_flipped_bit_never_panics_and_never_makes_up_an_image() {
     let folder = tempdir().unwrap();

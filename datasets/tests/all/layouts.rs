@@ -235,7 +235,7 @@ fn the_card_says_where_the_splits_are() {
 #[test]
 fn class_names_of_the_card_are_those_of_the_files_without_any() {
     let folder = folder(&["train.parquet"]);
-    let card = "---\ndataset_info:\n  features:\n  - name: label\n    dtype:\n      class_label:\n        names: [x, y]\n---\n";
+    let card = "---\ndataset_info: {features: [{name: label, dtype: {class_label: {names: [x, y]}}}]}\n---\n";
     fs::write(folder.path().join("README.md"), card).unwrap();
     assert_eq!(read(folder.path(), Split::Train).unwrap().class_names().unwrap(), ["x", "y"]);
     let metadata = r#"{"info": {"features": {"label": {"names": ["cat"], "_type": "ClassLabel"}}}}"#;

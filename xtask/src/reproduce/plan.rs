@@ -173,10 +173,7 @@ pub(crate) fn stand_in(preset: Preset, model: ModelConfig) -> Experiment {
             recompute: false,
         },
         data: DataConfig {
-            parquet: ReadOptions {
-                max_per_class: (preset == Preset::Smoke).then_some(32),
-                ..ReadOptions::default()
-            },
+            parquet: ReadOptions { max_per_class: (preset == Preset::Smoke).then_some(32), ..ReadOptions::default() },
             // No crop: in a few epochs it costs more than it gives.
             augment: Augment { flip: true, ..Augment::default() },
             ..DataConfig::default()
