@@ -289,3 +289,12 @@ pub(super) fn listed<T: AsRef<str>>(names: &[T]) -> String {
     let first = first.join(", ");
     if names.len() > MOST { format!("{first} … and {} more", names.len() - MOST) } else { first }
 }
+
+/// A pattern that fits no name.
+pub(super) fn no_such_name<'n>(pattern: &str, names: impl Iterator<Item = &'n String>) -> String {
+    let names: Vec<_> = names.collect();
+    format!(
+        "no tensor is called {pattern:?} or begins so, up to a dot; the names are now: {}",
+        shortened(&listed(&names))
+    )
+}

@@ -556,10 +556,11 @@ fn no_value() -> String {
     "its pickle takes a value where there is none".into()
 }
 
-/// A text of the file for a message: no longer than a line.
+/// A text of the file for a message: no longer than a line, and nothing that moves a terminal.
 pub(super) fn shortened(text: &str) -> String {
-    match text.char_indices().nth(120) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_string(),
+    let mut short: String = text.chars().take(120).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(120).is_some() {
+        short.push('…');
     }
+    short
 }

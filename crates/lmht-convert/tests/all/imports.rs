@@ -246,6 +246,18 @@ fn the_optimizer_is_one_line() {
     assert_eq!(notes, ["read the network under \"net\"", "passed over: optimizer.state (70 tensors)"]);
 }
 
+#[test]
+fn names_of_a_file_move_no_terminal() {
+    let (config, mut python) = (config(), Python::default());
+    let expected = model(&config, DType::F32);
+    let mut state = python.state(&expected, same);
+    state.push(("\x1b[2Jgone".into(), python.tensor(&Tensor::ones(1, DType::F32, &Device::Cpu).unwrap())));
+    state.push(("\x1b[31mkey\n".into(), call("mine.\x1b", &[])));
+    let notes = assert_read(&python.save(&named(state)), &config, &expected);
+    assert!(notes[0].contains("gone") && notes[0].contains("key"), "{notes:?}");
+    assert!(!notes[0].contains(|c: char| c.is_control()), "{notes:?}");
+}
+
 /// Each wrapper alone, on some names, and several at once.
 #[test]
 fn wrappers_come_off_wherever_they_stand() {
