@@ -396,7 +396,8 @@ impl Fitted<'_> {
             }
             return Ok(());
         }
-        let differs = |(name, _, view): &&Wanted<'_>| self.shapes.get(name) != Some(&view.shape);
+        // Not those that are none of its own: published networks have copies that count for nothing.
+        let differs = |(name, _, view): &&Wanted<'_>| self.shapes.get(name).is_some_and(|shape| *shape != view.shape);
         let mut differing = tensors.iter().filter(differs).peekable();
         let Some((name, _, view)) = differing.peek().copied() else { return Ok(()) };
         let n_file = view.shape.first().copied().unwrap_or(0);

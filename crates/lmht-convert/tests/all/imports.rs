@@ -589,7 +589,11 @@ fn another_number_of_classes_starts_with_a_new_head() {
     let (ours, mut python) = (config(), Python::default());
     let theirs = ModelConfig { n_classes: 7, ..ours.clone() };
     let trained = model(&theirs, DType::F32);
-    let file = python.save_state(&trained, same);
+    // With the copies and counters that published networks have.
+    let published = checkpoint::to_published(&trained).unwrap();
+    let state: Vec<_> =
+        published.iter().map(|(name, tensor)| (format!("module.{name}"), python.tensor(tensor))).collect();
+    let file = python.save(&named(state));
     let option = "`--new-head`, `ImportOptions::new_head`";
     assert_refused(import(&file, &ours, &ImportOptions::default()), &["theirs.pth: fc.", "7 classes", "10", option]);
     let head = |seed| ImportOptions { new_head: Some(seed), ..ImportOptions::default() };
@@ -605,6 +609,7 @@ fn another_number_of_classes_starts_with_a_new_head() {
         assert_eq!(values(&read.tensors[&name]), values(expected), "{name}");
     }
     assert_eq!(bytes(&read), bytes(&import(&file, &ours, &head(5)).unwrap().0));
+    assert_read(&file, &theirs, &trained);
     assert_ne!(bytes(&read), bytes(&import(&file, &ours, &head(6)).unwrap().0));
     // A file of another width is not helped by that.
     let wider = ModelConfig { width: 3, ..ours };
