@@ -48,19 +48,14 @@ pub(crate) fn open(experiment: &Experiment) -> Result<(Loader, Loader)> {
 /// The test batches alone, for a network that is trained already, as its preprocessor makes them of images.
 ///
 /// A network without one gets what the training split says, which has to be there then.
-pub(crate) fn open_test(
-    data: &DataConfig,
-    model: &ModelConfig,
-    preprocessor: Option<&Preprocessor>,
-) -> Result<Loader> {
+pub(crate) fn open_test(data: &DataConfig, model: &ModelConfig, preprocessor: Option<&Preprocessor>) -> Result<Loader> {
     let Some(preprocessor) = preprocessor else {
         eprintln!(
             "note: the model has no preprocessor_config.json (an older version wrote it, or it was imported): size and \
              normalization of the images are those of the training split of {}",
             data.path.display()
         );
-        let (_, test, normalize) = read_both(data, model)?;
-        return test_source(data, test, &normalize);
+        return open_test_of_training(data, model);
     };
     let (data, normalize) = (of_preprocessor(data, preprocessor, model), &preprocessor.normalize);
     let source = open_source(&data, &data.parquet)?;
@@ -69,6 +64,12 @@ pub(crate) fn open_test(
     let test = read(&data, Split::Test, &data.parquet)?;
     check_fit(&data, model, &test)?;
     test_source(&data, test, normalize)
+}
+
+/// The test batches of an experiment: the training split, which has to be there, decides how images become inputs.
+pub(crate) fn open_test_of_training(data: &DataConfig, model: &ModelConfig) -> Result<Loader> {
+    let (_, test, normalize) = read_both(data, model)?;
+    test_source(data, test, &normalize)
 }
 
 /// The same data, read as a preprocessor says.
@@ -231,5 +232,10 @@ pub(crate) fn name(path: &Path) -> String {
 
 /// In words, for run records and model cards.
 pub(crate) fn describe(data: &DataConfig, train: &Loader, test: &Loader) -> String {
-    format!("{}: {} training images, accuracy on all {} test images", name(&data.path), train.data().len(), test.data().len())
+    format!(
+        "{}: {} training images, accuracy on all {} test images",
+        name(&data.path),
+        train.data().len(),
+        test.data().len()
+    )
 }

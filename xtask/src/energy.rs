@@ -10,7 +10,8 @@ use lmht_nn::atomic::FolderWriter;
 use lmht_nn::from_pretrained;
 use lmht_train::{FirstImages, Progress, evaluate};
 
-use crate::{data, eval, provenance};
+use crate::trained::Trained;
+use crate::{data, provenance};
 
 /// Report what a network costs: operations by several definitions, estimated energy, firing rates, memory.
 ///

@@ -12,7 +12,8 @@ pub(crate) fn run_info(data: String) -> RunInfo {
 
 /// The command line as a user types it.
 pub(crate) fn command() -> String {
-    let arguments: Vec<String> = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     format!("cargo xtask {}", arguments.join(" "))
 }
 

@@ -23,6 +23,7 @@ use self::protocol::{Ask, Case, ConvCase, ConvPass, NetworkCase, Number, Outputs
 use self::report::{Agreement, MemoryRow, Report};
 use crate::data;
 use crate::experiment::DataConfig;
+use crate::trained::Trained;
 
 /// Measure this implementation beside PyTorch and SpikingJelly on the CPU.
 ///
@@ -334,7 +335,7 @@ impl Driver {
                 out.join("model.safetensors")
             }
             Some(path) if path.is_dir() => {
-                let (model, _) = crate::eval::locate(path)?;
+                let model = Trained::locate(path, None)?.folder;
                 let config = model.join("config.json");
                 let context = || config.display().to_string();
                 let json = std::fs::read_to_string(&config).with_context(context)?;
@@ -358,7 +359,7 @@ impl Driver {
     /// The first test images, normalized, as one file that every side reads.
     fn take_images(&self, args: &Args) -> Result<()> {
         let data = DataConfig { path: args.data.clone(), parquet: worker::parquet(None), ..DataConfig::default() };
-        let source = data::open_test(&data, &self.base)?;
+        let source = data::open_test_of_training(&data, &self.base)?;
         let n_images = self.batches(args).into_iter().max().unwrap_or(1).max(AGREE_IMAGES);
         let (mut images, mut labels) = (Vec::new(), Vec::new());
         for batch in FirstImages::new(&source, n_images).batches(0, 0)? {

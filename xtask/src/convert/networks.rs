@@ -10,11 +10,12 @@ use lmht_convert::{
     Calibration, HybridStart, Model, SpikeComparison, absorb_bn, absorb_thresholds, compare_spikes, qcfs_to_cos,
     qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, relu_to_if, relu_to_snm, reparameterize,
 };
-use lmht_datasets::Loader;
+use lmht_datasets::{Loader, Preprocessor};
 use lmht_nn::{ModelCard, Network, Pretrained, Schedule, from_pretrained, save_pretrained};
 use lmht_train::{BatchSource, FirstImages};
 
 use crate::data;
+use crate::experiment::DataConfig;
 use crate::provenance;
 use crate::trained::Trained;
 
@@ -166,10 +167,10 @@ impl Hybrid {
 impl Inference {
     pub(super) fn run(&self) -> Result<()> {
         let (model, trained) = load(&self.model, self.data.as_deref())?;
+        let of = (&trained.data, trained.preprocessor.as_ref());
         let calibration = match self.method {
             Method::Rmp | Method::Snm => Some(
-                calibrate(&model, &trained, self.calibration_images, self.percentile)
-                    .with_context(|| shown(&self.model))?,
+                calibrate(&model, of, self.calibration_images, self.percentile).with_context(|| shown(&self.model))?,
             ),
             Method::If | Method::Srp | Method::Cos => None,
         };
@@ -233,13 +234,17 @@ pub(crate) fn convert(
 const CALIBRATION_BATCH: usize = 100;
 
 /// The ceilings of a ReLU network's layers on so many training images, as they are: no crop, no flip.
-pub(crate) fn calibrate(model: &Model, trained: &Trained, n_images: usize, percentile: f64) -> Result<Calibration> {
+pub(crate) fn calibrate(
+    model: &Model,
+    (data, preprocessor): (&DataConfig, Option<&Preprocessor>),
+    n_images: usize,
+    percentile: f64,
+) -> Result<Calibration> {
     ensure!(n_images > 0, "--calibration-images is 0; expected at least one image");
     let (network, _) = model.build(DType::F32, &Device::Cpu)?;
     // The largest of all batches is the largest of all images; any other percentile needs them in one.
     let batch_size = if percentile == 100. { n_images.min(CALIBRATION_BATCH) } else { n_images };
-    let Trained { data, preprocessor, .. } = trained;
-    let source = data::open_plain_train(data, &model.config, preprocessor.as_ref(), batch_size)?;
+    let source = data::open_plain_train(data, &model.config, preprocessor, batch_size)?;
     let mut calibration = Calibration::default();
     for batch in source.batches(0, 0)?.take(n_images.div_ceil(batch_size)) {
         calibration = Calibration::of(&network, &batch?.images, percentile)?.max(&calibration);

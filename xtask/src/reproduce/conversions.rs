@@ -156,7 +156,7 @@ pub(crate) fn table4(preset: Preset, [qcfs, relu]: &[Run; 2], hybrids: &[Run], p
     let model = read(&qcfs.folder.join("model"))?;
     let inference = recorded(&qcfs.folder.join("conversions.json"), || {
         let relu_model = read(&relu.folder.join("model"))?;
-        let calibration = calibrate(&relu_model, &relu.experiment.data, 500, 100.)?;
+        let calibration = calibrate(&relu_model, (&relu.experiment.data, None), 500, 100.)?;
         let mut converted = Vec::new();
         let [rmp, srp, qcfs_if] = preset.inference_timesteps();
         for &timesteps in rmp {
@@ -197,7 +197,7 @@ pub(crate) fn table4(preset: Preset, [qcfs, relu]: &[Run; 2], hybrids: &[Run], p
 /// Top-1 on the test images, %.
 fn top1(preset: Preset, model: &Model, experiment: &Experiment, progress: Progress) -> Result<f64> {
     let (network, _) = model.build(DType::F32, &Device::Cpu)?;
-    let test = data::open_test(&experiment.data, &model.config)?;
+    let test = data::open_test_of_training(&experiment.data, &model.config)?;
     let shown = FirstImages::new(&test, preset.compared_images().unwrap_or(test.data().len()));
     Ok(100. * evaluate(&network, &shown, progress, None)?.top1)
 }
@@ -206,7 +206,7 @@ fn top1(preset: Preset, model: &Model, experiment: &Experiment, progress: Progre
 pub(crate) fn table2(preset: Preset, arch: &str, run: &Run, progress: Progress) -> Result<Vec<Reparameterized>> {
     recorded(&run.folder.join("reparameterized.json"), || {
         let model = read(&run.folder.join("model"))?;
-        let test = data::open_test(&run.experiment.data, &model.config)?;
+        let test = data::open_test_of_training(&run.experiment.data, &model.config)?;
         let shown = FirstImages::new(&test, preset.compared_images().unwrap_or(test.data().len()));
         let sops_m = |model: &Model| -> Result<f64> {
             let (network, _) = model.build(DType::F32, &Device::Cpu)?;
