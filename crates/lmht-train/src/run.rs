@@ -30,7 +30,7 @@ use crate::tensorboard::EventWriter;
 use crate::{EpochMetrics, Error, Metrics, Result};
 
 /// Where and how a run was made: the record's `run.json`, and part of the model card.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct RunInfo {
     /// The command line.
     pub command: String,

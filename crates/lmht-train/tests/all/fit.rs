@@ -78,7 +78,13 @@ fn config() -> TrainConfig {
 }
 
 fn info() -> RunInfo {
-    RunInfo { command: "test".into(), commit: "none".into(), machine: "any".into(), data: "made up".into() }
+    RunInfo {
+        command: "test".into(),
+        commit: "none".into(),
+        machine: "any".into(),
+        data: "made up".into(),
+        ..RunInfo::default()
+    }
 }
 
 fn train(train: &Images, record: Option<&Path>) -> Result<(Metrics, Vec<u8>)> {
