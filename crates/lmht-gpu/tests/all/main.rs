@@ -1,0 +1,4 @@
+//! The kernels on the emulator.
+
+mod neuron;
+mod support;
