@@ -1,4 +1,13 @@
 //! The kernels on the emulator.
 
+mod batch_norm;
+mod cast;
+mod ilif;
+mod loss;
 mod neuron;
+mod norm_neuron;
+mod optimizer;
+mod qcfs;
 mod support;
+mod ternary;
+mod windows;
