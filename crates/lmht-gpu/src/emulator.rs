@@ -124,7 +124,8 @@ impl Emulator {
         let failed = |message: String| Error::Build { program: program.key(), message };
         let path = self.compiled(&key.1).map_err(failed)?;
         // SAFETY: the file is what the compiler made of our text, in a folder that is ours. It has no initialisers.
-        let library = unsafe { Library::new(path.as_path()) }.map_err(|error| failed(format!("{}: {error}", path.display())))?;
+        let library =
+            unsafe { Library::new(path.as_path()) }.map_err(|error| failed(format!("{}: {error}", path.display())))?;
         let library = Box::leak(Box::new(library));
         loaded.insert(key, library);
         Ok(library)
@@ -134,7 +135,8 @@ impl Emulator {
     fn compiled(&self, text: &str) -> std::result::Result<PathBuf, String> {
         const FLAGS: [&str; 6] = ["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-w"];
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let compiler = Self::compiler().ok_or("no C++ compiler: install one (Debian: apt-get install g++) or set CXX")?;
+        let compiler =
+            Self::compiler().ok_or("no C++ compiler: install one (Debian: apt-get install g++) or set CXX")?;
         let mut hasher = DefaultHasher::new();
         (text, compiler, FLAGS).hash(&mut hasher);
         let object = self.folder.join(format!("{:016x}.so", hasher.finish()));
@@ -304,7 +306,8 @@ impl HostBuffer {
 
     fn filled(dtype: Dtype, len: usize, offset: usize) -> Self {
         let (start, bytes) = (GUARD * 16 + offset, len * dtype.size());
-        let mut buffer = Self { chunks: vec![Chunk([CANARY; 16]); 2 * GUARD + bytes.div_ceil(16) + 1], start, len, dtype };
+        let mut buffer =
+            Self { chunks: vec![Chunk([CANARY; 16]); 2 * GUARD + bytes.div_ceil(16) + 1], start, len, dtype };
         for byte in start..start + bytes {
             buffer.chunks[byte / 16].0[byte % 16] = POISON;
         }

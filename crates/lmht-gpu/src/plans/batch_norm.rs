@@ -63,7 +63,12 @@ fn plan<M: Machine>(m: &M, channels: usize, buffers: &[&M::Buffer]) -> Result<Pl
     let width = width(m, dtype, channels, 1, buffers);
     let columns = Columns::new(m, rows, channels, width);
     let defines = vec![("COLUMNS", columns.columns)];
-    Ok(Plan { program: Program { operation: OPERATION, dtype, width, threads: m.threads(), defines }, rows, channels, columns })
+    Ok(Plan {
+        program: Program { operation: OPERATION, dtype, width, threads: m.threads(), defines },
+        rows,
+        channels,
+        columns,
+    })
 }
 
 fn expect_affine<M: Machine>(m: &M, affine: &Affine<'_, M::Buffer>, dtype: Dtype, channels: usize) -> Result<()> {

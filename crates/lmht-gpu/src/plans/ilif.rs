@@ -43,8 +43,7 @@ pub fn backward<M: Machine>(m: &M, neuron: &IlifNeuron, xs: &M::Buffer, grad_ys:
     let (program, n) = program(m, neuron, &[xs, grad_ys])?;
     expect(m, "ilif: grad_ys", grad_ys, program.dtype, m.len(xs))?;
     let mut grad_xs = m.alloc(program.dtype, m.len(xs))?;
-    let mut args =
-        [Arg::In(xs), Arg::In(grad_ys), Arg::Out(&mut grad_xs), Arg::U32(n), Arg::Real(neuron.leak())];
+    let mut args = [Arg::In(xs), Arg::In(grad_ys), Arg::Out(&mut grad_xs), Arg::U32(n), Arg::Real(neuron.leak())];
     m.launch(&program, "ilif_backward", grid(m, n / program.width), &mut args)?;
     Ok(grad_xs)
 }

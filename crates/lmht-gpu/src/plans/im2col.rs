@@ -6,11 +6,8 @@ use super::pool::Windows;
 use super::shared::{count, elements, expect, grid, size};
 use crate::{Arg, Dtype, Machine, Operation, Program, Result};
 
-pub(crate) const OPERATION: Operation = Operation {
-    name: "im2col",
-    texts: &[include_str!("../../kernels/im2col.h")],
-    kernels: &["im2col", "col2im"],
-};
+pub(crate) const OPERATION: Operation =
+    Operation { name: "im2col", texts: &[include_str!("../../kernels/im2col.h")], kernels: &["im2col", "col2im"] };
 
 fn program<M: Machine>(m: &M, windows: &Windows, dtype: Dtype) -> Result<Program> {
     windows.check("im2col")?;

@@ -109,12 +109,7 @@ pub fn max_forward<M: Machine>(m: &M, windows: &Windows, xs: &M::Buffer) -> Resu
 ///
 /// # Errors
 /// As [`max_forward`].
-pub fn max_backward<M: Machine>(
-    m: &M,
-    windows: &Windows,
-    grad_ys: &M::Buffer,
-    best: &M::Buffer,
-) -> Result<M::Buffer> {
+pub fn max_backward<M: Machine>(m: &M, windows: &Windows, grad_ys: &M::Buffer, best: &M::Buffer) -> Result<M::Buffer> {
     let program = program(m, windows, elements(m, "pool: grad_ys", grad_ys)?)?;
     expect(m, "pool: grad_ys", grad_ys, program.dtype, windows.pixels() * windows.c)?;
     expect(m, "pool: best", best, Dtype::U8, windows.pixels() * windows.c)?;

@@ -98,7 +98,13 @@ impl Columns {
 }
 
 /// The sums `[sums]` of `partial` `[rows, sums]`, by `finish_sums` of a program.
-pub(super) fn finish<M: Machine>(m: &M, program: &Program, partial: &M::Buffer, rows: u32, sums: u32) -> Result<M::Buffer> {
+pub(super) fn finish<M: Machine>(
+    m: &M,
+    program: &Program,
+    partial: &M::Buffer,
+    rows: u32,
+    sums: u32,
+) -> Result<M::Buffer> {
     let mut out = m.alloc(program.dtype.real(), sums as usize)?;
     m.launch(program, "finish_sums", sums, &mut [Arg::In(partial), Arg::Out(&mut out), Arg::U32(rows)])?;
     Ok(out)

@@ -11,7 +11,9 @@ fn awkward() -> Vec<f64> {
     let mut values = vec![0., -0., 65504., 65519.9, 65520., -70000., 1e-8, f64::INFINITY, f64::NEG_INFINITY, 3.4e38];
     // Halfway between neighbours, subnormal ones included, and beside that.
     for exponent in [-26, -25, -24, -20, -15, -14, -1, 0, 9, 15] {
-        for significand in [1., 1.25, 1.5, 1. + 1. / 2048., 1. + 3. / 2048., 1. + 1. / 256., 1. + 3. / 256., 2. - 1. / 4096.] {
+        for significand in
+            [1., 1.25, 1.5, 1. + 1. / 2048., 1. + 3. / 2048., 1. + 1. / 256., 1. + 3. / 256., 2. - 1. / 4096.]
+        {
             values.push(significand * f64::from(exponent).exp2());
             values.push(-significand * f64::from(exponent).exp2() * (1. + 1e-6));
         }

@@ -4,6 +4,7 @@ mod batch_norm;
 mod cast;
 mod ilif;
 mod loss;
+mod mutants;
 mod neuron;
 mod norm_neuron;
 mod optimizer;

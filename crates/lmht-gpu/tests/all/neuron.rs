@@ -31,9 +31,8 @@ pub(crate) fn learned<R: Number>(neuron: &LmhtNeuron, rng: &mut Rng) -> Learned<
     let timesteps = neuron.timesteps();
     let omega: Vec<f64> = match neuron.tgim() {
         Tgim::Identity => Vec::new(),
-        tgim => (0..timesteps * timesteps)
-            .map(|k| if tgim == Tgim::Full || k % timesteps <= k / timesteps { (rng.next() * 4.).ceil() / 4. } else { 0. })
-            .collect(),
+        // Above the diagonal of a causal one, too, where nobody may read.
+        Tgim::Causal | Tgim::Full => (0..timesteps * timesteps).map(|_| (rng.next() * 4.).ceil() / 4.).collect(),
     };
     let leak = 0.75;
     let buffer = HostBuffer::new(R::DTYPE, &[&omega[..], &[leak]].concat());

@@ -50,8 +50,7 @@ fn check_one<R: Number>(m: &Emulator, neuron: &LmhtNeuron, rows: usize, channels
     let mut grad_learned = vec![R::ZERO; omega.len()];
     reference::forward(neuron, &omega, leak, &current, &mut ys);
     let grads_r = typed::<R>(&grads);
-    let grad_leak =
-        reference::backward(neuron, &omega, leak, &current, &grads_r, &mut grad_current, &mut grad_learned);
+    let grad_leak = reference::backward(neuron, &omega, leak, &current, &grads_r, &mut grad_current, &mut grad_learned);
     grad_learned.push(grad_leak);
     let grad_current: Vec<f64> = grad_current.iter().map(|g| g.to_f64()).collect();
 

@@ -89,7 +89,8 @@ fn check_as(m: &Emulator, dtype: Dtype, tolerance: f64) -> Outcome {
                     Rule::AdamW(AdamW { lr, beta1, beta2, eps, .. }) => {
                         first[i] += (1. - beta1) * (g - first[i]);
                         second[i] = beta2 * second[i] + (1. - beta2) * g * g;
-                        let (m, v) = (first[i] / (1. - beta1.powf(update as f64)), second[i] / (1. - beta2.powf(update as f64)));
+                        let (m, v) =
+                            (first[i] / (1. - beta1.powf(update as f64)), second[i] / (1. - beta2.powf(update as f64)));
                         params[i] = (1. - lr * decay(i)) * params[i] - lr * m / (v.sqrt() + eps);
                     }
                 }
