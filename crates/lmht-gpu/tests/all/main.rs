@@ -2,6 +2,7 @@
 
 mod batch_norm;
 mod cast;
+mod check;
 mod ilif;
 mod loss;
 mod mutants;
