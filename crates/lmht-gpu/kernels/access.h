@@ -1,5 +1,5 @@
 // How elements lie in memory: STORE there, REAL in arithmetic, converted once on the way in and once on the way out. WIDTH
-// elements at a time: one, or as many as 16 bytes hold.
+// elements at a time: one, or as many as 16 or 8 bytes hold.
 FUNCTION float bf16_load(ushort h) { return from_bits((uint)h << 16); }
 FUNCTION ushort bf16_store(float f) {
     const uint u = to_bits(f);
@@ -8,6 +8,7 @@ FUNCTION ushort bf16_store(float f) {
 #if defined(DTYPE_F32)
 #define REAL float
 #define STORE float
+#define WORDS WIDTH
 #define LOAD(x) (x)
 #define SAVE(x) (x)
 #define FROM_WORDS(words, lane) from_bits((words)[lane])
@@ -15,6 +16,7 @@ FUNCTION ushort bf16_store(float f) {
 #elif defined(DTYPE_F64)
 #define REAL double
 #define STORE double
+#define WORDS (WIDTH * 2)
 #define LOAD(x) (x)
 #define SAVE(x) (x)
 #define FROM_WORDS(words, lane) from_words((words)[2 * (lane)], (words)[2 * (lane) + 1])
@@ -29,20 +31,26 @@ FUNCTION ushort bf16_store(float f) {
 #endif
 #define REAL float
 #define STORE ushort
+#define WORDS (WIDTH / 2)
 #define FROM_WORDS(words, lane) LOAD((ushort)((words)[(lane) / 2] >> 16 * ((lane) % 2)))
 #define INTO_WORDS(words, lane, x) \
     (words)[(lane) / 2] = (lane) % 2 ? (words)[(lane) / 2] | (uint)SAVE(x) << 16 : (uint)SAVE(x)
 #endif
 #define HALF ((REAL)1 / (REAL)2)
 
-// Sets `out[lane * stride]` for every lane. `p` is a multiple of 16 bytes where WIDTH > 1.
+// Sets `out[lane * stride]` for every lane. `p` is a multiple of the bytes read where WIDTH > 1.
 FUNCTION void read_lanes(GLOBAL const STORE *p, PRIVATE REAL *out, uint stride) {
 #if WIDTH == 1
     out[0] = LOAD(p[0]);
 #else
-    const uint4 v = load_wide(p);
     uint words[4];
-    words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+#if WORDS == 4
+    const uint4 v = LOAD_VECTOR(uint4, p);
+    words[2] = v.z, words[3] = v.w;
+#else
+    const uint2 v = LOAD_VECTOR(uint2, p);
+#endif
+    words[0] = v.x, words[1] = v.y;
     UNROLL for (uint lane = 0; lane < WIDTH; lane++) out[lane * stride] = FROM_WORDS(words, lane);
 #endif
 }
@@ -52,8 +60,15 @@ FUNCTION void write_lanes(GLOBAL STORE *p, PRIVATE const REAL *in, uint stride) 
 #else
     uint words[4];
     UNROLL for (uint lane = 0; lane < WIDTH; lane++) INTO_WORDS(words, lane, in[lane * stride]);
+#if WORDS == 4
     uint4 v;
-    v.x = words[0], v.y = words[1], v.z = words[2], v.w = words[3];
-    save_wide(p, v);
+    v.z = words[2], v.w = words[3];
+    v.x = words[0], v.y = words[1];
+    SAVE_VECTOR(uint4, p, v);
+#else
+    uint2 v;
+    v.x = words[0], v.y = words[1];
+    SAVE_VECTOR(uint2, p, v);
+#endif
 #endif
 }

@@ -230,7 +230,7 @@ impl Machine for Emulator {
         match fault {
             0 => {}
             1 => return Err(failed("threads of one block disagree about a barrier".to_string())),
-            _ => return Err(failed("a wide access is not at a multiple of 16 bytes".to_string())),
+            _ => return Err(failed("a wide access is not at a multiple of its bytes".to_string())),
         }
         for (index, arg) in args.iter().enumerate() {
             let intact = match arg {

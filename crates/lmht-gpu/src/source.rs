@@ -35,7 +35,7 @@ pub struct Program {
     pub operation: Operation,
     /// The type of elements in memory, `STORE`.
     pub dtype: Dtype,
-    /// Elements that a thread reads at a time, `WIDTH`: 1, or as many as 16 bytes hold.
+    /// Elements that a thread reads at a time, `WIDTH`: 1, or as many as 16 or 8 bytes hold.
     pub width: u32,
     /// Threads of a block, `THREADS`: a power of two.
     pub threads: u32,

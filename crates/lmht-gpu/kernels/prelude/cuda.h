@@ -24,8 +24,8 @@ FUNCTION uint to_bits(float f) { return __float_as_uint(f); }
 FUNCTION double from_words(uint low, uint high) { return __hiloint2double((int)high, (int)low); }
 FUNCTION uint low_word(double d) { return (uint)__double2loint(d); }
 FUNCTION uint high_word(double d) { return (uint)__double2hiint(d); }
-FUNCTION uint4 load_wide(const void *p) { return *(const uint4 *)p; }
-FUNCTION void save_wide(void *p, uint4 v) { *(uint4 *)p = v; }
+#define LOAD_VECTOR(type, p) (*(GLOBAL const type *)(p))
+#define SAVE_VECTOR(type, p, v) *(GLOBAL type *)(p) = v
 #define SQRT sqrt
 #define EXP exp
 #define LOG log

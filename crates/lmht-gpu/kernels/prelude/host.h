@@ -133,17 +133,20 @@ FUNCTION double from_words(uint low, uint high) {
 }
 FUNCTION uint low_word(double d) { emulator_word w; memcpy(&w, &d, 8); return (uint)w; }
 FUNCTION uint high_word(double d) { emulator_word w; memcpy(&w, &d, 8); return (uint)(w >> 32); }
+struct uint2 { uint x, y; };
 struct uint4 { uint x, y, z, w; };
-FUNCTION uint4 load_wide(const void *p) {
-    if ((size_t)p % 16) emulator::fault = emulator::misaligned;
-    uint4 v;
-    memcpy(&v, p, 16);
+template <class V> FUNCTION V load_vector(const void *p) {
+    if ((size_t)p % sizeof(V)) emulator::fault = emulator::misaligned;
+    V v;
+    memcpy(&v, p, sizeof v);
     return v;
 }
-FUNCTION void save_wide(void *p, uint4 v) {
-    if ((size_t)p % 16) emulator::fault = emulator::misaligned;
-    memcpy(p, &v, 16);
+template <class V> FUNCTION void save_vector(void *p, V v) {
+    if ((size_t)p % sizeof v) emulator::fault = emulator::misaligned;
+    memcpy(p, &v, sizeof v);
 }
+#define LOAD_VECTOR(type, p) load_vector<type>(p)
+#define SAVE_VECTOR(type, p, v) save_vector<type>(p, v)
 FUNCTION float SQRT(float x) { return __builtin_sqrtf(x); }
 FUNCTION double SQRT(double x) { return __builtin_sqrt(x); }
 FUNCTION float EXP(float x) { return __builtin_expf(x); }

@@ -23,8 +23,8 @@ FUNCTION float f16_load(ushort h) { return float(as_type<half>(h)); }
 FUNCTION ushort f16_store(float f) { return as_type<ushort>(half(f)); }
 FUNCTION float from_bits(uint u) { return as_type<float>(u); }
 FUNCTION uint to_bits(float f) { return as_type<uint>(f); }
-FUNCTION uint4 load_wide(device const void *p) { return *(device const uint4 *)p; }
-FUNCTION void save_wide(device void *p, uint4 v) { *(device uint4 *)p = v; }
+#define LOAD_VECTOR(type, p) (*(GLOBAL const type *)(p))
+#define SAVE_VECTOR(type, p, v) *(GLOBAL type *)(p) = v
 #define SQRT sqrt
 #define EXP exp
 #define LOG log

@@ -24,8 +24,8 @@ FUNCTION double from_words(uint low, uint high) { return as_double((ulong)high <
 FUNCTION uint low_word(double d) { return (uint)as_ulong(d); }
 FUNCTION uint high_word(double d) { return (uint)(as_ulong(d) >> 32); }
 #endif
-FUNCTION uint4 load_wide(__global const void *p) { return *(__global const uint4 *)p; }
-FUNCTION void save_wide(__global void *p, uint4 v) { *(__global uint4 *)p = v; }
+#define LOAD_VECTOR(type, p) (*(GLOBAL const type *)(p))
+#define SAVE_VECTOR(type, p, v) *(GLOBAL type *)(p) = v
 #define SQRT sqrt
 #define EXP exp
 #define LOG log

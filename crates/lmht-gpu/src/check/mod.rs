@@ -72,7 +72,7 @@ impl fmt::Display for Part {
     }
 }
 
-/// Runs every part whose tools are there.
+/// Runs every part whose tools are there, for all [`programs`]: a minute or two.
 ///
 /// # Errors
 /// The scratch folder cannot be written to.
@@ -87,21 +87,29 @@ impl fmt::Display for Part {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn run(options: &Options) -> io::Result<Vec<Part>> {
+    run_on(&programs().map_err(io::Error::other)?, options)
+}
+
+/// The same for some programs.
+///
+/// # Errors
+/// The scratch folder cannot be written to.
+pub fn run_on(programs: &[Program], options: &Options) -> io::Result<Vec<Part>> {
     fs::create_dir_all(&options.scratch)?;
     fs::write(options.scratch.join("metal_stdlib"), METAL_SHIM)?;
-    let programs = programs().map_err(io::Error::other)?;
     let without_f64: Vec<Program> = programs.iter().filter(|program| program.dtype != Dtype::F64).cloned().collect();
     Ok(vec![
-        Part { name: "OpenCL C by clang", outcome: clang(Language::OpenCl, &programs, &options.scratch)? },
+        Part { name: "OpenCL C by clang", outcome: clang(Language::OpenCl, programs, &options.scratch)? },
         Part { name: "Metal by clang and a shim", outcome: clang(Language::Metal, &without_f64, &options.scratch)? },
-        Part { name: "CUDA by NVRTC and ptxas", outcome: cuda(&programs, options) },
+        Part { name: "CUDA by NVRTC and ptxas", outcome: cuda(programs, options) },
     ])
 }
 
 /// Every text through clang's front end.
 fn clang(language: Language, programs: &[Program], scratch: &Path) -> io::Result<Outcome> {
     let versions = (14..=22).rev().map(|version| format!("clang-{version}"));
-    let starts = |name: &String| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
+    let starts =
+        |name: &String| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
     let Some(clang) = versions.chain(["clang".to_string()]).find(starts) else {
         return Ok(Outcome::Skipped("no clang on PATH; Debian: apt-get install clang".to_string()));
     };

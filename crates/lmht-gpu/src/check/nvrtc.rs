@@ -22,7 +22,8 @@ impl Nvrtc {
     /// The compilers below `folder`, or what is missing.
     pub(super) fn find(folder: &Path) -> Result<Self, String> {
         let missing = |what: &str| format!("no {what} below {}", folder.display());
-        let library = find_file(folder, |name| name.starts_with("libnvrtc.so")).ok_or_else(|| missing("libnvrtc.so"))?;
+        let library =
+            find_file(folder, |name| name.starts_with("libnvrtc.so")).ok_or_else(|| missing("libnvrtc.so"))?;
         let ptxas = find_file(folder, |name| name == "ptxas").ok_or_else(|| missing("ptxas"))?;
         // SAFETY: the library is NVIDIA's, from the folder that the caller named; its initialisers touch nothing of ours.
         let library = unsafe { Library::new(library.as_path()) }.map_err(|error| error.to_string())?;
