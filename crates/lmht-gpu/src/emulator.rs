@@ -8,8 +8,8 @@
 //!
 //! ```
 //! use lmht_core::LmhtConfig;
-//! use lmht_gpu::emulator::{Emulator, HostBuffer};
-//! use lmht_gpu::{Dtype, plans::neuron};
+//! use lmht_gpu::emulator::Emulator;
+//! use lmht_gpu::{Dtype, HostBuffer, plans::neuron};
 //!
 //! # fn main() -> lmht_gpu::Result<()> {
 //! if Emulator::compiler().is_none() {
@@ -37,10 +37,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use half::{bf16, f16};
 use libloading::Library;
 
-use crate::{Arg, Dtype, Error, Language, Machine, Program, Result};
+use crate::{Arg, Dtype, Error, HostBuffer, Language, Machine, Program, Result};
 
 /// The order in which the threads of a block run between two barriers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,19 +166,19 @@ impl Machine for Emulator {
     type Buffer = HostBuffer;
 
     fn alloc(&self, dtype: Dtype, len: usize) -> Result<HostBuffer> {
-        Ok(HostBuffer::filled(dtype, len, 0))
+        Ok(HostBuffer::poisoned(dtype, len))
     }
 
     fn len(&self, buffer: &HostBuffer) -> usize {
-        buffer.len
+        buffer.len()
     }
 
     fn dtype(&self, buffer: &HostBuffer) -> Dtype {
-        buffer.dtype
+        buffer.dtype()
     }
 
     fn is_aligned(&self, buffer: &HostBuffer) -> bool {
-        buffer.start.is_multiple_of(16)
+        buffer.is_aligned()
     }
 
     fn language(&self) -> Language {
@@ -243,103 +242,5 @@ impl Machine for Emulator {
             }
         }
         Ok(())
-    }
-}
-
-/// Bytes at a multiple of 16, where wide accesses may begin.
-#[derive(Debug, Clone, Copy)]
-#[repr(align(16))]
-struct Chunk([u8; 16]);
-
-/// Chunks before and behind the elements.
-const GUARD: usize = 64;
-/// As a float of any size large and not NaN, so that a kernel that reads it is off.
-const CANARY: u8 = 0xfb;
-/// As a float NaN.
-const POISON: u8 = 0xff;
-
-/// Elements between guards.
-#[derive(Debug, Clone)]
-pub struct HostBuffer {
-    chunks: Vec<Chunk>,
-    /// The byte where the elements begin.
-    start: usize,
-    len: usize,
-    dtype: Dtype,
-}
-
-impl HostBuffer {
-    /// Elements from numbers, rounded once.
-    pub fn new(dtype: Dtype, values: &[f64]) -> Self {
-        Self::at_offset(dtype, values, 0)
-    }
-
-    /// The same, `offset` bytes behind an address that is a multiple of 16, like a view into a larger buffer.
-    pub fn at_offset(dtype: Dtype, values: &[f64], offset: usize) -> Self {
-        let mut buffer = Self::filled(dtype, values.len(), offset);
-        for (i, &value) in values.iter().enumerate() {
-            match dtype {
-                Dtype::F32 => buffer.put(i, &(value as f32).to_ne_bytes()),
-                Dtype::F64 => buffer.put(i, &value.to_ne_bytes()),
-                Dtype::F16 => buffer.put(i, &f16::from_f64(value).to_ne_bytes()),
-                Dtype::Bf16 => buffer.put(i, &bf16::from_f64(value).to_ne_bytes()),
-                Dtype::U8 => buffer.put(i, &(value as u8).to_ne_bytes()),
-                Dtype::U32 => buffer.put(i, &(value as u32).to_ne_bytes()),
-            }
-        }
-        buffer
-    }
-
-    /// The elements as numbers, exactly.
-    pub fn to_f64(&self) -> Vec<f64> {
-        (0..self.len)
-            .map(|i| match self.dtype {
-                Dtype::F32 => f64::from(f32::from_ne_bytes(self.get(i))),
-                Dtype::F64 => f64::from_ne_bytes(self.get(i)),
-                Dtype::F16 => f16::from_ne_bytes(self.get(i)).to_f64(),
-                Dtype::Bf16 => bf16::from_ne_bytes(self.get(i)).to_f64(),
-                Dtype::U8 => f64::from(u8::from_ne_bytes(self.get(i))),
-                Dtype::U32 => f64::from(u32::from_ne_bytes(self.get(i))),
-            })
-            .collect()
-    }
-
-    fn filled(dtype: Dtype, len: usize, offset: usize) -> Self {
-        let (start, bytes) = (GUARD * 16 + offset, len * dtype.size());
-        let mut buffer =
-            Self { chunks: vec![Chunk([CANARY; 16]); 2 * GUARD + bytes.div_ceil(16) + 1], start, len, dtype };
-        for byte in start..start + bytes {
-            buffer.chunks[byte / 16].0[byte % 16] = POISON;
-        }
-        buffer
-    }
-
-    fn put(&mut self, i: usize, bytes: &[u8]) {
-        let first = self.start + i * bytes.len();
-        for (at, &byte) in (first..).zip(bytes) {
-            self.chunks[at / 16].0[at % 16] = byte;
-        }
-    }
-
-    fn get<const N: usize>(&self, i: usize) -> [u8; N] {
-        std::array::from_fn(|k| {
-            let at = self.start + i * N + k;
-            self.chunks[at / 16].0[at % 16]
-        })
-    }
-
-    fn address(&self) -> *const u8 {
-        self.chunks.as_ptr().cast::<u8>().wrapping_add(self.start)
-    }
-
-    fn address_mut(&mut self) -> *mut u8 {
-        self.chunks.as_mut_ptr().cast::<u8>().wrapping_add(self.start)
-    }
-
-    /// Whether the bytes around the elements are untouched.
-    fn is_intact(&self) -> bool {
-        let end = self.start + self.len * self.dtype.size();
-        let around = (0..self.start).chain(end..self.chunks.len() * 16);
-        around.into_iter().all(|byte| self.chunks[byte / 16].0[byte % 16] == CANARY)
     }
 }

@@ -10,7 +10,9 @@
 //! | [`Program`], [`Language`], [`Operation`] | a specialisation, and its text in a language |
 //! | [`Machine`], [`Arg`], [`Dtype`] | what runs kernels |
 //! | [`plans`] | which kernels, in which order, with which sizes; generic over [`Machine`] |
+//! | `suite` (feature) | each operation against a loop or `lmht_core::reference`, for any [`Machine`] |
 //! | `emulator` (feature) | a [`Machine`] for tests |
+//! | `opencl` (feature) | another one, through OpenCL: PoCL compiles for the CPU with a GPU's rules |
 //! | [`check`] | the texts through the compilers of the other languages, without a GPU |
 //!
 //! | operation | |
@@ -51,10 +53,18 @@ pub mod check;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod error;
+#[cfg(feature = "suite")]
+mod host;
 mod machine;
+#[cfg(feature = "opencl")]
+pub mod opencl;
 pub mod plans;
 mod source;
+#[cfg(feature = "suite")]
+pub mod suite;
 
 pub use error::{Error, Result};
+#[cfg(feature = "suite")]
+pub use host::HostBuffer;
 pub use machine::{Arg, Dtype, Machine};
 pub use source::{Language, METAL_SHIM, Operation, Program};

@@ -1,15 +1,8 @@
-//! The kernels on the emulator.
+//! The kernels on the emulator, their plans, and their texts.
 
-mod batch_norm;
-mod cast;
 mod check;
-mod ilif;
-mod loss;
+mod errors;
 mod mutants;
-mod neuron;
-mod norm_neuron;
-mod optimizer;
-mod qcfs;
+mod opencl;
+mod suite;
 mod support;
-mod ternary;
-mod windows;

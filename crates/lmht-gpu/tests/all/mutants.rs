@@ -3,9 +3,9 @@
 //! mask. A kernel without barriers, reductions or comparisons has another mistake in their place, named as what it is.
 
 use lmht_gpu::emulator::{Edit, Emulator};
+use lmht_gpu::suite::{Outcome, checks};
 
-use crate::support::{Outcome, emulators};
-use crate::{batch_norm, cast, ilif, loss, neuron, norm_neuron, optimizer, qcfs, ternary, windows};
+use crate::support::emulators;
 
 type Mutant = (&'static str, &'static str, &'static str);
 
@@ -20,8 +20,9 @@ const TREE_BOUND: Mutant = (
     "for (uint width = THREADS / 4; width >= columns; width /= 2) {\n        BARRIER();\n        if (me < width) sums",
 );
 
-/// Holds `check` to catching each of `mutants`.
-fn caught(operation: &'static str, check: fn(&Emulator) -> Outcome, mutants: &[Mutant]) {
+/// Holds an operation's first check, that in f64 where there is one, to catching each of `mutants`.
+fn caught(operation: &'static str, mutants: &[Mutant]) {
+    let check = checks().into_iter().find(|check| check.operation == operation).expect("a check").run;
     let orders = emulators();
     for &(mistake, from, to) in mutants {
         let edited = |m: &Emulator| Emulator { edit: Some(Edit { operation, from, to }), ..m.clone() };
@@ -50,7 +51,7 @@ fn of_neuron() {
         ("a barrier in a branch", "BARRIER();\n    sums[me] = value", "if (me < 16) BARRIER();\n    sums[me] = value"),
         ("a wide access at a wrong address", "write_lanes(ys + t * n + i", "write_lanes(ys + t * n + i + 1"),
     ];
-    caught("neuron", neuron::check, &mutants);
+    caught("neuron", &mutants);
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn of_norm_neuron() {
             "(CHUNK * ROW_LANES + THREAD / COLUMNS)",
         ),
     ];
-    caught("norm_neuron", norm_neuron::check, &mutants);
+    caught("norm_neuron", &mutants);
 }
 
 #[test]
@@ -100,7 +101,7 @@ fn of_batch_norm() {
             "(CHUNK * ROW_LANES + THREAD / COLUMNS)",
         ),
     ];
-    caught("batch_norm", batch_norm::check, &mutants);
+    caught("batch_norm", &mutants);
 }
 
 #[test]
@@ -113,7 +114,7 @@ fn of_ilif() {
         ("no reduction: a wrong bound of the way back", "back <= TIMESTEPS", "back < TIMESTEPS"),
         ("a missing mask", "(REAL)0 <= m[t] && ", ""),
     ];
-    caught("ilif", ilif::check, &mutants);
+    caught("ilif", &mutants);
 }
 
 #[test]
@@ -126,7 +127,7 @@ fn of_ternary() {
         TREE_BOUND,
         ("a missing mask", "(REAL)-1 <= m[t] && ", ""),
     ];
-    caught("ternary", ternary::check, &mutants);
+    caught("ternary", &mutants);
 }
 
 #[test]
@@ -139,7 +140,7 @@ fn of_qcfs() {
         TREE_BOUND,
         ("a missing mask", "passes ? ratio : (REAL)0", "ratio"),
     ];
-    caught("qcfs", qcfs::check, &mutants);
+    caught("qcfs", &mutants);
 }
 
 #[test]
@@ -160,7 +161,7 @@ fn of_pool() {
         ("a wrong divisor of the sum", "sum / (REAL)AREA", "sum / (REAL)KERNEL_SIZE"),
         ("a missing mask", "if (best[from] == k) grad", "grad"),
     ];
-    caught("pool", windows::check_pooling, &mutants);
+    caught("pool", &mutants);
 }
 
 #[test]
@@ -173,7 +174,7 @@ fn of_im2col() {
         ("a wrong bound of the sum", "k < KERNEL_SIZE * KERNEL_SIZE", "k + 1 < KERNEL_SIZE * KERNEL_SIZE"),
         ("a missing mask", "left % STRIDE == 0 && ", ""),
     ];
-    caught("im2col", windows::check_im2col, &mutants);
+    caught("im2col", &mutants);
 }
 
 #[test]
@@ -186,7 +187,7 @@ fn of_loss() {
         TREE_BOUND,
         ("a missing mask", "THREAD + width < classes && ", ""),
     ];
-    caught("loss", loss::check, &mutants);
+    caught("loss", &mutants);
 }
 
 #[test]
@@ -199,7 +200,7 @@ fn of_optimizer() {
         TREE_BOUND,
         ("a missing mask", "if (!(sum_squares - sum_squares == (REAL)0)) return 0;", ""),
     ];
-    caught("optimizer", optimizer::check, &mutants);
+    caught("optimizer", &mutants);
 }
 
 #[test]
@@ -216,5 +217,5 @@ fn of_cast() {
         ("no reduction: no rounding of a count", "/ theta + HALF", "/ theta"),
         ("a missing mask", "count >= (REAL)255 ? (uchar)255 : (uchar)count", "(uchar)count"),
     ];
-    caught("cast", cast::check, &mutants);
+    caught("cast", &mutants);
 }

@@ -1,12 +1,12 @@
 //! QCFS against `lmht_core::qcfs`.
 
+use crate::plans::qcfs;
+use crate::{HostBuffer, Machine};
 use lmht_core::{QcfsGate, qcfs as reference};
-use lmht_gpu::emulator::{Emulator, HostBuffer};
-use lmht_gpu::plans::qcfs;
 
-use crate::support::*;
+use super::support::*;
 
-fn check_as<R: Number>(m: &Emulator) -> Outcome {
+fn check_as<R: Number, M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
     for (gate, levels, scale) in [(QcfsGate::AfterFloor, 4, 2.), (QcfsGate::BeforeFloor, 3, 1.5)] {
         for n in [1, 45, 484] {
             let mut rng = Rng(n as u64);
@@ -30,16 +30,11 @@ fn check_as<R: Number>(m: &Emulator) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn check(m: &Emulator) -> Outcome {
-    check_as::<f64>(m)
+pub(super) fn check<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
+    check_as::<f64, M>(m)
 }
 
-#[test]
-fn float64_is_the_reference() {
-    in_every_order(check);
-}
-
-#[test]
-fn float32_is_the_reference() {
-    in_every_order(check_as::<f32>);
+/// In f32.
+pub(super) fn check_f32<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
+    check_as::<f32, M>(m)
 }

@@ -1,10 +1,9 @@
 //! Updates against loops.
 
-use lmht_gpu::Dtype;
-use lmht_gpu::emulator::{Emulator, HostBuffer};
-use lmht_gpu::plans::optimizer::{AdamW, Parameters, Scaling, Sgd, adamw, sgd, sum_squares};
+use crate::plans::optimizer::{AdamW, Parameters, Scaling, Sgd, adamw, sgd, sum_squares};
+use crate::{Dtype, HostBuffer, Machine};
 
-use crate::support::*;
+use super::support::*;
 
 /// Tensors of 1, 40, 3 and 120 elements, with their own weight decay.
 const ENDS: [f64; 4] = [1., 41., 44., 164.];
@@ -15,8 +14,8 @@ fn decay(i: usize) -> f64 {
     DECAYS[ENDS.iter().position(|&end| (i as f64) < end).expect("a tensor")]
 }
 
-struct Run<'a> {
-    m: &'a Emulator,
+struct Run<'a, M> {
+    m: &'a M,
     dtype: Dtype,
     scaling: Scaling,
     params: HostBuffer,
@@ -24,8 +23,8 @@ struct Run<'a> {
     states: [HostBuffer; 2],
 }
 
-impl<'a> Run<'a> {
-    fn new(m: &'a Emulator, dtype: Dtype, scaling: Scaling, params: &[f64]) -> Self {
+impl<'a, M: Machine<Buffer = HostBuffer>> Run<'a, M> {
+    fn new(m: &'a M, dtype: Dtype, scaling: Scaling, params: &[f64]) -> Self {
         let real = |values: &[f64]| HostBuffer::new(dtype.real(), values);
         let zeros = [0.; N];
         let copies = HostBuffer::new(dtype, &zeros);
@@ -67,7 +66,7 @@ fn rules() -> [Rule; 3] {
     ]
 }
 
-fn check_as(m: &Emulator, dtype: Dtype, tolerance: f64) -> Outcome {
+fn check_as<M: Machine<Buffer = HostBuffer>>(m: &M, dtype: Dtype, tolerance: f64) -> Outcome {
     for (rule, max_norm) in rules().into_iter().flat_map(|rule| [0., 2.].map(|max_norm| (rule, max_norm))) {
         let (mut rng, scaling) = (Rng(2), Scaling { loss_scale: 16., max_norm });
         let mut params = rng.values(N, -1., 1.);
@@ -113,19 +112,12 @@ fn check_as(m: &Emulator, dtype: Dtype, tolerance: f64) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn check(m: &Emulator) -> Outcome {
+pub(super) fn check<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
     check_as(m, Dtype::F64, 1e-11)
 }
 
-#[test]
-fn float64_is_a_loop() {
-    in_every_order(check);
-}
-
-#[test]
-fn float32_and_half_gradients_are_close() {
-    in_every_order(|m| {
-        check_as(m, Dtype::F32, 1e-5)?;
-        check_as(m, Dtype::F16, 1e-5)
-    });
+/// In f32, with gradients of f32 and of a 16-bit type.
+pub(super) fn check_f32<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
+    check_as(m, Dtype::F32, 1e-5)?;
+    check_as(m, Dtype::F16, 1e-5)
 }

@@ -1,13 +1,12 @@
 //! Batch norm, shortcut and neuron in one pass, against the currents written out and `lmht_core::reference`.
 
+use crate::plans::norm_neuron::{self, Inputs, Shortcut};
+use crate::{Dtype, HostBuffer, Machine};
 use lmht_core::{LmhtNeuron, Real, reference};
-use lmht_gpu::Dtype;
-use lmht_gpu::emulator::{Emulator, HostBuffer};
-use lmht_gpu::plans::norm_neuron::{self, Inputs, Shortcut};
 
-use crate::batch_norm::norm_backward;
-use crate::neuron::{Learned, learned, neurons};
-use crate::support::*;
+use super::batch_norm::norm_backward;
+use super::neuron::{Learned, learned, neurons};
+use super::support::*;
 
 /// (x - mean)·scale + bias in the kernel's order.
 fn currents<R: Real>(xs: &[R], norm: &[R]) -> Vec<R> {
@@ -19,7 +18,13 @@ fn currents<R: Real>(xs: &[R], norm: &[R]) -> Vec<R> {
     xs.iter().enumerate().map(current).collect()
 }
 
-fn check_one<R: Number>(m: &Emulator, neuron: &LmhtNeuron, rows: usize, channels: usize, kind: usize) -> Outcome {
+fn check_one<R: Number, M: Machine<Buffer = HostBuffer>>(
+    m: &M,
+    neuron: &LmhtNeuron,
+    rows: usize,
+    channels: usize,
+    kind: usize,
+) -> Outcome {
     let (timesteps, mut rng) = (neuron.timesteps(), Rng((rows + channels) as u64));
     let len = timesteps * rows * channels;
     let what = format!("of {neuron:?} [{rows}, {channels}] shortcut {kind} {}", R::DTYPE);
@@ -83,40 +88,29 @@ fn check_one<R: Number>(m: &Emulator, neuron: &LmhtNeuron, rows: usize, channels
     Ok(())
 }
 
-pub(crate) fn check(m: &Emulator) -> Outcome {
+pub(super) fn check<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
     let neurons = neurons();
     for (neuron, kind) in [(0, 2), (1, 1), (2, 0), (3, 2), (4, 1)] {
         for (rows, channels) in [(45, 6), (7, 5), (3, 80)] {
-            check_one::<f64>(m, &neurons[neuron], rows, channels, kind)?;
+            check_one::<f64, M>(m, &neurons[neuron], rows, channels, kind)?;
         }
     }
     Ok(())
 }
 
-#[test]
-fn float64_is_the_reference() {
-    in_every_order(check);
-}
-
-#[test]
-fn float32_is_the_reference() {
-    in_every_order(|m| check_one::<f32>(m, &neurons()[1], 45, 8, 2));
-}
-
-#[test]
-fn a_half_type_is_computed_in_float32_and_rounded_once() {
-    in_every_order(|m| {
-        let (neuron, mut rng, channels) = (neurons()[1], Rng(1), 16);
-        let xs = rounded(Dtype::Bf16, &rng.values(2 * 11 * channels, -1.5, 4.5));
-        let norm = rounded(Dtype::F32, &rng.values(4 * channels, 0.5, 1.5));
-        let Learned { omega, leak, buffer } = learned::<f32>(&neuron, &mut rng);
-        let current = currents::<f32>(&typed(&xs), &typed(&norm));
-        let mut ys = vec![0.; xs.len()];
-        reference::forward(&neuron, &omega, leak, &current, &mut ys);
-        let ys: Vec<f64> = ys.iter().map(|&y| f64::from(y)).collect();
-        let (x, norm) = (HostBuffer::new(Dtype::Bf16, &xs), HostBuffer::new(Dtype::F32, &norm));
-        let inputs = Inputs { xs: &x, norm: &norm, shortcut: Shortcut::None, learned: &buffer };
-        let got = ran(norm_neuron::forward(m, &neuron, &inputs))?;
-        near("ys", &got.to_f64(), &rounded(Dtype::Bf16, &ys), 0.)
-    });
+/// In f32, and in a 16-bit type, which is rounded once.
+pub(super) fn check_f32<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
+    check_one::<f32, M>(m, &neurons()[1], 45, 8, 2)?;
+    let (neuron, mut rng, channels) = (neurons()[1], Rng(1), 16);
+    let xs = rounded(Dtype::Bf16, &rng.values(2 * 11 * channels, -1.5, 4.5));
+    let norm = rounded(Dtype::F32, &rng.values(4 * channels, 0.5, 1.5));
+    let Learned { omega, leak, buffer } = learned::<f32>(&neuron, &mut rng);
+    let current = currents::<f32>(&typed(&xs), &typed(&norm));
+    let mut ys = vec![0.; xs.len()];
+    reference::forward(&neuron, &omega, leak, &current, &mut ys);
+    let ys: Vec<f64> = ys.iter().map(|&y| f64::from(y)).collect();
+    let (x, norm) = (HostBuffer::new(Dtype::Bf16, &xs), HostBuffer::new(Dtype::F32, &norm));
+    let inputs = Inputs { xs: &x, norm: &norm, shortcut: Shortcut::None, learned: &buffer };
+    let got = ran(norm_neuron::forward(m, &neuron, &inputs))?;
+    near("ys in bf16", &got.to_f64(), &rounded(Dtype::Bf16, &ys), 0.)
 }

@@ -1,13 +1,13 @@
 //! I-LIF against `lmht_core::ilif::reference`.
 
+use crate::plans::ilif;
+use crate::{HostBuffer, Machine};
 use lmht_core::ilif::reference;
 use lmht_core::{GradientMode, IlifConfig};
-use lmht_gpu::emulator::{Emulator, HostBuffer};
-use lmht_gpu::plans::ilif;
 
-use crate::support::*;
+use super::support::*;
 
-fn check_as<R: Number>(m: &Emulator) -> Outcome {
+fn check_as<R: Number, M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
     let detached = IlifConfig { gradient: GradientMode::Detached, leak: 0.5, ..IlifConfig::ilif(8, 3) };
     for config in [IlifConfig::ilif(4, 2), detached] {
         let neuron = config.check().expect("a neuron");
@@ -26,16 +26,11 @@ fn check_as<R: Number>(m: &Emulator) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn check(m: &Emulator) -> Outcome {
-    check_as::<f64>(m)
+pub(super) fn check<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
+    check_as::<f64, M>(m)
 }
 
-#[test]
-fn float64_is_the_reference() {
-    in_every_order(check);
-}
-
-#[test]
-fn float32_is_the_reference() {
-    in_every_order(check_as::<f32>);
+/// In f32.
+pub(super) fn check_f32<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
+    check_as::<f32, M>(m)
 }

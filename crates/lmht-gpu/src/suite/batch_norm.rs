@@ -1,13 +1,12 @@
 //! Batch norm against loops.
 
-use lmht_gpu::Dtype;
-use lmht_gpu::emulator::{Emulator, HostBuffer};
-use lmht_gpu::plans::batch_norm::{self, Affine, Statistics};
+use crate::plans::batch_norm::{self, Affine, Statistics};
+use crate::{Dtype, HostBuffer, Machine};
 
-use crate::support::*;
+use super::support::*;
 
 /// mean, 1/√(variance + eps), scale, bias of `[rows, channels]`, and the variances.
-pub(crate) fn norm(xs: &[f64], channels: usize, weight: &[f64], bias: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>) {
+pub(super) fn norm(xs: &[f64], channels: usize, weight: &[f64], bias: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>) {
     let rows = (xs.len() / channels) as f64;
     let column = |c: usize| xs.iter().skip(c).step_by(channels);
     let mean: Vec<f64> = (0..channels).map(|c| column(c).sum::<f64>() / rows).collect();
@@ -19,7 +18,7 @@ pub(crate) fn norm(xs: &[f64], channels: usize, weight: &[f64], bias: &[f64], ep
 }
 
 /// From dLoss/dy to dLoss/dx, and the sums `[2, channels]`.
-pub(crate) fn norm_backward(xs: &[f64], norm: &[f64], grads: &[f64], frozen: bool) -> (Vec<f64>, Vec<f64>) {
+pub(super) fn norm_backward(xs: &[f64], norm: &[f64], grads: &[f64], frozen: bool) -> (Vec<f64>, Vec<f64>) {
     let channels = norm.len() / 4;
     let rows = (xs.len() / channels) as f64;
     let unit = |i: usize| (xs[i] - norm[i % channels]) * norm[channels + i % channels];
@@ -36,7 +35,7 @@ pub(crate) fn norm_backward(xs: &[f64], norm: &[f64], grads: &[f64], frozen: boo
     (grads.iter().enumerate().map(grad_x).collect(), sums)
 }
 
-fn check_as(m: &Emulator, dtype: Dtype, tolerance: f64) -> Outcome {
+fn check_as<M: Machine<Buffer = HostBuffer>>(m: &M, dtype: Dtype, tolerance: f64) -> Outcome {
     // Channels: fewer than a tile, no multiple of 16 bytes, more than one tile. Values far from zero: squares would cancel.
     for (rows, channels) in [(2, 1), (37, 6), (150, 5), (9, 80)] {
         let (len, mut rng) = (rows * channels, Rng(rows as u64));
@@ -84,31 +83,12 @@ fn check_as(m: &Emulator, dtype: Dtype, tolerance: f64) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn check(m: &Emulator) -> Outcome {
+pub(super) fn check<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
     check_as(m, Dtype::F64, 1e-11)
 }
 
-#[test]
-fn float64_is_a_loop() {
-    in_every_order(check);
-}
-
-#[test]
-fn float32_and_half_types_are_close() {
-    in_every_order(|m| {
-        check_as(m, Dtype::F32, 1e-4)?;
-        check_as(m, Dtype::Bf16, 2e-2)
-    });
-}
-
-#[test]
-fn one_value_has_no_variance() {
-    for m in emulators() {
-        let one = || HostBuffer::new(Dtype::F32, &[1.]);
-        let (w, b) = (one(), one());
-        let how = Statistics { eps: 1e-5, momentum: 0.1, repeats: 1 };
-        let affine = Affine { weight: &w, bias: &b };
-        let error = batch_norm::statistics(&m, how, &one(), &affine, (&mut one(), &mut one())).expect_err("one row");
-        assert_eq!(error.to_string(), "batch norm: xs: expected at least two rows for a variance, got 1");
-    }
+/// In f32 and a 16-bit type.
+pub(super) fn check_f32<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
+    check_as(m, Dtype::F32, 1e-4)?;
+    check_as(m, Dtype::Bf16, 2e-2)
 }

@@ -1,11 +1,10 @@
 //! Pooling and im2col against loops over windows.
 
-use lmht_gpu::Dtype;
-use lmht_gpu::emulator::{Emulator, HostBuffer};
-use lmht_gpu::plans::pool::Windows;
-use lmht_gpu::plans::{im2col, pool};
+use crate::plans::pool::Windows;
+use crate::plans::{im2col, pool};
+use crate::{Dtype, HostBuffer, Machine};
 
-use crate::support::*;
+use super::support::*;
 
 /// Odd sizes; overlap, gaps, padding.
 const CASES: [Windows; 3] = [
@@ -32,7 +31,7 @@ fn pixels(windows: &Windows) -> Vec<Vec<Option<usize>>> {
     all
 }
 
-fn check_pool(m: &Emulator, dtype: Dtype, tolerance: f64) -> Outcome {
+fn check_pool<M: Machine<Buffer = HostBuffer>>(m: &M, dtype: Dtype, tolerance: f64) -> Outcome {
     for windows in CASES {
         let (c, mut rng) = (windows.c, Rng(9));
         // Few values: ties in every window.
@@ -75,7 +74,7 @@ fn check_pool(m: &Emulator, dtype: Dtype, tolerance: f64) -> Outcome {
     Ok(())
 }
 
-fn check_columns(m: &Emulator, dtype: Dtype, tolerance: f64) -> Outcome {
+fn check_columns<M: Machine<Buffer = HostBuffer>>(m: &M, dtype: Dtype, tolerance: f64) -> Outcome {
     for windows in CASES {
         let (c, mut rng) = (windows.c, Rng(9));
         let xs = rounded(dtype, &rng.values(windows.n_in(), -2., 2.));
@@ -109,40 +108,22 @@ fn check_columns(m: &Emulator, dtype: Dtype, tolerance: f64) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn check_pooling(m: &Emulator) -> Outcome {
+pub(super) fn check_pooling<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
     check_pool(m, Dtype::F64, 1e-11)
 }
 
-pub(crate) fn check_im2col(m: &Emulator) -> Outcome {
+pub(super) fn check_im2col<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
     check_columns(m, Dtype::F64, 1e-11)
 }
 
-#[test]
-fn pooling_is_a_loop() {
-    in_every_order(check_pooling);
+/// Pooling in f32 and a 16-bit type.
+pub(super) fn check_pooling_f32<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
+    check_pool(m, Dtype::F32, 1e-6)?;
+    check_pool(m, Dtype::F16, 1e-2)
 }
 
-#[test]
-fn columns_are_a_loop() {
-    in_every_order(check_im2col);
-}
-
-#[test]
-fn float32_and_half_types_are_close() {
-    in_every_order(|m| {
-        for (dtype, tolerance) in [(Dtype::F32, 1e-6), (Dtype::F16, 1e-2)] {
-            check_pool(m, dtype, tolerance)?;
-            check_columns(m, dtype, tolerance)?;
-        }
-        Ok(())
-    });
-}
-
-#[test]
-fn windows_are_checked() {
-    for m in emulators() {
-        let windows = Windows { stride: 0, ..CASES[0] };
-        let error = pool::max_forward(&m, &windows, &HostBuffer::new(Dtype::F32, &[0.; 210])).expect_err("stride 0");
-        assert!(error.to_string().starts_with("pool: expected a stride above 0"), "{error}");
-    }
+/// im2col and col2im in f32 and a 16-bit type.
+pub(super) fn check_im2col_f32<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
+    check_columns(m, Dtype::F32, 1e-6)?;
+    check_columns(m, Dtype::F16, 1e-2)
 }
