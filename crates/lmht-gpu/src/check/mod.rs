@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | OpenCL | clang's front end, OpenCL C 1.2 | address spaces, types |
 //! | Metal | clang's C++ for OpenCL, with a shim for Metal's library | the same, and any double |
-//! | CUDA | NVRTC and ptxas, from NVIDIA's Python wheels | whether it compiles, registers, spills |
+//! | CUDA | NVRTC and ptxas, from NVIDIA's Python wheels | whether it compiles, registers, spills, f64 where none should be |
+//! | OpenCL, run (feature `opencl`) | PoCL or another OpenCL: the whole suite | another compiler's barriers and arithmetic |
 //!
 //! A part whose tools are missing is skipped, with the command that installs them. The specialisations are those that the
 //! plans ask for in networks of the usual sizes.
@@ -72,7 +73,7 @@ impl fmt::Display for Part {
     }
 }
 
-/// Runs every part whose tools are there, for all [`programs`]: a minute or two.
+/// Runs every part whose tools are there, for all [`programs`]: some minutes.
 ///
 /// # Errors
 /// The scratch folder cannot be written to.
@@ -87,7 +88,24 @@ impl fmt::Display for Part {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn run(options: &Options) -> io::Result<Vec<Part>> {
-    run_on(&programs().map_err(io::Error::other)?, options)
+    #[cfg_attr(not(feature = "opencl"), allow(unused_mut))]
+    let mut parts = run_on(&programs().map_err(io::Error::other)?, options)?;
+    #[cfg(feature = "opencl")]
+    parts.push(Part { name: "the suite on OpenCL", outcome: suite_on_opencl() });
+    Ok(parts)
+}
+
+#[cfg(feature = "opencl")]
+fn suite_on_opencl() -> Outcome {
+    use crate::opencl::OpenCl;
+    use crate::suite::{Hosted, checks};
+    let machine = match OpenCl::first() {
+        Ok(machine) => Hosted(machine),
+        Err(missing) => return Outcome::Skipped(missing),
+    };
+    let checks = checks();
+    let ran = vec![format!("{} checks, f64 and the other types", checks.len())];
+    ended(checks.iter().filter_map(|check| (check.run)(&machine).err()).collect(), ran)
 }
 
 /// The same for some programs.

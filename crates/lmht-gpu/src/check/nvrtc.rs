@@ -10,7 +10,7 @@ use std::ptr::{null, null_mut};
 
 use libloading::{Library, Symbol};
 
-use crate::{Language, Program};
+use crate::{Dtype, Language, Program};
 
 /// What is looked for below the folder of the wheels.
 pub(super) struct Nvrtc {
@@ -33,8 +33,12 @@ impl Nvrtc {
     /// Compiles a program and says, a line for each kernel, how many registers it takes and what it spills.
     pub(super) fn check(&self, program: &Program, scratch: &Path) -> Result<Vec<String>, String> {
         let text = program.source(Language::Cuda).map_err(|error| error.to_string())?;
+        let made = self.ptx(&text)?;
+        if program.dtype != Dtype::F64 && String::from_utf8_lossy(&made).contains(".f64") {
+            return Err("f64 arithmetic in a program of another type: slow, and rounded otherwise".to_string());
+        }
         let ptx = scratch.join(format!("{}.ptx", program.key()));
-        fs::write(&ptx, self.ptx(&text)?).map_err(|error| format!("{}: {error}", ptx.display()))?;
+        fs::write(&ptx, made).map_err(|error| format!("{}: {error}", ptx.display()))?;
         let arguments = ["-v", "-arch=sm_90", "-o", "/dev/null"];
         let output = Command::new(&self.ptxas).args(arguments).arg(&ptx).output();
         let output = output.map_err(|error| format!("{}: {error}", self.ptxas.display()))?;

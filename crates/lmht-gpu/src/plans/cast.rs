@@ -6,7 +6,7 @@ use crate::{Arg, Dtype, Machine, Operation, Program, Result};
 pub(crate) const OPERATION: Operation = Operation {
     name: "cast",
     texts: &[include_str!("../../kernels/cast.h")],
-    kernels: &["widen", "narrow", "pack", "unpack"],
+    kernels: &["widen", "narrow", "pack_counts", "unpack_counts"],
 };
 
 fn run<M: Machine>(
@@ -52,7 +52,7 @@ pub fn narrow<M: Machine>(m: &M, xs: &M::Buffer, to: Dtype) -> Result<M::Buffer>
 /// # Errors
 /// Elements that are not of a float type.
 pub fn pack<M: Machine>(m: &M, theta: f64, xs: &M::Buffer) -> Result<M::Buffer> {
-    run(m, "pack", elements(m, "pack: xs", xs)?, xs, Dtype::U8, Some(theta))
+    run(m, "pack_counts", elements(m, "pack: xs", xs)?, xs, Dtype::U8, Some(theta))
 }
 
 /// Spikes s·θ as `to`, from their counts.
@@ -63,6 +63,6 @@ pub fn unpack<M: Machine>(m: &M, theta: f64, counts: &M::Buffer, to: Dtype) -> R
     expect(m, "unpack: counts", counts, Dtype::U8, m.len(counts))?;
     match to {
         Dtype::U8 | Dtype::U32 => size("unpack: to", "a float type", to),
-        _ => run(m, "unpack", to, counts, to, Some(theta)),
+        _ => run(m, "unpack_counts", to, counts, to, Some(theta)),
     }
 }

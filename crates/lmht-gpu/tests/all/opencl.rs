@@ -1,14 +1,19 @@
-//! The suite through OpenCL, where there is one.
+//! Some of the suite through OpenCL, where there is one.
 
 use lmht_gpu::opencl::OpenCl;
 use lmht_gpu::suite::{Hosted, checks};
 
+/// Those of a kernel with barriers and sums, and of a sum over rows; all of them are a part of `lmht_gpu::check::run`, since
+/// PoCL compiles for minutes.
 #[test]
-fn every_check_passes() {
+fn some_operations_pass() {
     let machine = match OpenCl::first() {
         Ok(machine) => Hosted(machine),
         Err(reason) => return println!("skipped: {reason}"),
     };
-    let failures: Vec<String> = checks().into_iter().filter_map(|check| (check.run)(&machine).err()).collect();
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    for check in checks().into_iter().filter(|check| ["qcfs", "loss", "cast"].contains(&check.operation)) {
+        if let Err(message) = (check.run)(&machine) {
+            panic!("{message}");
+        }
+    }
 }

@@ -1,6 +1,9 @@
 //! The suite on the emulator.
 
+use lmht_core::LmhtConfig;
+use lmht_gpu::plans::neuron;
 use lmht_gpu::suite::checks;
+use lmht_gpu::{Dtype, HostBuffer};
 
 use crate::support::emulators;
 
@@ -69,4 +72,18 @@ fn optimizer() {
 #[test]
 fn cast() {
     in_every_order("cast");
+}
+
+/// The order of a sum over blocks is the plan's, not the scheduler's.
+#[test]
+fn sums_are_the_same_bits_in_every_order_of_threads() {
+    let layer = LmhtConfig::lmht(2, 2).check().expect("a neuron");
+    let numbers: Vec<f64> = (0..1000_u32).map(|i| f64::from(i.wrapping_mul(2_654_435_761) >> 8) / 4e6).collect();
+    let (xs, learned) =
+        (HostBuffer::new(Dtype::F32, &numbers), HostBuffer::new(Dtype::F32, &[0.3, 0.7, 0.4, 0.6, 0.9]));
+    let sums: Vec<Vec<u8>> = emulators()
+        .iter()
+        .map(|m| neuron::backward(m, &layer, &xs, &learned, &xs).expect("gradients").learned.bytes())
+        .collect();
+    assert!(sums.windows(2).all(|pair| pair[0] == pair[1]), "{sums:?}");
 }
