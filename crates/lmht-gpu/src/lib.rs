@@ -62,9 +62,11 @@ pub mod plans;
 mod source;
 #[cfg(feature = "suite")]
 pub mod suite;
+mod types;
 
 pub use error::{Error, Result};
 #[cfg(feature = "suite")]
 pub use host::HostBuffer;
-pub use machine::{Arg, Dtype, Machine};
-pub use source::{Language, METAL_SHIM, Operation, Program};
+pub use machine::{Arg, Machine};
+pub use source::{METAL_SHIM, Operation, Program};
+pub use types::{Dtype, Language};

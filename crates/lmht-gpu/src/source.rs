@@ -2,20 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::{Dtype, Error, Result};
-
-/// The languages that one text is made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Language {
-    /// C++17 with the threads of a block as fibers; see `emulator`.
-    Host,
-    /// CUDA C++, for NVRTC.
-    Cuda,
-    /// OpenCL C 1.2.
-    OpenCl,
-    /// The Metal shading language.
-    Metal,
-}
+use crate::{Dtype, Error, Language, Result};
 
 /// The kernels of one file of `kernels/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
