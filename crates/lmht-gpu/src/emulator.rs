@@ -15,7 +15,7 @@
 //! if Emulator::compiler().is_none() {
 //!     return Ok(()); // without a C++ compiler there is nothing to run on
 //! }
-//! let emulator = Emulator::new(std::env::temp_dir().join(format!("lmht-emulator-{}", std::process::id())));
+//! let emulator = Emulator::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/emulated-kernels"));
 //! let layer = LmhtConfig::lmht(2, 2).check().expect("a neuron"); // L = 2 levels, T = 2 timesteps, θ = 1
 //! let learned = HostBuffer::new(Dtype::F32, &[0.5, 0.5, 0.5, 0.5, 1.0]); // Ω = 1/T, λ = 1
 //! let xs = HostBuffer::new(Dtype::F32, &[0.5, 2.0, -1.0, /* second timestep: */ 1.5, 3.0, 1.0]);

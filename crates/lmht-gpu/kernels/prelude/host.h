@@ -1,5 +1,9 @@
 // The host's C++ compiler. The threads of a block are fibers on one CPU thread: each runs up to its next barrier, in an order
 // that the caller chooses.
+#ifdef __APPLE__
+#define _XOPEN_SOURCE 700 // without it there is no ucontext.h
+#define _DARWIN_C_SOURCE
+#endif
 #include <stdlib.h>
 #include <string.h>
 #include <ucontext.h>

@@ -81,7 +81,8 @@ pub(super) fn check_f32<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
         }
     }
     check_one::<f32, M>(m, &neurons()[1], 64, 4)?;
-    for (dtype, n) in [(Dtype::F16, 5), (Dtype::F16, 264), (Dtype::Bf16, 5), (Dtype::Bf16, 264)] {
+    // One by one, 16 and 8 bytes at a time.
+    for (dtype, n) in [Dtype::F16, Dtype::Bf16].into_iter().flat_map(|dtype| [5, 264, 12].map(|n| (dtype, n))) {
         let (neuron, mut rng) = (neurons()[1], Rng(3));
         let (xs, grads) = (rng.values(2 * n, -1., 4.), rng.values(2 * n, -0.5, 0.5));
         let (xs, grads) = (rounded(dtype, &xs), rounded(dtype, &grads));
