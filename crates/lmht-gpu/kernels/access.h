@@ -72,3 +72,17 @@ FUNCTION void write_lanes(GLOBAL STORE *p, PRIVATE const REAL *in, uint stride) 
 #endif
 #endif
 }
+
+// A byte for each lane. The elements beside them are read at multiples of 8 or 16 bytes, so these lie at multiples of WIDTH.
+FUNCTION void write_bytes(GLOBAL uchar *p, PRIVATE const uchar *in) {
+#if WIDTH == 8
+    uint2 v;
+    v.x = in[0] | (uint)in[1] << 8 | (uint)in[2] << 16 | (uint)in[3] << 24;
+    v.y = in[4] | (uint)in[5] << 8 | (uint)in[6] << 16 | (uint)in[7] << 24;
+    SAVE_VECTOR(uint2, p, v);
+#elif WIDTH == 4
+    SAVE_VECTOR(uint, p, in[0] | (uint)in[1] << 8 | (uint)in[2] << 16 | (uint)in[3] << 24);
+#else
+    UNROLL for (uint lane = 0; lane < WIDTH; lane++) p[lane] = in[lane];
+#endif
+}

@@ -1,6 +1,9 @@
 // Batch norm, shortcut and LM-HT neuron as one pass each way: xs [TIMESTEPS, rows, channels], the output of a synapse, to
 // spikes. The current is never written; the backward passes compute it again.
 //
+// PACKED (0 or 1): whether the forward pass also gives each spike as a byte, the count in the low 7 bits and 128 where the
+// gate of the surrogate lets a gradient pass: what a synapse behind it keeps for its backward pass.
+//
 // SHORTCUT: 0 none; 1 a value that is added to the current; 2 a synapse's output with a batch norm of its own. Without one,
 // `shortcut` and `norm2` are not read.
 #define N_SUMS (SHORTCUT == 2 ? 3 : 2)
@@ -40,24 +43,36 @@ FUNCTION void currents(GLOBAL const STORE *xs, GLOBAL const STORE *shortcut, PRI
 }
 
 KERNEL(norm_neuron_forward)(IN(STORE, xs, 0), IN(STORE, shortcut, 1), IN(REAL, norm, 2), IN(REAL, norm2, 3),
-                            IN(REAL, numbers, 4), OUT(STORE, ys, 5), VALUE(uint, rows, 6), VALUE(uint, channels, 7),
-                            VALUE(uint, tiles, 8), VALUE(REAL, theta, 9), VALUE(REAL, v_init, 10) IDS) {
+                            IN(REAL, numbers, 4), OUT(STORE, ys, 5), OUT(uchar, packed, 6), VALUE(uint, rows, 7),
+                            VALUE(uint, channels, 8), VALUE(uint, tiles, 9), VALUE(REAL, theta, 10),
+                            VALUE(REAL, v_init, 11) IDS) {
     SHARED(REAL, learned, N_LEARNED);
     for (uint k = THREAD; k < N_LEARNED; k += THREADS) learned[k] = numbers[k];
     BARRIER();
     const uint channel = CHANNEL, n = rows * channels;
+    const REAL low = HALF * theta, high = ((REAL)LEVELS + HALF) * theta;
     REAL own[NORMS], other[NORMS];
     read_norm(norm, own, channel, channels);
     if (SHORTCUT == 2) read_norm(norm2, other, channel, channels);
     for (uint row = FIRST_ROW; row < rows; row += NEXT_ROW) {
         const uint e = row * channels + channel;
         REAL x[WIDTH * TIMESTEPS], v_before[TIMESTEPS], v_charged[TIMESTEPS], y[TIMESTEPS];
+        uchar bytes[WIDTH * TIMESTEPS];
         currents(xs + e, shortcut + e, own, other, n, x);
         UNROLL for (uint lane = 0; lane < WIDTH; lane++) {
             charge_fire_reset(x + lane * TIMESTEPS, learned, theta, v_init, v_before, v_charged, y);
-            UNROLL_T for (uint t = 0; t < TIMESTEPS; t++) x[lane * TIMESTEPS + t] = y[t];
+            UNROLL_T for (uint t = 0; t < TIMESTEPS; t++) {
+                x[lane * TIMESTEPS + t] = y[t];
+                if (PACKED) {
+                    const uint passes = low <= v_charged[t] && v_charged[t] <= high;
+                    bytes[t * WIDTH + lane] = (uchar)((uint)(y[t] / theta + HALF) | passes << 7);
+                }
+            }
         }
-        UNROLL_T for (uint t = 0; t < TIMESTEPS; t++) write_lanes(ys + t * n + e, x + t, TIMESTEPS);
+        UNROLL_T for (uint t = 0; t < TIMESTEPS; t++) {
+            write_lanes(ys + t * n + e, x + t, TIMESTEPS);
+            if (PACKED) write_bytes(packed + t * n + e, bytes + t * WIDTH);
+        }
     }
 }
 

@@ -19,7 +19,7 @@
 //! |---|---|
 //! | [`plans::neuron`], [`plans::ilif`], [`plans::ternary`], [`plans::qcfs`] | neurons and activations, forward and backward |
 //! | [`plans::batch_norm`] | statistics, forward, backward |
-//! | [`plans::norm_neuron`] | batch norm, shortcut and neuron in one pass each way; the current is never written |
+//! | [`plans::norm_neuron`] | batch norm, shortcut and neuron in one pass each way; the current is never written, spikes also as bytes |
 //! | [`plans::pool`], [`plans::im2col`] | windows over maps |
 //! | [`plans::loss`], [`plans::optimizer`] | cross-entropy of the readout; SGD and AdamW over all parameters in one launch |
 //! | [`plans::cast`] | element types, spikes as bytes |

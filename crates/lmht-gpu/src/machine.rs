@@ -24,7 +24,7 @@ pub trait Machine {
     /// Memory of the machine.
     type Buffer;
 
-    /// `len` elements, whatever they are. Every plan writes all of what it asks for.
+    /// `len` elements, whatever they are, at a multiple of 16 bytes. Every plan writes all of what it asks for.
     fn alloc(&self, dtype: Dtype, len: usize) -> Result<Self::Buffer>;
 
     /// Elements of a buffer.

@@ -47,7 +47,7 @@ fn neurons(m: &Recorder, dtype: Dtype) -> Result<()> {
             _ => Shortcut::Normalized(&xs, &norm),
         };
         let inputs = Inputs { xs: &xs, norm: &norm, shortcut, learned: &learned };
-        norm_neuron::forward(m, &layer, &inputs)?;
+        norm_neuron::forward(m, &layer, index % 2 == 0, &inputs)?;
         norm_neuron::backward(m, &layer, false, &inputs, &xs)?;
     }
     let (xs, one) = (of(4 * 4096), real(1));

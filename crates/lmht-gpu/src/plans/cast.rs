@@ -47,7 +47,7 @@ pub fn narrow<M: Machine>(m: &M, xs: &M::Buffer, to: Dtype) -> Result<M::Buffer>
     }
 }
 
-/// The counts of spikes s·θ, a byte each; above 255 they are 255.
+/// The counts of spikes s·θ, a byte each; above 127 they are 127.
 ///
 /// # Errors
 /// Elements that are not of a float type.
@@ -55,7 +55,7 @@ pub fn pack<M: Machine>(m: &M, theta: f64, xs: &M::Buffer) -> Result<M::Buffer> 
     run(m, "pack_counts", elements(m, "pack: xs", xs)?, xs, Dtype::U8, Some(theta))
 }
 
-/// Spikes s·θ as `to`, from their counts.
+/// Spikes s·θ as `to`, from their counts: the low 7 bits of a byte, as [`norm_neuron`](super::norm_neuron) packs them.
 ///
 /// # Errors
 /// Counts that are not bytes, or a `to` that is not a float type.

@@ -5,7 +5,7 @@ use lmht_core::LmhtNeuron;
 
 use super::neuron::{defines, n_learned};
 use super::shared::{COLUMNS, Columns, SUMS, UNIT, elements, expect, finish, size, units, width};
-use crate::{Arg, Machine, Operation, Program, Result};
+use crate::{Arg, Dtype, Machine, Operation, Program, Result};
 
 pub(crate) const OPERATION: Operation = Operation {
     name: "norm_neuron",
@@ -94,13 +94,32 @@ fn plan<'a, M: Machine>(
     Ok(Plan { program, rows, channels, columns, shortcut, norm2, n_sums: if kind == 2 { 3 } else { 2 } })
 }
 
-/// The outputs s·θ `[T, rows, channels]`.
+/// What the forward pass gives.
+#[derive(Debug)]
+pub struct Spikes<B> {
+    /// The outputs s·θ, `[T, rows, channels]`.
+    pub ys: B,
+    /// Where it is asked for: a byte for each, s in the low 7 bits and [`lmht_core::IN_GATE`].
+    pub packed: Option<B>,
+}
+
+/// The outputs; with `packs` also as bytes, of which [`super::cast::unpack`] makes outputs again.
 ///
 /// # Errors
-/// An operand of another size or type, or more timesteps than fit.
-pub fn forward<M: Machine>(m: &M, neuron: &LmhtNeuron, inputs: &Inputs<'_, M::Buffer>) -> Result<M::Buffer> {
-    let plan = plan(m, neuron, inputs, &[])?;
+/// An operand of another size or type, or more timesteps than fit; bytes of a neuron with more than 127 levels.
+pub fn forward<M: Machine>(
+    m: &M,
+    neuron: &LmhtNeuron,
+    packs: bool,
+    inputs: &Inputs<'_, M::Buffer>,
+) -> Result<Spikes<M::Buffer>> {
+    let mut plan = plan(m, neuron, inputs, &[])?;
+    if packs && neuron.levels() > 127 {
+        return size("norm neuron: levels", "at most 127 in a byte", neuron.levels());
+    }
+    plan.program.defines.push(("PACKED", u32::from(packs)));
     let mut ys = m.alloc(plan.program.dtype, m.len(inputs.xs))?;
+    let mut packed = m.alloc(Dtype::U8, if packs { m.len(inputs.xs) } else { 1 })?;
     let mut args = [
         Arg::In(inputs.xs),
         Arg::In(plan.shortcut),
@@ -108,6 +127,7 @@ pub fn forward<M: Machine>(m: &M, neuron: &LmhtNeuron, inputs: &Inputs<'_, M::Bu
         Arg::In(plan.norm2),
         Arg::In(inputs.learned),
         Arg::Out(&mut ys),
+        Arg::Out(&mut packed),
         Arg::U32(plan.rows),
         Arg::U32(plan.channels),
         Arg::U32(plan.columns.tiles),
@@ -115,7 +135,7 @@ pub fn forward<M: Machine>(m: &M, neuron: &LmhtNeuron, inputs: &Inputs<'_, M::Bu
         Arg::Real(neuron.v_init()),
     ];
     m.launch(&plan.program, "norm_neuron_forward", plan.columns.grid(), &mut args)?;
-    Ok(ys)
+    Ok(Spikes { ys, packed: packs.then_some(packed) })
 }
 
 /// The gradients for `grad_ys` = dLoss/d(s·θ); `frozen` where the statistics are constants.
@@ -129,7 +149,8 @@ pub fn backward<M: Machine>(
     inputs: &Inputs<'_, M::Buffer>,
     grad_ys: &M::Buffer,
 ) -> Result<NormNeuronGradients<M::Buffer>> {
-    let plan = plan(m, neuron, inputs, &[grad_ys])?;
+    let mut plan = plan(m, neuron, inputs, &[grad_ys])?;
+    plan.program.defines.push(("PACKED", 0));
     let (program, grid, n_learned) = (&plan.program, plan.columns.grid(), n_learned(neuron) as u32);
     let (dtype, real) = (program.dtype, program.dtype.real());
     expect(m, "norm neuron: grad_ys", grad_ys, dtype, m.len(inputs.xs))?;

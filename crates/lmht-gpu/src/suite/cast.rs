@@ -35,7 +35,7 @@ pub(super) fn check<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
     }
     // θ = 2/3 is no number of any type.
     for (dtype, n) in [(Dtype::F32, 300), (Dtype::Bf16, 97)] {
-        let counts: Vec<f64> = (0..n).map(|i| f64::from(i % 256)).collect();
+        let counts: Vec<f64> = (0..n).map(|i| f64::from(i % 128)).collect();
         let spikes: Vec<f64> = counts.iter().map(|s| s * 2. / 3.).collect();
         let theta = 2. / 3.;
         let unpacked = ran(cast::unpack(m, theta, &HostBuffer::new(Dtype::U8, &counts), dtype))?;
@@ -43,5 +43,7 @@ pub(super) fn check<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
         near(&format!("pack {dtype}"), &ran(cast::pack(m, theta, &unpacked))?.to_f64(), &counts, 0.)?;
     }
     let over = HostBuffer::new(Dtype::F32, &[300.]);
-    near("pack 300", &ran(cast::pack(m, 1., &over))?.to_f64(), &[255.], 0.)
+    near("pack 300", &ran(cast::pack(m, 1., &over))?.to_f64(), &[127.], 0.)?;
+    let gated = HostBuffer::new(Dtype::U8, &[128. + 3., 3., 128.]);
+    near("unpack a gate", &ran(cast::unpack(m, 0.5, &gated, Dtype::F32))?.to_f64(), &[1.5, 1.5, 0.], 0.)
 }

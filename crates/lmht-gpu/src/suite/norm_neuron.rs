@@ -1,5 +1,6 @@
 //! Batch norm, shortcut and neuron in one pass, against the currents written out and `lmht_core::reference`.
 
+use crate::plans::cast;
 use crate::plans::norm_neuron::{self, Inputs, Shortcut};
 use crate::{Dtype, HostBuffer, Machine};
 use lmht_core::{LmhtNeuron, Real, reference};
@@ -67,7 +68,18 @@ fn check_one<R: Number, M: Machine<Buffer = HostBuffer>>(
         _ => Shortcut::Normalized(&s, &other_b),
     };
     let inputs = Inputs { xs: &x, norm: &own_b, shortcut: shortcut_in, learned: &buffer };
-    same(&format!("ys {what}"), &ran(norm_neuron::forward(m, neuron, &inputs))?, &ys, 0.)?;
+    let mut packed = vec![0; len];
+    neuron.packed(&omega, leak, &current, &mut packed);
+    let packed: Vec<f64> = packed.into_iter().map(f64::from).collect();
+    for packs in [false, true] {
+        let got = ran(norm_neuron::forward(m, neuron, packs, &inputs))?;
+        same(&format!("ys {what}"), &got.ys, &ys, 0.)?;
+        match got.packed {
+            Some(bytes) if packs => near(&format!("packed {what}"), &bytes.to_f64(), &packed, 0.)?,
+            None if !packs => {}
+            other => return Err(format!("packed {what}: {other:?}")),
+        }
+    }
     for frozen in [false, true] {
         let got = ran(norm_neuron::backward(m, neuron, frozen, &inputs, &g))?;
         let (grad_xs, mut sums) = norm_backward(&xs, &own, &grad_current, frozen);
@@ -111,6 +123,9 @@ pub(super) fn check_f32<M: Machine<Buffer = HostBuffer>>(m: &M) -> Outcome {
     let ys: Vec<f64> = ys.iter().map(|&y| f64::from(y)).collect();
     let (x, norm) = (HostBuffer::new(Dtype::Bf16, &xs), HostBuffer::new(Dtype::F32, &norm));
     let inputs = Inputs { xs: &x, norm: &norm, shortcut: Shortcut::None, learned: &buffer };
-    let got = ran(norm_neuron::forward(m, &neuron, &inputs))?;
-    near("ys in bf16", &got.to_f64(), &rounded(Dtype::Bf16, &ys), 0.)
+    let got = ran(norm_neuron::forward(m, &neuron, true, &inputs))?;
+    near("ys in bf16", &got.ys.to_f64(), &rounded(Dtype::Bf16, &ys), 0.)?;
+    let packed = got.packed.ok_or("no bytes")?;
+    let back = ran(cast::unpack(m, neuron.v_threshold(), &packed, Dtype::Bf16))?;
+    near("ys in bf16, unpacked", &back.to_f64(), &got.ys.to_f64(), 0.)
 }

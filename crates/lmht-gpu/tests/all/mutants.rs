@@ -67,7 +67,11 @@ fn of_norm_neuron() {
             "k < N_SUMS * WIDTH; k++) {\n        const",
             "k + 1 < N_SUMS * WIDTH; k++) {\n        const",
         ),
-        ("> for >= at a tie", "low <= v_charged[t]", "low < v_charged[t]"),
+        (
+            "> for >= at a tie",
+            "low <= v_charged[t] && v_charged[t] <= high;\n        // v = m",
+            "low < v_charged[t] && v_charged[t] <= high;\n        // v = m",
+        ),
         (
             "a swapped index",
             "N_SUMS + k / WIDTH) * channels + channel + k % WIDTH",
@@ -81,6 +85,11 @@ fn of_norm_neuron() {
         ),
     ];
     caught("norm_neuron", &mutants);
+    let packed: [Mutant; 2] = [
+        ("a missing gate", " | passes << 7", ""),
+        ("a swapped index of bytes", "bytes[t * WIDTH + lane] =", "bytes[lane * TIMESTEPS + t] ="),
+    ];
+    caught("norm_neuron", &packed);
 }
 
 #[test]
@@ -215,7 +224,7 @@ fn of_cast() {
         (">= for > at a tie: infinity is not a number", "> 0x7f800000u ? u >> 16", ">= 0x7f800000u ? u >> 16"),
         ("a swapped index", "ys[i] = SAVE(xs[i])", "ys[n - 1 - i] = SAVE(xs[i])"),
         ("no reduction: no rounding of a count", "/ theta + HALF", "/ theta"),
-        ("a missing mask", "count >= (REAL)255 ? (uchar)255 : (uchar)count", "(uchar)count"),
+        ("a missing mask", "count >= (REAL)127 ? (uchar)127 : (uchar)count", "(uchar)count"),
     ];
     caught("cast", &mutants);
 }
