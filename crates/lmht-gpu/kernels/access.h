@@ -1,5 +1,5 @@
-// How elements lie in memory: STORE there, REAL in arithmetic, converted once on the way in and once on the way out. WIDTH
-// elements at a time: one, or as many as 16 or 8 bytes hold.
+// How elements lie in memory: STORE there, REAL in arithmetic, converted once on the way in and once on the way out.
+// WIDTH elements at a time: one, or as many as 16 or 8 bytes hold.
 FUNCTION float bf16_load(ushort h) { return from_bits((uint)h << 16); }
 FUNCTION ushort bf16_store(float f) {
     const uint u = to_bits(f);
@@ -73,7 +73,8 @@ FUNCTION void write_lanes(GLOBAL STORE *p, PRIVATE const REAL *in, uint stride) 
 #endif
 }
 
-// A byte for each lane. The elements beside them are read at multiples of 8 or 16 bytes, so these lie at multiples of WIDTH.
+// A byte for each lane. The elements beside them are read at multiples of 8 or 16 bytes, so these lie at multiples of
+// WIDTH.
 FUNCTION void write_bytes(GLOBAL uchar *p, PRIVATE const uchar *in) {
 #if WIDTH == 8
     uint2 v;

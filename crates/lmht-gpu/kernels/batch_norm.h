@@ -1,7 +1,8 @@
 // Batch norm of xs [rows, channels], channels last: y = (x - mean) scale + bias, scale = weight / sqrt(variance + eps).
 
 // Joins two samples' means and sums of squared deviations (Chan, Golub and LeVeque 1979).
-FUNCTION void join(PRIVATE REAL *count, PRIVATE REAL *mean, PRIVATE REAL *squares, REAL count2, REAL mean2, REAL squares2) {
+FUNCTION void join(PRIVATE REAL *count, PRIVATE REAL *mean, PRIVATE REAL *squares, REAL count2, REAL mean2,
+                   REAL squares2) {
     const REAL total = *count + count2, delta = mean2 - *mean;
     if (count2 > 0) {
         *mean += delta * (count2 / total);
@@ -10,7 +11,8 @@ FUNCTION void join(PRIVATE REAL *count, PRIVATE REAL *mean, PRIVATE REAL *square
     }
 }
 
-// `join` over the threads of a block whose numbers leave the same remainder by `columns`: for the first `columns` threads.
+// `join` over the threads of a block whose numbers leave the same remainder by `columns`: for the first `columns`
+// threads.
 FUNCTION void tree_join(SHARED_PTR REAL *counts, SHARED_PTR REAL *means, SHARED_PTR REAL *squares, PRIVATE REAL *count,
                         PRIVATE REAL *mean, PRIVATE REAL *square, uint me, uint columns) {
     BARRIER();
@@ -61,8 +63,8 @@ KERNEL(statistics)(IN(STORE, xs, 0), OUT(REAL, partial, 1), VALUE(uint, rows, 2)
     }
 }
 
-// norm [4, BLOCKS], see columns.h, and the running statistics: a block for each channel. `unbiased` is the factor from the
-// variance to what the running variance receives.
+// norm [4, BLOCKS], see columns.h, and the running statistics: a block for each channel. `unbiased` is the factor from
+// the variance to what the running variance receives.
 KERNEL(finish_statistics)(IN(REAL, partial, 0), IN(REAL, weight, 1), IN(REAL, bias, 2), OUT(REAL, running_mean, 3),
                           OUT(REAL, running_var, 4), OUT(REAL, norm, 5), VALUE(uint, chunks, 6), VALUE(REAL, eps, 7),
                           VALUE(REAL, momentum, 8), VALUE(REAL, unbiased, 9) IDS) {
@@ -144,10 +146,11 @@ KERNEL(batch_norm_sums)(IN(STORE, xs, 0), IN(REAL, norm, 1), IN(STORE, grad_ys, 
     }
 }
 
-// sums [2, channels]: dLoss/dbias and dLoss/dweight. `inverse_count` is 1 / rows, or 0 where the statistics are constants.
+// sums [2, channels]: dLoss/dbias and dLoss/dweight. `inverse_count` is 1 / rows, or 0 where the statistics are
+// constants.
 KERNEL(batch_norm_backward)(IN(STORE, xs, 0), IN(REAL, norm, 1), IN(STORE, grad_ys, 2), IN(REAL, sums, 3),
-                            OUT(STORE, grad_xs, 4), VALUE(uint, rows, 5), VALUE(uint, channels, 6), VALUE(uint, tiles, 7),
-                            VALUE(REAL, inverse_count, 8) IDS) {
+                            OUT(STORE, grad_xs, 4), VALUE(uint, rows, 5), VALUE(uint, channels, 6),
+                            VALUE(uint, tiles, 7), VALUE(REAL, inverse_count, 8) IDS) {
     const uint channel = CHANNEL;
     REAL mean[WIDTH], inverse[WIDTH], scale[WIDTH], plain[WIDTH], product[WIDTH];
     if (channel < channels) UNROLL for (uint lane = 0; lane < WIDTH; lane++) {

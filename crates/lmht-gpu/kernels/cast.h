@@ -1,4 +1,5 @@
-// Elements between the types: STORE and REAL, and spikes s θ as bytes, whose low 7 bits are s (lmht_core::IN_GATE is the other).
+// Elements between the types: STORE and REAL, and spikes s θ as bytes, whose low 7 bits are s (lmht_core::IN_GATE is
+// the other).
 KERNEL(widen)(IN(STORE, xs, 0), OUT(REAL, ys, 1), VALUE(uint, n, 2) IDS) {
     for (uint i = BLOCK * THREADS + THREAD; i < n; i += BLOCKS * THREADS) ys[i] = LOAD(xs[i]);
 }
@@ -16,5 +17,7 @@ KERNEL(pack_counts)(IN(STORE, xs, 0), OUT(uchar, counts, 1), VALUE(uint, n, 2), 
 }
 
 KERNEL(unpack_counts)(IN(uchar, counts, 0), OUT(STORE, ys, 1), VALUE(uint, n, 2), VALUE(REAL, theta, 3) IDS) {
-    for (uint i = BLOCK * THREADS + THREAD; i < n; i += BLOCKS * THREADS) ys[i] = SAVE((REAL)(counts[i] & 127u) * theta);
+    for (uint i = BLOCK * THREADS + THREAD; i < n; i += BLOCKS * THREADS) {
+        ys[i] = SAVE((REAL)(counts[i] & 127u) * theta);
+    }
 }

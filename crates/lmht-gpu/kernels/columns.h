@@ -1,6 +1,6 @@
-// Maps [rows, channels], channels last, walked so that a thread stays with its WIDTH channels: it keeps what belongs to them in
-// registers and adds up over rows. A block takes a tile of COLUMNS groups of channels, a power of two, and every CHUNKS-th
-// bundle of THREADS / COLUMNS rows; `tiles` of them lie side by side.
+// Maps [rows, channels], channels last, walked so that a thread stays with its WIDTH channels: it keeps what belongs to
+// them in registers and adds up over rows. A block takes a tile of COLUMNS groups of channels, a power of two, and
+// every CHUNKS-th bundle of THREADS / COLUMNS rows; `tiles` of them lie side by side.
 #define ROW_LANES (THREADS / COLUMNS)
 #define CHANNEL (((BLOCK % tiles) * COLUMNS + THREAD % COLUMNS) * WIDTH)
 #define CHUNK (BLOCK / tiles)

@@ -15,7 +15,9 @@ KERNEL(ilif_forward)(IN(STORE, xs, 0), OUT(STORE, ys, 1), VALUE(uint, n, 2), VAL
     for (uint i = (BLOCK * THREADS + THREAD) * WIDTH; i < n; i += BLOCKS * THREADS * WIDTH) {
         REAL x[WIDTH * TIMESTEPS], m[TIMESTEPS], y[WIDTH * TIMESTEPS];
         for (uint t = 0; t < TIMESTEPS; t++) read_lanes(xs + t * n + i, x + t, TIMESTEPS);
-        UNROLL for (uint lane = 0; lane < WIDTH; lane++) count_spikes(x + lane * TIMESTEPS, leak, m, y + lane * TIMESTEPS);
+        UNROLL for (uint lane = 0; lane < WIDTH; lane++) {
+            count_spikes(x + lane * TIMESTEPS, leak, m, y + lane * TIMESTEPS);
+        }
         for (uint t = 0; t < TIMESTEPS; t++) write_lanes(ys + t * n + i, y + t, TIMESTEPS);
     }
 }

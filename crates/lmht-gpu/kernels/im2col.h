@@ -1,5 +1,5 @@
-// A convolution as a product: xs [images, h, w, c] to columns [pixels, KERNEL_SIZE², c], a row for each output pixel from
-// `first` on, so that a caller with little memory takes some pixels at a time; and back, for whole images.
+// A convolution as a product: xs [images, h, w, c] to columns [pixels, KERNEL_SIZE², c], a row for each output pixel
+// from `first` on, so that a caller with little memory takes some pixels at a time; and back, for whole images.
 
 KERNEL(im2col)(IN(STORE, xs, 0), OUT(STORE, columns, 1), VALUE(uint, n, 2), VALUE(uint, first, 3), VALUE(uint, h, 4),
                VALUE(uint, w, 5), VALUE(uint, h_out, 6), VALUE(uint, w_out, 7), VALUE(uint, c, 8) IDS) {
@@ -14,8 +14,9 @@ KERNEL(im2col)(IN(STORE, xs, 0), OUT(STORE, columns, 1), VALUE(uint, n, 2), VALU
 }
 
 // columns: of `n / (h w c)` images from `first` on. grad_xs [images, h, w, c], of which those images are written.
-KERNEL(col2im)(IN(STORE, columns, 0), OUT(STORE, grad_xs, 1), VALUE(uint, n, 2), VALUE(uint, first, 3), VALUE(uint, h, 4),
-               VALUE(uint, w, 5), VALUE(uint, h_out, 6), VALUE(uint, w_out, 7), VALUE(uint, c, 8) IDS) {
+KERNEL(col2im)(IN(STORE, columns, 0), OUT(STORE, grad_xs, 1), VALUE(uint, n, 2), VALUE(uint, first, 3),
+               VALUE(uint, h, 4), VALUE(uint, w, 5), VALUE(uint, h_out, 6), VALUE(uint, w_out, 7),
+               VALUE(uint, c, 8) IDS) {
     for (uint i = BLOCK * THREADS + THREAD; i < n; i += BLOCKS * THREADS) {
         const uint channel = i % c, x = i / c % w, y = i / c / w % h, image = i / c / w / h;
         REAL grad = 0;

@@ -1,7 +1,8 @@
-// Cross-entropy of the mean over time of the logits [TIMESTEPS, images, classes], and its gradient. A block takes an image.
+// Cross-entropy of the mean over time of the logits [TIMESTEPS, images, classes], and its gradient. A block takes an
+// image.
 
-// losses [BLOCKS]: each image's share of the mean loss; grad as the logits, times `loss_scale`. A label beyond the classes
-// gives a loss that is not a number.
+// losses [BLOCKS]: each image's share of the mean loss; grad as the logits, times `loss_scale`. A label beyond the
+// classes gives a loss that is not a number.
 KERNEL(cross_entropy)(IN(STORE, logits, 0), IN(uint, labels, 1), OUT(REAL, losses, 2), OUT(STORE, grad, 3),
                       VALUE(uint, classes, 4), VALUE(REAL, smoothing, 5), VALUE(REAL, loss_scale, 6) IDS) {
     SHARED(REAL, tree, THREADS);

@@ -1,6 +1,6 @@
 // LM-HT, M-HT, IF and LIF neurons: currents [TIMESTEPS, n] to outputs, and back.
-KERNEL(neuron_forward)(IN(STORE, xs, 0), IN(REAL, numbers, 1), OUT(STORE, ys, 2), VALUE(uint, n, 3), VALUE(REAL, theta, 4),
-                       VALUE(REAL, v_init, 5) IDS) {
+KERNEL(neuron_forward)(IN(STORE, xs, 0), IN(REAL, numbers, 1), OUT(STORE, ys, 2), VALUE(uint, n, 3),
+                       VALUE(REAL, theta, 4), VALUE(REAL, v_init, 5) IDS) {
     SHARED(REAL, learned, N_LEARNED);
     for (uint k = THREAD; k < N_LEARNED; k += THREADS) learned[k] = numbers[k];
     BARRIER();

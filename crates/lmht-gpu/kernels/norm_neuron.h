@@ -1,11 +1,11 @@
-// Batch norm, shortcut and LM-HT neuron as one pass each way: xs [TIMESTEPS, rows, channels], the output of a synapse, to
-// spikes. The current is never written; the backward passes compute it again.
+// Batch norm, shortcut and LM-HT neuron as one pass each way: xs [TIMESTEPS, rows, channels], the output of a synapse,
+// to spikes. The current is never written; the backward passes compute it again.
 //
-// PACKED (0 or 1): whether the forward pass also gives each spike as a byte, the count in the low 7 bits and 128 where the
-// gate of the surrogate lets a gradient pass: what a synapse behind it keeps for its backward pass.
+// PACKED (0 or 1): whether the forward pass also gives each spike as a byte, the count in the low 7 bits and 128 where
+// the gate of the surrogate lets a gradient pass: what a synapse behind it keeps for its backward pass.
 //
-// SHORTCUT: 0 none; 1 a value that is added to the current; 2 a synapse's output with a batch norm of its own. Without one,
-// `shortcut` and `norm2` are not read.
+// SHORTCUT: 0 none; 1 a value that is added to the current; 2 a synapse's output with a batch norm of its own. Without
+// one, `shortcut` and `norm2` are not read.
 #define N_SUMS (SHORTCUT == 2 ? 3 : 2)
 
 // What belongs to a thread's channels: mean, scale, bias and the inverse deviation, and the same of the shortcut.
@@ -79,9 +79,9 @@ KERNEL(norm_neuron_forward)(IN(STORE, xs, 0), IN(STORE, shortcut, 1), IN(REAL, n
 // The first pass back: partial [CHUNKS, N_SUMS, channels], shares of dLoss/dbias, dLoss/dweight and the shortcut's
 // dLoss/dweight; learned_partial [BLOCKS, N_LEARNED].
 KERNEL(norm_neuron_sums)(IN(STORE, xs, 0), IN(STORE, shortcut, 1), IN(REAL, norm, 2), IN(REAL, norm2, 3),
-                         IN(REAL, numbers, 4), IN(STORE, grad_ys, 5), OUT(REAL, partial, 6), OUT(REAL, learned_partial, 7),
-                         VALUE(uint, rows, 8), VALUE(uint, channels, 9), VALUE(uint, tiles, 10), VALUE(REAL, theta, 11),
-                         VALUE(REAL, v_init, 12) IDS) {
+                         IN(REAL, numbers, 4), IN(STORE, grad_ys, 5), OUT(REAL, partial, 6),
+                         OUT(REAL, learned_partial, 7), VALUE(uint, rows, 8), VALUE(uint, channels, 9),
+                         VALUE(uint, tiles, 10), VALUE(REAL, theta, 11), VALUE(REAL, v_init, 12) IDS) {
     SHARED(REAL, learned, N_LEARNED);
     SHARED(REAL, tree, THREADS);
     for (uint k = THREAD; k < N_LEARNED; k += THREADS) learned[k] = numbers[k];
@@ -105,14 +105,15 @@ KERNEL(norm_neuron_sums)(IN(STORE, xs, 0), IN(STORE, shortcut, 1), IN(REAL, norm
             read_lanes(xs + t * n + e, raw, 1);
             UNROLL for (uint lane = 0; lane < WIDTH; lane++) {
                 const REAL g = grad[lane * TIMESTEPS + t];
+                const REAL unit = (raw[lane] - own[MEAN * WIDTH + lane]) * own[INVERSE * WIDTH + lane];
                 sums[lane] += g;
-                sums[WIDTH + lane] += g * ((raw[lane] - own[MEAN * WIDTH + lane]) * own[INVERSE * WIDTH + lane]);
+                sums[WIDTH + lane] += g * unit;
             }
 #if SHORTCUT == 2
             read_lanes(shortcut + t * n + e, raw, 1);
             UNROLL for (uint lane = 0; lane < WIDTH; lane++) {
-                const REAL g = grad[lane * TIMESTEPS + t];
-                sums[2 * WIDTH + lane] += g * ((raw[lane] - other[MEAN * WIDTH + lane]) * other[INVERSE * WIDTH + lane]);
+                const REAL unit = (raw[lane] - other[MEAN * WIDTH + lane]) * other[INVERSE * WIDTH + lane];
+                sums[2 * WIDTH + lane] += grad[lane * TIMESTEPS + t] * unit;
             }
 #endif
         }
@@ -127,8 +128,8 @@ KERNEL(norm_neuron_sums)(IN(STORE, xs, 0), IN(STORE, shortcut, 1), IN(REAL, norm
     }
 }
 
-// The second pass back, with sums [N_SUMS, channels]: the gradients of what the synapse and the shortcut gave. `inverse_count`
-// is 1 over the values of a channel, or 0 where the statistics are constants.
+// The second pass back, with sums [N_SUMS, channels]: the gradients of what the synapse and the shortcut gave.
+// `inverse_count` is 1 over the values of a channel, or 0 where the statistics are constants.
 KERNEL(norm_neuron_backward)(IN(STORE, xs, 0), IN(STORE, shortcut, 1), IN(REAL, norm, 2), IN(REAL, norm2, 3),
                              IN(REAL, numbers, 4), IN(STORE, grad_ys, 5), IN(REAL, sums, 6), OUT(STORE, grad_xs, 7),
                              OUT(STORE, grad_shortcut, 8), VALUE(uint, rows, 9), VALUE(uint, channels, 10),

@@ -1,6 +1,7 @@
-// One update of all parameters in one launch. Parameters, gradients and states lie one after the other in buffers of `n`
-// elements; tensor i ends before ends[i] and has the weight decay decays[i]. Parameters and states are REAL, gradients STORE;
-// copies [n] receives the new parameters as STORE, to compute with. Gradients are divided by the loss scale on the way in.
+// One update of all parameters in one launch. Parameters, gradients and states lie one after the other in buffers of
+// `n` elements; tensor i ends before ends[i] and has the weight decay decays[i]. Parameters and states are REAL,
+// gradients STORE; copies [n] receives the new parameters as STORE, to compute with. Gradients are divided by the loss
+// scale on the way in.
 //
 // sum_squares [1] is of the gradients as they are. Where it is not finite nothing changes; where the norm is above
 // max_norm > 0 the gradients are scaled down to it.
@@ -36,8 +37,9 @@ FUNCTION uint tensor_of(GLOBAL const uint *ends, uint tensors, uint i) {
 }
 
 KERNEL(sgd)(IN(STORE, grads, 0), IN(uint, ends, 1), IN(REAL, decays, 2), IN(REAL, sum_squares, 3), OUT(REAL, params, 4),
-            OUT(REAL, velocity, 5), OUT(STORE, copies, 6), VALUE(uint, n, 7), VALUE(uint, tensors, 8), VALUE(REAL, lr, 9),
-            VALUE(REAL, momentum, 10), VALUE(REAL, inverse_scale, 11), VALUE(REAL, max_norm, 12) IDS) {
+            OUT(REAL, velocity, 5), OUT(STORE, copies, 6), VALUE(uint, n, 7), VALUE(uint, tensors, 8),
+            VALUE(REAL, lr, 9), VALUE(REAL, momentum, 10), VALUE(REAL, inverse_scale, 11),
+            VALUE(REAL, max_norm, 12) IDS) {
     const REAL factor = gradient_factor(sum_squares[0], inverse_scale, max_norm);
     for (uint i = BLOCK * THREADS + THREAD; i < n; i += BLOCKS * THREADS) {
         REAL p = params[i];
@@ -53,11 +55,11 @@ KERNEL(sgd)(IN(STORE, grads, 0), IN(uint, ends, 1), IN(REAL, decays, 2), IN(REAL
 }
 
 // step_size = lr / (1 - beta1^k) and correction = sqrt(1 - beta2^k) at the k-th update.
-KERNEL(adamw)(IN(STORE, grads, 0), IN(uint, ends, 1), IN(REAL, decays, 2), IN(REAL, sum_squares, 3), OUT(REAL, params, 4),
-              OUT(REAL, means, 5), OUT(REAL, squares, 6), OUT(STORE, copies, 7), VALUE(uint, n, 8), VALUE(uint, tensors, 9),
-              VALUE(REAL, lr, 10), VALUE(REAL, beta1, 11), VALUE(REAL, beta2, 12), VALUE(REAL, eps, 13),
-              VALUE(REAL, step_size, 14), VALUE(REAL, correction, 15), VALUE(REAL, inverse_scale, 16),
-              VALUE(REAL, max_norm, 17) IDS) {
+KERNEL(adamw)(IN(STORE, grads, 0), IN(uint, ends, 1), IN(REAL, decays, 2), IN(REAL, sum_squares, 3),
+              OUT(REAL, params, 4), OUT(REAL, means, 5), OUT(REAL, squares, 6), OUT(STORE, copies, 7),
+              VALUE(uint, n, 8), VALUE(uint, tensors, 9), VALUE(REAL, lr, 10), VALUE(REAL, beta1, 11),
+              VALUE(REAL, beta2, 12), VALUE(REAL, eps, 13), VALUE(REAL, step_size, 14), VALUE(REAL, correction, 15),
+              VALUE(REAL, inverse_scale, 16), VALUE(REAL, max_norm, 17) IDS) {
     const REAL factor = gradient_factor(sum_squares[0], inverse_scale, max_norm);
     for (uint i = BLOCK * THREADS + THREAD; i < n; i += BLOCKS * THREADS) {
         REAL p = params[i];

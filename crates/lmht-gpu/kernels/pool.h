@@ -1,6 +1,6 @@
-// Pooling of maps [images, h, w, c] to [images, h_out, w_out, c] by windows of KERNEL_SIZE, STRIDE and PADDING. Padding is no
-// maximum and adds nothing to a mean, which is over the whole window all the same. The ways back gather: no two threads write
-// one place.
+// Pooling of maps [images, h, w, c] to [images, h_out, w_out, c] by windows of KERNEL_SIZE, STRIDE and PADDING. Padding
+// is no maximum and adds nothing to a mean, which is over the whole window all the same. The ways back gather: no two
+// threads write one place.
 #define AREA (KERNEL_SIZE * KERNEL_SIZE)
 
 // best [images, h_out, w_out, c]: which pixel of its window is the first maximum.
@@ -43,8 +43,8 @@ KERNEL(max_pool_backward)(IN(STORE, grad_ys, 0), IN(uchar, best, 1), OUT(STORE, 
     }
 }
 
-KERNEL(average_pool_forward)(IN(STORE, xs, 0), OUT(STORE, ys, 1), VALUE(uint, n, 2), VALUE(uint, h, 3), VALUE(uint, w, 4),
-                             VALUE(uint, h_out, 5), VALUE(uint, w_out, 6), VALUE(uint, c, 7) IDS) {
+KERNEL(average_pool_forward)(IN(STORE, xs, 0), OUT(STORE, ys, 1), VALUE(uint, n, 2), VALUE(uint, h, 3),
+                             VALUE(uint, w, 4), VALUE(uint, h_out, 5), VALUE(uint, w_out, 6), VALUE(uint, c, 7) IDS) {
     for (uint i = BLOCK * THREADS + THREAD; i < n; i += BLOCKS * THREADS) {
         const uint channel = i % c, column = i / c % w_out, row = i / c / w_out % h_out, image = i / c / w_out / h_out;
         REAL sum = 0;

@@ -1,5 +1,5 @@
-// Quantization-clip-floor-shift (Eq. 4): a = ϑ clip(floor(x Q / ϑ + 1/2) / Q, 0, 1), Q = LEVELS, ϑ learned. The floor is
-// passed straight through; AFTER_FLOOR (0 or 1) says whether the gate is that of the clipped value or of x / ϑ.
+// Quantization-clip-floor-shift (Eq. 4): a = ϑ clip(floor(x Q / ϑ + 1/2) / Q, 0, 1), Q = LEVELS, ϑ learned. The floor
+// is passed straight through; AFTER_FLOOR (0 or 1) says whether the gate is that of the clipped value or of x / ϑ.
 FUNCTION REAL quantized(REAL ratio) { return FLOOR(ratio * (REAL)LEVELS + HALF) / (REAL)LEVELS; }
 FUNCTION REAL clip(REAL q) { return q < (REAL)0 ? (REAL)0 : q > (REAL)1 ? (REAL)1 : q; }
 

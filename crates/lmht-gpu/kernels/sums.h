@@ -1,8 +1,8 @@
-// Sums over blocks: each block writes its share, a second launch adds the shares. Every order is fixed, so the result is the
-// same bits at every run.
+// Sums over blocks: each block writes its share, a second launch adds the shares. Every order is fixed, so the result
+// is the same bits at every run.
 
-// The sum of `value` over the threads of a block whose numbers leave the same remainder by `columns`, a power of two. It is
-// in `sums[me]` of the first `columns` threads, for themselves.
+// The sum of `value` over the threads of a block whose numbers leave the same remainder by `columns`, a power of two.
+// It is in `sums[me]` of the first `columns` threads, for themselves.
 FUNCTION REAL tree_sum(SHARED_PTR REAL *sums, REAL value, uint me, uint columns) {
     BARRIER();
     sums[me] = value;

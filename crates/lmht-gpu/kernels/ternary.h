@@ -1,5 +1,5 @@
-// Ternary neurons (Guo et al., AAAI 2024): m = λ v + x, s = sign(m) where |m| >= θ, reset to 0. Currents [TIMESTEPS, n] to
-// a s, and back. The amplitude a is learned, λ is not.
+// Ternary neurons (Guo et al., AAAI 2024): m = λ v + x, s = sign(m) where |m| >= θ, reset to 0. Currents [TIMESTEPS, n]
+// to a s, and back. The amplitude a is learned, λ is not.
 FUNCTION void charge_ternary(PRIVATE const REAL *x, REAL leak, REAL theta, PRIVATE REAL *m, PRIVATE REAL *s) {
     REAL v = 0;
     for (uint t = 0; t < TIMESTEPS; t++) {

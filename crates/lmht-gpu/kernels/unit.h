@@ -1,7 +1,7 @@
 // One unit of an LM-HT, M-HT, IF or LIF neuron (Hao et al. 2024, Eqs. 5-9), forward and backward.
 //
-// Specialised by TIMESTEPS, LEVELS, WINDOW, TGIM (0 identity, 1 causal, 2 full) and DETACHED (0 or 1). The learned numbers are
-// [N_LEARNED]: Ω row by row, unless it is the identity, then λ.
+// Specialised by TIMESTEPS, LEVELS, WINDOW, TGIM (0 identity, 1 causal, 2 full) and DETACHED (0 or 1). The learned
+// numbers are [N_LEARNED]: Ω row by row, unless it is the identity, then λ.
 #if TGIM == 0
 #define MATRIX 0
 #else

@@ -1,10 +1,10 @@
 //! Runs kernels on the CPU, to test them: [`Emulator`].
 //!
-//! The host's C++ compiler translates a specialisation when it is first launched. The threads of a block are fibers that run
-//! from barrier to barrier in an [`Order`] of the caller's choice. What it finds: a missing barrier (by the order), shared
-//! memory that is read before it is written (it is poisoned), a write beyond a buffer (canaries) or a place that nobody wrote
-//! (buffers start as NaN), threads that disagree about a barrier, a wide access at a wrong address. What it cannot find: errors
-//! of the memory model, and what a GPU's compiler makes of the text.
+//! The host's C++ compiler translates a specialisation when it is first launched. The threads of a block are fibers
+//! that run from barrier to barrier in an [`Order`] of the caller's choice. What it finds: a missing barrier (by the
+//! order), shared memory that is read before it is written (it is poisoned), a write beyond a buffer (canaries) or a
+//! place that nobody wrote (buffers start as NaN), threads that disagree about a barrier, a wide access at a wrong
+//! address. What it cannot find: errors of the memory model, and what a GPU's compiler makes of the text.
 //!
 //! ```
 //! use lmht_core::LmhtConfig;
@@ -79,8 +79,8 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Keeps compiled kernels in `folder`, which nobody else may be able to write to: what lies there is executed. It is made
-    /// where it is not there.
+    /// Keeps compiled kernels in `folder`, which nobody else may be able to write to: what lies there is executed. It
+    /// is made where it is not there.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), order: Order::Ascending, threads: 32, blocks: 3, edit: None }
     }
@@ -223,8 +223,9 @@ impl Machine for Emulator {
             Order::Descending => 1,
             Order::Shuffled(seed) => 2 + u64::from(seed),
         };
-        // SAFETY: the arguments are the kernel's parameters by number and type, which is what the tests hold the plans to; the
-        // buffers outlive the call. A kernel that reads or writes beyond one stays inside of its guards unless it is far off.
+        // SAFETY: the arguments are the kernel's parameters by number and type, which is what the tests hold the plans
+        // to; the buffers outlive the call. A kernel that reads or writes beyond one stays inside of its guards unless
+        // it is far off.
         let fault = unsafe { run(addresses.as_mut_ptr(), grid, program.threads, order) };
         match fault {
             0 => {}

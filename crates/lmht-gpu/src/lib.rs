@@ -1,5 +1,5 @@
-//! GPU kernels of LM-HT spiking networks: one text for CUDA, Metal, OpenCL and the host, the plans that launch it, and an
-//! emulator that runs both on the CPU, so that all but three thin launchers is tested on a machine without a GPU.
+//! GPU kernels of LM-HT spiking networks: one text for CUDA, Metal, OpenCL and the host, the plans that launch it, and
+//! an emulator that runs both on the CPU, so that all but three thin launchers is tested on a machine without a GPU.
 //!
 //! # What is where
 //!
@@ -27,8 +27,8 @@
 //! # What holds
 //!
 //! - Elements are f32, f64, f16 or bf16; the last two are computed in f32 and rounded once. f64 is refused on Metal.
-//! - Spikes in f32 and f64 are those of [`lmht_core::reference`] to the bit. So contraction of products and sums and fast
-//!   mathematics have to be off wherever the texts are compiled.
+//! - Spikes in f32 and f64 are those of [`lmht_core::reference`] to the bit. So contraction of products and sums and
+//!   fast mathematics have to be off wherever the texts are compiled.
 //! - A sum over blocks takes two launches, never an atomic: its order is fixed by [`Machine::blocks`] and
 //!   [`Machine::threads`], and the result is the same bits at every run.
 //! - Maps are channels last, `[rows, channels]`; neurons take `[T, n]`. At most 2³¹ - 1 elements in a buffer.
@@ -47,7 +47,8 @@
 //! | hazards | an [`Arg::Out`] may be read, too; no buffer is both in and out of one launch |
 //! | buffers | from [`Machine::alloc`], uninitialised; the plans check length and type of what they are given |
 //!
-//! Nothing here has run on a GPU yet, and no Apple compiler has seen the Metal text; [`check`] says what has been checked.
+//! Nothing here has run on a GPU yet, and no Apple compiler has seen the Metal text; [`check`] says what has been
+//! checked.
 
 pub mod check;
 #[cfg(feature = "emulator")]

@@ -18,8 +18,8 @@ pub enum Arg<'a, B> {
 /// Whatever runs kernels: the emulator, a CUDA device, a Metal device.
 ///
 /// A launcher hands a buffer over by its address (plus the offset of a view), and a value by its bytes. It compiles
-/// [`Program::source`] once for each [`Program::key`], with contraction and fast mathematics off, since spikes at a tie would
-/// differ from [`lmht_core::reference`] otherwise. Launches of one machine take effect in their order.
+/// [`Program::source`] once for each [`Program::key`], with contraction and fast mathematics off, since spikes at a tie
+/// would differ from [`lmht_core::reference`] otherwise. Launches of one machine take effect in their order.
 pub trait Machine {
     /// Memory of the machine.
     type Buffer;

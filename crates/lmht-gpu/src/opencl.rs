@@ -1,5 +1,5 @@
-//! Runs kernels through OpenCL: [`OpenCl`]. PoCL, an OpenCL for the CPU, makes it a second executor for tests, with a compiler
-//! that knows what a barrier and an address space are.
+//! Runs kernels through OpenCL: [`OpenCl`]. PoCL, an OpenCL for the CPU, makes it a second executor for tests, with a
+//! compiler that knows what a barrier and an address space are.
 //!
 //! ```no_run
 //! use lmht_gpu::opencl::OpenCl;

@@ -31,8 +31,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// A name that no other specialisation has, of letters, digits and underscores: the name of a CUDA module, the key of a
-    /// cache.
+    /// A name that no other specialisation has, of letters, digits and underscores: the name of a CUDA module, the key
+    /// of a cache.
     pub fn key(&self) -> String {
         let mut key = format!("{}_{}_w{}_b{}", self.operation.name, self.dtype, self.width, self.threads);
         for (name, value) in &self.defines {

@@ -1,5 +1,5 @@
-// The host's C++ compiler. The threads of a block are fibers on one CPU thread: each runs up to its next barrier, in an order
-// that the caller chooses.
+// The host's C++ compiler. The threads of a block are fibers on one CPU thread: each runs up to its next barrier, in an
+// order that the caller chooses.
 #ifdef __APPLE__
 #define _XOPEN_SOURCE 700 // without it there is no ucontext.h
 #define _DARWIN_C_SOURCE
@@ -60,7 +60,8 @@ template <class... A> struct Call {
     }
 };
 // order: 0 ascending, 1 descending, else the seed of a shuffle between any two barriers.
-template <class... A> static int launch(void (*kernel)(A...), void **args, uint grid, uint threads, emulator_word order) {
+template <class... A>
+static int launch(void (*kernel)(A...), void **args, uint grid, uint threads, emulator_word order) {
     const size_t stack = 128 << 10;
     Call<A...> call = {kernel, args};
     char *stacks = (char *)malloc(stack * threads);

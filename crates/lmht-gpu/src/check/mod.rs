@@ -7,8 +7,8 @@
 //! | CUDA | NVRTC and ptxas, from NVIDIA's Python wheels | whether it compiles, registers, spills, f64 where none should be |
 //! | OpenCL, run (feature `opencl`) | PoCL or another OpenCL: the whole suite | another compiler's barriers and arithmetic |
 //!
-//! A part whose tools are missing is skipped, with the command that installs them. The specialisations are those that the
-//! plans ask for in networks of the usual sizes.
+//! A part whose tools are missing is skipped, with the command that installs them. The specialisations are those that
+//! the plans ask for in networks of the usual sizes.
 
 mod nvrtc;
 mod programs;

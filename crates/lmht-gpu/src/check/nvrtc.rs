@@ -25,7 +25,8 @@ impl Nvrtc {
         let library =
             find_file(folder, |name| name.starts_with("libnvrtc.so")).ok_or_else(|| missing("libnvrtc.so"))?;
         let ptxas = find_file(folder, |name| name == "ptxas").ok_or_else(|| missing("ptxas"))?;
-        // SAFETY: the library is NVIDIA's, from the folder that the caller named; its initialisers touch nothing of ours.
+        // SAFETY: the library is NVIDIA's, from the folder that the caller named; its initialisers touch nothing of
+        // ours.
         let library = unsafe { Library::new(library.as_path()) }.map_err(|error| error.to_string())?;
         Ok(Self { library, ptxas })
     }
@@ -63,8 +64,8 @@ impl Nvrtc {
         let text = CString::new(text).map_err(|error| error.to_string())?;
         let options = [c"--gpu-architecture=compute_80", c"--fmad=false", c"-default-device"].map(CStr::as_ptr);
         let mut program = null_mut();
-        // SAFETY: the signatures are those of nvrtc.h. `program` is made first, is handed to nobody else and destroyed last; the
-        // text and the options outlive the calls.
+        // SAFETY: the signatures are those of nvrtc.h. `program` is made first, is handed to nobody else and destroyed
+        // last; the text and the options outlive the calls.
         unsafe {
             let create: Symbol<'_, Create> = self.symbol(b"nvrtcCreateProgram")?;
             let compile: Symbol<'_, Compile> = self.symbol(b"nvrtcCompileProgram")?;

@@ -76,8 +76,8 @@ fn expect_affine<M: Machine>(m: &M, affine: &Affine<'_, M::Buffer>, dtype: Dtype
     expect(m, "batch norm: bias", affine.bias, dtype, channels)
 }
 
-/// norm `[4, channels]` by the statistics of `xs` `[rows, channels]`: mean, 1/√(variance + eps), that times weight, bias.
-/// Updates the running statistics as `lmht_nn::ops::update_running_stats` does.
+/// norm `[4, channels]` by the statistics of `xs` `[rows, channels]`: mean, 1/√(variance + eps), that times weight,
+/// bias. Updates the running statistics as `lmht_nn::ops::update_running_stats` does.
 ///
 /// # Errors
 /// An operand of another size or type; fewer than two values in a channel.

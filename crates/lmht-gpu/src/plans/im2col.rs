@@ -14,8 +14,8 @@ fn program<M: Machine>(m: &M, windows: &Windows, dtype: Dtype) -> Result<Program
     Ok(Program { operation: OPERATION, dtype, width: 1, threads: m.threads(), defines: windows.defines() })
 }
 
-/// `[pixels, kernel², c]`: what the windows of the output pixels `pixels` see of `xs` `[images, h, w, c]`. The product with
-/// weights `[kernel², c, c_out]` is the convolution.
+/// `[pixels, kernel², c]`: what the windows of the output pixels `pixels` see of `xs` `[images, h, w, c]`. The product
+/// with weights `[kernel², c, c_out]` is the convolution.
 ///
 /// # Errors
 /// An operand of another size or type; windows that do not fit; pixels that are not there.
@@ -34,8 +34,8 @@ pub fn im2col<M: Machine>(m: &M, windows: &Windows, pixels: Range<usize>, xs: &M
     Ok(columns)
 }
 
-/// Adds up columns `[pixels of images, kernel², c]` where they came from: the part of `grad_xs` `[images, h, w, c]` that
-/// belongs to the images `images` is written.
+/// Adds up columns `[pixels of images, kernel², c]` where they came from: the part of `grad_xs` `[images, h, w, c]`
+/// that belongs to the images `images` is written.
 ///
 /// # Errors
 /// As [`im2col`].

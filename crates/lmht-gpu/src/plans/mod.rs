@@ -1,7 +1,8 @@
-//! Plans: for each operation which kernels run in which order, specialised how, over how many blocks, with which arguments.
+//! Plans: for each operation which kernels run in which order, specialised how, over how many blocks, with which
+//! arguments.
 //!
-//! They are generic over [`Machine`](crate::Machine), so that what the emulator tests is what a GPU runs. Currents and outputs
-//! of neurons are `[T, n]`; maps are channels last. Learned numbers, statistics, states and sums have the type
+//! They are generic over [`Machine`](crate::Machine), so that what the emulator tests is what a GPU runs. Currents and
+//! outputs of neurons are `[T, n]`; maps are channels last. Learned numbers, statistics, states and sums have the type
 //! [`Dtype::real`](crate::Dtype::real) of the elements.
 
 pub mod batch_norm;

@@ -48,7 +48,8 @@ fn program<M: Machine>(m: &M, neuron: &LmhtNeuron, buffers: &[&M::Buffer]) -> Re
     Ok((Program { operation: OPERATION, dtype, width, threads: m.threads(), defines: defines(neuron)? }, n))
 }
 
-/// The outputs s·θ `[T, n]` for currents `xs` `[T, n]` and the [learned numbers](n_learned): [`lmht_core::reference::forward`].
+/// The outputs s·θ `[T, n]` for currents `xs` `[T, n]` and the [learned numbers](n_learned):
+/// [`lmht_core::reference::forward`].
 ///
 /// # Errors
 /// An operand of another size or type, or more timesteps than fit.

@@ -1,5 +1,5 @@
-//! Batch norm, shortcut and LM-HT neuron in one pass each way (`kernels/norm_neuron.h`): what lives until the backward pass is
-//! the synapse's output, not the current.
+//! Batch norm, shortcut and LM-HT neuron in one pass each way (`kernels/norm_neuron.h`): what lives until the backward
+//! pass is the synapse's output, not the current.
 
 use lmht_core::LmhtNeuron;
 
@@ -44,8 +44,8 @@ pub struct NormNeuronGradients<B> {
     pub xs: B,
     /// dLoss/d(the shortcut), where there is one.
     pub shortcut: Option<B>,
-    /// `[2, channels]`: dLoss/dbias and dLoss/dweight. With [`Shortcut::Normalized`] `[3, channels]`: its bias has the same
-    /// gradient, its weight the third.
+    /// `[2, channels]`: dLoss/dbias and dLoss/dweight. With [`Shortcut::Normalized`] `[3, channels]`: its bias has the
+    /// same gradient, its weight the third.
     pub affine: B,
     /// dLoss/d(learned numbers).
     pub learned: B,

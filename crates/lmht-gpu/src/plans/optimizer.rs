@@ -66,8 +66,8 @@ fn program<M: Machine>(m: &M, dtype: Dtype, nesterov: bool) -> Program {
     Program { operation: OPERATION, dtype, width: 1, threads: m.threads(), defines }
 }
 
-/// Σ g² of gradients as they are, `[1]`: not finite if one of them is not. An update reads it and then changes nothing; a
-/// dynamic loss scale reads it, too.
+/// Σ g² of gradients as they are, `[1]`: not finite if one of them is not. An update reads it and then changes nothing;
+/// a dynamic loss scale reads it, too.
 ///
 /// # Errors
 /// Gradients that are not of a float type.

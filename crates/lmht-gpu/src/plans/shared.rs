@@ -62,8 +62,8 @@ pub(super) fn units<M: Machine>(m: &M, what: &'static str, xs: &M::Buffer, times
     }
 }
 
-/// Elements at a time: those of 16 or of 8 bytes, where they divide `run`, what lies side by side, all buffers begin at a
-/// multiple of 16 bytes, and the `steps` reads that a thread holds at once fit in registers.
+/// Elements at a time: those of 16 or of 8 bytes, where they divide `run`, what lies side by side, all buffers begin at
+/// a multiple of 16 bytes, and the `steps` reads that a thread holds at once fit in registers.
 pub(super) fn width<M: Machine>(m: &M, dtype: Dtype, run: u32, steps: usize, buffers: &[&M::Buffer]) -> u32 {
     let fits = |&wide: &u32| run.is_multiple_of(wide) && wide as usize * steps <= 32;
     let wide = [16, 8].map(|bytes| bytes / dtype.size() as u32).into_iter().find(fits);

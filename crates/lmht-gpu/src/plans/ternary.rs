@@ -23,7 +23,8 @@ fn program<M: Machine>(m: &M, neuron: &TernaryNeuron, buffers: &[&M::Buffer]) ->
     Ok((Program { operation: OPERATION, dtype, width, threads: m.threads(), defines }, n))
 }
 
-/// The outputs a·s `[T, n]` for currents `xs` `[T, n]` and the amplitude a `[1]`: [`lmht_core::ternary::reference::forward`].
+/// The outputs a·s `[T, n]` for currents `xs` `[T, n]` and the amplitude a `[1]`:
+/// [`lmht_core::ternary::reference::forward`].
 ///
 /// # Errors
 /// An operand of another size or type, or more timesteps than fit.

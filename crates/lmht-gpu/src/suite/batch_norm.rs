@@ -36,7 +36,8 @@ pub(super) fn norm_backward(xs: &[f64], norm: &[f64], grads: &[f64], frozen: boo
 }
 
 fn check_as<M: Machine<Buffer = HostBuffer>>(m: &M, dtype: Dtype, tolerance: f64) -> Outcome {
-    // Channels: fewer than a tile, no multiple of 16 bytes, more than one tile. Values far from zero: squares would cancel.
+    // Channels: fewer than a tile, no multiple of 16 bytes, more than one tile. Values far from zero: squares would
+    // cancel.
     for (rows, channels) in [(2, 1), (37, 6), (150, 5), (9, 80)] {
         let (len, mut rng) = (rows * channels, Rng(rows as u64));
         let xs = rounded(dtype, &rng.values(len, 9., 11.));

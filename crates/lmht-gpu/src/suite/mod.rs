@@ -1,8 +1,8 @@
-//! One suite for every machine: each operation against a naive loop or `lmht_core::reference`, with ties in the inputs and
-//! sizes that are no multiples of blocks. In f64 spikes are equal to the bit and gradients within 1e-11.
+//! One suite for every machine: each operation against a naive loop or `lmht_core::reference`, with ties in the inputs
+//! and sizes that are no multiples of blocks. In f64 spikes are equal to the bit and gradients within 1e-11.
 //!
-//! A new machine is a line in its tests: [`checks`] over a [`Machine`] whose buffers are the host's, or over a [`Device`]
-//! wrapped in [`Hosted`].
+//! A new machine is a line in its tests: [`checks`] over a [`Machine`] whose buffers are the host's, or over a
+//! [`Device`] wrapped in [`Hosted`].
 //!
 //! ```
 //! use lmht_gpu::HostBuffer;

@@ -1,6 +1,7 @@
-//! Deliberate mistakes in every kernel text, each of which the check of its operation has to catch in one of the orders. Six an
-//! operation: a missing barrier, an off-by-one, `>` for `>=` at a tie, a swapped index, a wrong bound of a reduction, a missing
-//! mask. A kernel without barriers, reductions or comparisons has another mistake in their place, named as what it is.
+//! Deliberate mistakes in every kernel text, each of which the check of its operation has to catch in one of the
+//! orders. Six an operation: a missing barrier, an off-by-one, `>` for `>=` at a tie, a swapped index, a wrong bound of
+//! a reduction, a missing mask. A kernel without barriers, reductions or comparisons has another mistake in their
+//! place, named as what it is.
 
 use lmht_gpu::emulator::{Edit, Emulator};
 use lmht_gpu::suite::{Outcome, checks};

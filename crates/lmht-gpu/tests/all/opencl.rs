@@ -3,8 +3,8 @@
 use lmht_gpu::opencl::OpenCl;
 use lmht_gpu::suite::{Hosted, checks};
 
-/// Those of a kernel with barriers and sums, and of a sum over rows; all of them are a part of `lmht_gpu::check::run`, since
-/// PoCL compiles for minutes.
+/// Those of a kernel with barriers and sums, and of a sum over rows; all of them are a part of `lmht_gpu::check::run`,
+/// since PoCL compiles for minutes.
 #[test]
 fn some_operations_pass() {
     let machine = match OpenCl::first() {
