@@ -28,6 +28,7 @@ mod network;
 pub mod neurons;
 mod observer;
 pub mod ops;
+mod outline;
 mod param_kind;
 mod params;
 mod pass;

@@ -9,6 +9,7 @@ use candle_nn::VarBuilder;
 use crate::body::Body;
 use crate::config::ModelConfig;
 use crate::engine::{Engine, Program};
+use crate::outline::check_memory;
 use crate::pass::{Mode, Pass};
 use crate::plan::Plan;
 use crate::signal::{Signal, SignalKind, TimeBroadcast};
@@ -56,8 +57,9 @@ impl Network {
     /// Builds the network that `config` describes from the tensors of `vb`.
     ///
     /// # Errors
-    /// If the configuration is not valid or a tensor is missing or misshapen.
+    /// If the configuration is not valid, its tensors take more memory than there is, or a tensor is missing or misshapen.
     pub fn new(config: &ModelConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        check_memory(config, vb.dtype())?;
         Self::with_engine(config, vb, Engine::default())
     }
 

@@ -16,6 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::neurons;
+use crate::outline::Shapes;
 use crate::param_kind::ParamKind;
 use crate::{Error, Result};
 
@@ -122,30 +123,8 @@ impl ParamStore {
     /// [`Error::Mismatch`] lists the tensors that are missing, superfluous or of another shape, with the nearest name beside
     /// a missing or superfluous one; more than 40 of a kind are counted. `origin` (a file name) opens the message.
     pub fn check(&self, origin: &str, tensors: &HashMap<String, Tensor>) -> Result<()> {
-        let vars = self.lock();
-        let is_extra = |name: &&String| !vars.contains_key(*name) && !is_unused(name, &vars);
-        let mut extra: Vec<_> = tensors.keys().filter(is_extra).collect();
-        extra.sort();
-        let missing: Vec<_> = vars.keys().filter(|name| !tensors.contains_key(*name)).collect();
-        let misshapen = vars.iter().filter_map(|(name, var)| {
-            let dims = tensors.get(name)?.dims();
-            (dims != var.dims()).then_some((name, var.dims(), dims))
-        });
-        let misshapen: Vec<_> = misshapen.collect();
-        let mut differences =
-            listed(&misshapen, "", |(name, expected, got)| format!("{name}: expected shape {expected:?}, got {got:?}"));
-        differences += &listed(&missing, "missing: ", |name| {
-            let near = nearest(name, &extra).map_or(String::new(), |near| format!(" (nearest in the file: {near})"));
-            format!("missing: {name} {:?}{near}", vars[*name].dims())
-        });
-        differences += &listed(&extra, "not part of this network: ", |name| {
-            let near = nearest(name, &missing).map_or(String::new(), |near| format!(" (nearest missing: {near})"));
-            format!("not part of this network: {name:.200} {:?}{near}", tensors[*name].dims())
-        });
-        if !differences.is_empty() {
-            return Err(Error::Mismatch { origin: origin.to_string(), differences });
-        }
-        Ok(())
+        let shapes = self.lock().iter().map(|(name, var)| (name.clone(), var.dims().to_vec())).collect();
+        check_shapes(origin, &shapes, tensors)
     }
 
     /// Checks that a network can compute with the values of `tensors`: all finite, no variance negative, and thresholds and
@@ -254,10 +233,37 @@ impl SimpleBackend for ParamStore {
     }
 }
 
+/// As [`ParamStore::check`], against shapes by name.
+pub(crate) fn check_shapes(origin: &str, shapes: &Shapes, tensors: &HashMap<String, Tensor>) -> Result<()> {
+    let is_extra = |name: &&String| !shapes.contains_key(*name) && !is_unused(name, shapes);
+    let mut extra: Vec<_> = tensors.keys().filter(is_extra).collect();
+    extra.sort();
+    let missing: Vec<_> = shapes.keys().filter(|name| !tensors.contains_key(*name)).collect();
+    let misshapen = shapes.iter().filter_map(|(name, expected)| {
+        let dims = tensors.get(name)?.dims();
+        (dims != expected.as_slice()).then_some((name, expected, dims))
+    });
+    let misshapen: Vec<_> = misshapen.collect();
+    let mut differences =
+        listed(&misshapen, "", |(name, expected, got)| format!("{name}: expected shape {expected:?}, got {got:?}"));
+    differences += &listed(&missing, "missing: ", |name| {
+        let near = nearest(name, &extra).map_or(String::new(), |near| format!(" (nearest in the file: {near})"));
+        format!("missing: {name} {:?}{near}", shapes[*name])
+    });
+    differences += &listed(&extra, "not part of this network: ", |name| {
+        let near = nearest(name, &missing).map_or(String::new(), |near| format!(" (nearest missing: {near})"));
+        format!("not part of this network: {name:.200} {:?}{near}", tensors[*name].dims())
+    });
+    if !differences.is_empty() {
+        return Err(Error::Mismatch { origin: origin.to_string(), differences });
+    }
+    Ok(())
+}
+
 /// Whether `name` belongs to a published network without having a part in what it computes: the copy of a T-GIM that its
 /// neuron does not use, or the first neuron of an MS-ResNet, whose stream starts without one.
-fn is_unused(name: &str, vars: &BTreeMap<String, Var>) -> bool {
-    if name.starts_with("sn1.") && !vars.keys().any(|var| var.starts_with("sn1.")) {
+fn is_unused(name: &str, shapes: &Shapes) -> bool {
+    if name.starts_with("sn1.") && !shapes.keys().any(|known| known.starts_with("sn1.")) {
         return true;
     }
     let other = match name.rsplit_once('.') {
@@ -265,7 +271,7 @@ fn is_unused(name: &str, vars: &BTreeMap<String, Var>) -> bool {
         Some((neuron, "mask_linear")) => format!("{neuron}.mask"),
         _ => return false,
     };
-    vars.contains_key(&other)
+    shapes.contains_key(&other)
 }
 
 /// Differences of one kind that are written out; a file of another network has hundreds.

@@ -7,6 +7,8 @@ use candle_core::{DType, Device};
 use serde::de::DeserializeOwned;
 
 use crate::atomic::FolderWriter;
+use crate::outline::shapes;
+use crate::params::check_shapes;
 use crate::{Architecture, Error, ModelConfig, Network, ParamStore, Result, checksums, read_safetensors};
 
 /// The files of a model folder.
@@ -235,12 +237,14 @@ fn load(
 ) -> Result<(Network, ParamStore)> {
     let found = Pretrained::locate(path)?;
     let config = parse(&found.config).map_err(|error| Error::file(found.folder.join(CONFIG), error))?;
-    let params = ParamStore::blank();
-    let network = Network::new(&config, params.builder(dtype, device))?;
     let weights = found.weights();
     let tensors = read_safetensors(&weights)?;
     let origin = weights.display().to_string();
+    // Before there is memory for what the configuration asks for: it is no more than the file holds.
+    check_shapes(&origin, &shapes(&config).map_err(|error| Error::file(found.folder.join(CONFIG), error))?, &tensors)?;
     ParamStore::check_values(&origin, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?;
+    let params = ParamStore::blank();
+    let network = Network::new(&config, params.builder(dtype, device))?;
     params.load(&origin, &tensors)?;
     Ok((network, params))
 }

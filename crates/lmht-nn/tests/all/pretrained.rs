@@ -199,3 +199,41 @@ fn what_is_wrong_with_a_folder_is_said() -> Result<()> {
     }
     Ok(())
 }
+
+/// The sizes are within their bounds one by one; together they are more than any machine has.
+#[test]
+fn a_network_that_fits_no_machine_is_refused_before_memory_is_taken() -> Result<()> {
+    let huge = ModelConfig { width: 65536, n_classes: 65536, ..ModelConfig::resnet20(10) };
+    let huger = ModelConfig { width: 65536, ..ModelConfig::resnet18(10) };
+    let error = Network::new(&huger, ParamStore::new(1).builder(DType::F32, &CPU)).map(|_| ());
+    assert_error(error, &["GB", "65536", "expected a smaller width"]);
+
+    // In a folder, the file is compared with what the configuration asks for first.
+    let (_parent, path) = folder();
+    let (_, params) = trained(&small(), DType::F32)?;
+    save_pretrained(&path, &small(), &params, &ModelCard::default())?;
+    fs::write(path.join("config.json"), huge.to_json()).expect("a file");
+    fs::remove_file(path.join("SHA256SUMS")).expect("it was there");
+    let error = from_pretrained(&path, DType::F32, &CPU).map(|_| ());
+    assert_error(error, &["model.safetensors", "expected shape [65536, 262144], got"]);
+    Ok(())
+}
+
+#[test]
+fn values_that_nothing_can_be_computed_with_are_named() -> Result<()> {
+    let (_parent, path) = folder();
+    for (name, value, part) in [
+        ("conv1.0.weight", f32::NAN, "conv1.0.weight: expected finite values, got NaN"),
+        ("fc.bias", f32::INFINITY, "fc.bias: expected finite values, got inf"),
+        ("conv1.1.running_var", -1., "conv1.1.running_var: expected no value below 0, got -1"),
+        ("conv1.2.v_threshold", 0., "conv1.2.v_threshold: expected only values above 0, got 0"),
+    ] {
+        let (_, params) = trained(&small(), DType::F32)?;
+        let all = params.all();
+        let (_, var) = all.iter().find(|(known, _)| known == name).expect("a tensor of this network");
+        var.set(&Tensor::full(value, var.shape(), &CPU)?)?;
+        save_pretrained(&path, &small(), &params, &ModelCard::default())?;
+        assert_error(from_pretrained(&path, DType::F32, &CPU).map(|_| ()), &["model.safetensors", part]);
+    }
+    Ok(())
+}
