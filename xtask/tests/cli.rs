@@ -4,6 +4,8 @@
 mod compare;
 #[path = "cli/golden.rs"]
 mod golden;
+#[path = "cli/runs.rs"]
+mod runs;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -197,7 +199,7 @@ fn another_configuration_does_not_continue_a_run() {
     )
     .unwrap();
     let output = run(&["train", &one, "--quiet", "--run", text(&run_folder)]);
-    assert_refused(&output, &["model.safetensors", "conv1.weight: expected shape [4, 1, 7, 7], got [8, 1, 7, 7]"]);
+    assert_refused(&output, &["model.safetensors", "damaged", "no checkpoint is whole"]);
 
     // And a model folder whose weights are another network's.
     let model = run_folder.join("model");
