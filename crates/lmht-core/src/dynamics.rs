@@ -141,19 +141,6 @@ impl<R: Real> Potentials<R> {
     }
 }
 
-/// The number of units n of currents `[T, n]`, after asserting that `others` have the same length.
-pub(crate) fn units(timesteps: usize, xs: usize, others: &[(&str, usize)]) -> usize {
-    assert!(
-        xs.is_multiple_of(timesteps),
-        "xs: expected [T, n] with T = {timesteps} timesteps (from the config), got {xs} values, which {timesteps} \
-         does not divide; put time first"
-    );
-    for &(name, len) in others {
-        assert!(len == xs, "{name}: expected the {xs} values of xs, [T, n], got {len}");
-    }
-    xs / timesteps
-}
-
 /// Asserts that counts fit seven bits.
 pub(crate) fn assert_packs(levels: u32) {
     assert!(levels < u32::from(IN_GATE), "out: expected at most 127 levels, got {levels}");

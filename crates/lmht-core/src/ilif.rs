@@ -19,7 +19,8 @@
 
 use std::hint::select_unpredictable;
 
-use crate::dynamics::{assert_packs, assert_shared, units};
+use crate::dynamics::{assert_packs, assert_shared};
+use crate::lengths::units;
 use crate::tile::{fire, inside, reset};
 use crate::walk::{self, Cell, Write};
 use crate::{Code, ConfigError, Dynamics, GradientMode, MAX_LEVELS, MAX_TIMESTEPS, Potentials, Real};

@@ -68,6 +68,7 @@ pub mod baselines;
 mod config;
 mod dynamics;
 pub mod ilif;
+mod lengths;
 mod lmht;
 pub mod qcfs;
 mod real;

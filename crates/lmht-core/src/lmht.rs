@@ -16,7 +16,8 @@ mod kernel;
 pub mod reference;
 pub(crate) mod tgim;
 
-use crate::dynamics::{assert_shared, units};
+use crate::dynamics::assert_shared;
+use crate::lengths::units;
 use crate::{Code, Dynamics, GradientMode, LmhtNeuron, Potentials, Real, Tgim};
 
 /// An [`LmhtNeuron`] with its Ω and λ.

@@ -1,6 +1,7 @@
 //! The rectifier of an ordinary network, so that an analog twin runs in the same program as its spiking relatives.
 
-use crate::dynamics::{assert_shared, no_counts, units};
+use crate::dynamics::{assert_shared, no_counts};
+use crate::lengths::units;
 use crate::{Code, Dynamics, Real};
 
 /// max(x, 0), with derivative 1 for x > 0 and 0 elsewhere, at 0 too. It knows no time: any number of units.

@@ -3,7 +3,8 @@
 //! A neuron with L levels and T timesteps becomes one with a single threshold and L timesteps, a *window*, for each of the
 //! T. A window's spikes are the binary form of one count, and what it delivers is mixed by a matrix of size `[LT, LT]`.
 
-use crate::dynamics::{assert_shared, units};
+use crate::dynamics::assert_shared;
+use crate::lengths::units;
 use crate::sum::ordered_sum;
 use crate::{Code, Dynamics, LmhtNeuron, Real, Tgim};
 

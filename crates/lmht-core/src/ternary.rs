@@ -16,7 +16,8 @@
 
 use std::hint::select_unpredictable;
 
-use crate::dynamics::{assert_shared, no_counts, units};
+use crate::dynamics::{assert_shared, no_counts};
+use crate::lengths::units;
 use crate::tile::inside;
 use crate::walk::{self, Cell, Write};
 use crate::{Code, ConfigError, Dynamics, GradientMode, MAX_TIMESTEPS, Potentials, Real};

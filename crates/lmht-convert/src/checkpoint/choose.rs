@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{DType, Device};
 use lmht_nn::{Backbone, ModelConfig, Network, ParamStore};
 
+use super::contents::{Checkpoint, ImportOptions};
 use super::names::{self, Expected, Layout, Renames, bare, is_counter, listed, no_such_name};
 use super::outline::{Dictionary, OBJECT, Outline, View, Wanted};
 use super::pickle::{SAVE_AGAIN, shortened};
-use super::{Checkpoint, ImportOptions};
 use crate::Result;
 
 /// Which of a file's tensors are wanted.

@@ -2,7 +2,7 @@
 
 use std::num::FpCategory;
 
-use crate::dynamics::units;
+use crate::lengths::units;
 use crate::{ConfigError, GradientMode, MAX_LEVELS, MAX_TIMESTEPS};
 
 /// Which entries of the Temporal-Global Information Matrix Ω (T-GIM, Hao et al. 2024, Eq. 7) are free.
