@@ -303,6 +303,18 @@ pub enum Error {
         names: Vec<String>,
     },
 
+    /// A trained network without its preprocessing.
+    #[error(
+        "{}: expected preprocessor_config.json here, in `model/` of a run or in the run of a checkpoint, and found none (an \
+         older version wrote the model, or it was imported); it has size and normalization of the images and the names \
+         of the classes: copy it from the run of the weights, or write it with Preprocessor::to_json (docs/data.md)",
+        path.display()
+    )]
+    NoPreprocessor {
+        /// The folder.
+        path: PathBuf,
+    },
+
     /// A file of the preprocessing says something that is not done here.
     #[error("{path}: {key}: expected {expected}, found {found}", path = path.display())]
     Preprocessor {

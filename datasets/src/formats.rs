@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub(crate) use ::parquet::data_type::ByteArray as Encoded;
+pub use folder::image_files;
 
 use crate::ReadOptions;
 use crate::error::{Error, Place, Result};

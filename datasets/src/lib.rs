@@ -67,6 +67,7 @@ pub use auto_augment::{AutoAugment, Policy};
 pub use dataset::ImageDataset;
 pub use decode::Fit;
 pub use error::{Error, Place, Result};
+pub use formats::image_files;
 pub use loader::{Batch, Batches, Loader, LoaderConfig};
 pub use mix::Mix;
 pub use operation::Operation;

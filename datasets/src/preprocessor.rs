@@ -102,8 +102,29 @@ impl Preprocessor {
     /// [`Error::TooLarge`], before memory is taken, for more than 2^28 bytes of pixels; [`Error::Config`] for a
     /// preprocessor that makes no sense. They name the place `image`.
     pub fn apply(&self, bytes: &[u8]) -> Result<Tensor> {
+        self.input(bytes, Path::new("image"))
+    }
+
+    /// [`Preprocessor::apply`] to the file of an image: PNG, JPEG, WebP, BMP, GIF (the first frame) or TIFF, told by its
+    /// content.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and as [`Preprocessor::apply`], with the path of the file.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Tensor> {
+        let path = path.as_ref();
+        let io = |source| Error::Io { path: path.to_path_buf(), doing: "read the image", source };
+        let metadata = fs::metadata(path).map_err(io)?;
+        // A pipe or a device may have no end.
+        if !metadata.is_file() || metadata.len() > decode::MAX_IMAGE_BYTES {
+            let reason = if metadata.is_file() { "it has more than 2^28 bytes" } else { "it is no file" };
+            return Err(Error::Decode { at: Place { path: path.into(), row: None }, reason: reason.to_owned() });
+        }
+        self.input(&fs::read(path).map_err(io)?, path)
+    }
+
+    fn input(&self, bytes: &[u8], path: &Path) -> Result<Tensor> {
         self.check()?;
-        let at = || Place { path: "image".into(), row: None };
+        let at = || Place { path: path.into(), row: None };
         let (h, w) = self.size;
         let (out_h, out_w) = self.output_size();
         let refuse = |refusal| match refusal {
@@ -111,7 +132,7 @@ impl Preprocessor {
             Refusal::Format(format) => Error::ImageFormat { at: at(), format },
             Refusal::Size(found) => Error::ImageSize { at: at(), expected: self.size, found },
         };
-        let pixels = guard(Path::new("image"), || {
+        let pixels = guard(path, || {
             let header = decode::header(bytes).map_err(refuse)?;
             if header.n_bytes > decode::MAX_IMAGE_BYTES {
                 return Err(Error::TooLarge {
@@ -137,6 +158,33 @@ impl Preprocessor {
     /// (height, width) of what a network sees.
     pub fn output_size(&self) -> (usize, usize) {
         self.center_crop.unwrap_or(self.size)
+    }
+
+    /// The preprocessing of a trained network: of a model folder, of a run or of one of its checkpoints. With the network
+    /// that `from_pretrained` of `lmht-nn` builds of the same path, it is everything that an image needs.
+    ///
+    /// ```no_run
+    /// let preprocessor = lmht_datasets::Preprocessor::from_pretrained("runs/mine")?;
+    /// let image = preprocessor.open("cat.png")?; // [C, H, W]
+    /// let names = preprocessor.class_names.unwrap_or_default();
+    /// # Ok::<(), lmht_datasets::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NoPreprocessor`] if there is none, which folders of older versions lack; as [`Preprocessor::load`].
+    pub fn from_pretrained(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let io = |source| Error::Io { path: path.to_path_buf(), doing: "find the model", source };
+        // A relative path may show no folder above it.
+        let folder = path.canonicalize().map_err(io)?;
+        let is_checkpoint = folder.parent().is_some_and(|parent| parent.ends_with("checkpoints"));
+        let of_run = folder.ancestors().nth(2).filter(|_| is_checkpoint);
+        let places = [Some(folder.clone()), Some(folder.join("model")), of_run.map(Path::to_path_buf)];
+        let mut files = places.into_iter().flatten().map(|place| place.join("preprocessor_config.json"));
+        match files.find(|file| file.exists()) {
+            Some(file) => Self::load(file),
+            None => Err(Error::NoPreprocessor { path: path.to_path_buf() }),
+        }
     }
 
     /// Reads `preprocessor_config.json`.

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::repository;
+
 /// Run every check: format, lints, docs, each crate alone, tests, doc tests, and the smoke preset of reproduce-tables.
 ///
 /// Installs cargo-nextest if it is missing. Tests and commands share the release profile, so that the dependencies are compiled
@@ -86,7 +88,7 @@ fn step(cargo: &str, name: &str, arguments: &[&str], environment: &[(&str, &str)
     let status = Command::new(cargo)
         .args(arguments)
         .envs(environment.iter().copied())
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .current_dir(repository::root()?)
         .status()
         .with_context(|| format!("{name}: cannot start cargo"))?;
     ensure!(status.success(), "{name} failed; repeat it with `cargo {}`", arguments.join(" "));

@@ -13,7 +13,7 @@ use lmht_convert::checkpoint::{self, ImportOptions, Layout};
 use lmht_nn::{ModelCard, ModelConfig, save_pretrained};
 
 use crate::experiment::Experiment;
-use crate::provenance;
+use crate::{provenance, repository};
 
 /// Convert models: hybrid training, single-threshold networks, folding, checkpoints in and out.
 #[derive(clap::Args)]
@@ -103,15 +103,17 @@ struct NetworkArgs {
     preset: Option<String>,
 }
 
-/// Write a model folder as a safetensors file for PyTorch.
+/// Write a model folder as a file for PyTorch: for torch.load if its name ends in .pth or .pt, else safetensors.
 ///
 /// The names are those of the published networks, complete for load_state_dict(strict=True): both T-GIM copies of every
 /// neuron and the batch counters of batch norm are there.
 #[derive(clap::Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   cargo xtask convert to-pytorch runs/fashion-resnet18-L2T2-seed42/model --out resnet18.safetensors
+  cargo xtask convert to-pytorch runs/fashion-resnet18-L2T2-seed42/model --out resnet18.pth
 
 In Python:
+  model.load_state_dict(torch.load(\"resnet18.pth\", weights_only=True), strict=True)
   from safetensors.torch import load_file
   model.load_state_dict(load_file(\"resnet18.safetensors\"), strict=True)")]
 struct ToPytorch {
@@ -124,6 +126,7 @@ struct ToPytorch {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    repository::make_parent(args.conversion.out())?;
     match &args.conversion {
         Conversion::Hybrid(args) => args.run(),
         Conversion::Inference(args) => args.run(),
@@ -132,6 +135,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Conversion::Export(args) => args.run(),
         Conversion::Import(args) => import(args),
         Conversion::ToPytorch(args) => to_pytorch(args),
+    }
+}
+
+impl Conversion {
+    /// What is written.
+    fn out(&self) -> &Path {
+        match self {
+            Self::Hybrid(args) => &args.out,
+            Self::Inference(args) => &args.out,
+            Self::Reparameterize(args) => &args.out,
+            Self::Fold(args) => &args.out,
+            Self::Export(args) => &args.out,
+            Self::Import(args) => &args.out,
+            Self::ToPytorch(args) => &args.out,
+        }
     }
 }
 
@@ -207,7 +225,8 @@ fn to_pytorch(args: &ToPytorch) -> Result<()> {
     let config = ModelConfig::from_json(&json).with_context(|| config_path.display().to_string())?;
     let model = checkpoint::read(&weights)?.into_model(&config)?;
     checkpoint::write_published(&args.out, &model)?;
-    println!("{}: load it with load_state_dict(load_file(path), strict=True)", args.out.display());
+    let load = if checkpoint::is_torch(&args.out) { "torch.load(path, weights_only=True)" } else { "load_file(path)" };
+    println!("{}: load it with load_state_dict({load}, strict=True)", args.out.display());
     Ok(())
 }
 

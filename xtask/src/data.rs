@@ -175,6 +175,12 @@ fn open_source(data: &DataConfig, options: &ReadOptions) -> Result<Source> {
             path.display()
         );
     }
+    if data.path == Path::new("sample") && !path.exists() {
+        bail!(
+            "sample: the sample is a part of the repository (datasets/sample), and this is not a clone of it; change into \
+             one, or give a data set with --data FOLDER"
+        );
+    }
     if let (Some(hub), false) = (&data.hub, path.exists()) {
         bail!(
             "{}: expected the data set {hub} here, and there is nothing. Download its parquet files (train-*.parquet and \

@@ -11,7 +11,7 @@ use lmht_nn::from_pretrained;
 use lmht_train::{FirstImages, Progress, evaluate};
 
 use crate::trained::Trained;
-use crate::{data, provenance};
+use crate::{data, provenance, repository, terminal};
 
 /// Report what a network costs: operations by several definitions, estimated energy, firing rates, memory.
 ///
@@ -80,6 +80,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let models = energy_models(&args.energy_model)?;
     ensure!(args.limit != Some(0), "--limit is 0; expected at least one image");
     // Said before minutes of counting, not after.
+    if let Some(path) = &args.out {
+        repository::make_parent(path)?;
+    }
     let out = args.out.as_ref().map(|path| FolderWriter::replacing(path.as_path())).transpose()?;
     let trained = Trained::locate(&args.model, Some(&args.data))?;
     let (network, params) = from_pretrained(&trained.folder, DType::F32, &Device::Cpu)?;
@@ -105,7 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     print!(
         "{}",
         match args.format {
-            Format::Text => report.to_text(),
+            Format::Text => report.to_text_within(terminal::width()),
             Format::Markdown => report.to_markdown(),
             Format::Csv => report.layers_csv(),
             Format::Json => report.to_json(),
@@ -141,7 +144,8 @@ fn energy_models(names: &[String]) -> Result<Vec<EnergyModel>> {
         let path = Path::new(name);
         if !path.exists() {
             let known: Vec<_> = EnergyModel::all().into_iter().map(|model| model.name).collect();
-            bail!("{name}: neither a file nor an energy model; the models are {}", known.join(", "));
+            let near = terminal::did_you_mean(name, known.iter().map(String::as_str));
+            bail!("{name}: neither a file nor an energy model{near}; the models are {}", known.join(", "));
         }
         let toml = std::fs::read_to_string(path).with_context(|| format!("{name}: expected a TOML file"))?;
         EnergyModel::from_toml(&toml).map_err(|error| anyhow::anyhow!("{name}: {error}"))

@@ -9,6 +9,7 @@ use lmht_train::TrainConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::published::Key;
+use crate::terminal::did_you_mean;
 
 /// Everything that decides the result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -169,8 +170,9 @@ impl Experiment {
         let path = Path::new(name);
         if !path.exists() {
             let presets: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
+            let near = did_you_mean(name, presets.iter().copied());
             bail!(
-                "{name}: neither a file nor a preset; `cargo xtask train --list` describes the presets, which are {}",
+                "{name}: neither a file nor a preset{near}; `cargo xtask train --list` describes the presets, which are {}",
                 presets.join(", ")
             );
         }

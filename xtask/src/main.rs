@@ -1,5 +1,17 @@
 //! Commands of the workspace. Each is thin: what a user of the crates would want is in the crates.
 
+/// As in std, but a reader that has gone away (`| head`) ends the program quietly and not by a panic.
+macro_rules! print {
+    ($($text:tt)*) => { crate::write_out(format_args!($($text)*)) };
+}
+macro_rules! println {
+    ($($text:tt)*) => { print!("{}\n", format_args!($($text)*)) };
+}
+/// As in std, but nothing happens where nobody listens.
+macro_rules! eprintln {
+    ($($text:tt)*) => { _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($text)*))) };
+}
+
 mod ci;
 mod compare;
 mod convert;
@@ -8,10 +20,13 @@ mod energy;
 mod eval;
 mod experiment;
 mod golden;
+mod predict;
 mod provenance;
 mod published;
+mod repository;
 mod reproduce;
 mod stop;
+mod terminal;
 mod train;
 mod trained;
 
@@ -34,6 +49,7 @@ enum Command {
     ReproduceTables(reproduce::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Predict(predict::Args),
     Convert(convert::Args),
     Energy(energy::Args),
     Golden(golden::Args),
@@ -48,6 +64,7 @@ fn main() -> std::process::ExitCode {
         Command::ReproduceTables(args) => reproduce::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Predict(args) => predict::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Energy(args) => energy::run(&args),
         Command::Golden(args) => golden::run(&args),
@@ -58,13 +75,23 @@ fn main() -> std::process::ExitCode {
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) if matches!(error.downcast_ref(), Some(lmht_train::Error::Stopped { .. })) => {
-            eprintln!("{error:#}");
+            eprintln!("{}", terminal::message(&error));
             stop::exit_code().into()
         }
         Err(error) => {
-            // The chain from what was attempted to why it failed, one line.
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", terminal::message(&error));
             std::process::ExitCode::FAILURE
         }
     }
+}
+
+fn write_out(text: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let mut out = std::io::stdout();
+    let Err(error) = out.write_fmt(text).and_then(|()| out.flush()) else { return };
+    let is_closed = error.kind() == std::io::ErrorKind::BrokenPipe;
+    if !is_closed {
+        eprintln!("error: cannot write to standard output: {error}");
+    }
+    std::process::exit(i32::from(!is_closed));
 }

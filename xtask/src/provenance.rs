@@ -4,6 +4,8 @@ use std::process::Command;
 
 use lmht_train::RunInfo;
 
+use crate::repository;
+
 /// What `run.json` says of this process.
 pub(crate) fn run_info(data: String) -> RunInfo {
     let directory = std::env::current_dir().unwrap_or_default();
@@ -17,10 +19,11 @@ pub(crate) fn command() -> String {
     format!("cargo xtask {}", arguments.join(" "))
 }
 
-/// The commit of the working tree, marked if it was changed since.
+/// The commit of the repository that the program works in, marked if it was changed since.
 pub(crate) fn commit() -> String {
+    let Ok(root) = repository::root() else { return "unknown".to_string() };
     let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
+        let output = Command::new("git").args(arguments).current_dir(&root).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
     };
     match (git(&["rev-parse", "--short=12", "HEAD"]), git(&["status", "--porcelain", "--untracked-files=no"])) {

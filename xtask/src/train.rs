@@ -12,6 +12,7 @@ use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 use lmht_train::{Metrics, Progress, RunRecord, evaluate, fit};
 
 use crate::experiment::{Experiment, presets};
+use crate::terminal::{self, Table};
 use crate::{data, provenance, published, stop};
 
 /// Train a network from a configuration file or a named preset.
@@ -31,6 +32,9 @@ pub(crate) struct Args {
     /// Print the presets and stop: network, L, T, data, epochs, and the accuracy that the paper published.
     #[arg(long)]
     list: bool,
+    /// How --list prints them.
+    #[arg(long, value_enum, default_value_t = Format::Text, requires = "list")]
+    format: Format,
     /// The run's folder [default: runs/NAME-seedSEED, by the configuration].
     #[arg(long)]
     run: Option<PathBuf>,
@@ -56,10 +60,28 @@ pub(crate) struct Args {
     quiet: bool,
 }
 
+/// How presets are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// A table for a terminal.
+    Text,
+    /// Every column.
+    Csv,
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let Some(config) = args.config.as_deref().filter(|_| !args.list) else {
-        print!("{}", list()?);
+        let list = list()?;
+        if args.format == Format::Csv {
+            print!("{}", list.to_csv());
+            return Ok(());
+        }
+        let (text, note) = list.fitted(terminal::width());
+        print!("{text}");
+        if let Some(note) = note {
+            eprintln!("{note}");
+        }
         return Ok(());
     };
     let mut experiment = Experiment::load(config)?;
@@ -154,13 +176,12 @@ fn describe(model: &ModelConfig) -> String {
 }
 
 /// The presets as a table.
-fn list() -> Result<String> {
-    let rows = published::rows()?;
-    let mut lines = vec![["preset", "network", "L", "T", "data", "epochs", "published top-1 %"].map(str::to_owned)];
-    for (name, preset) in presets()? {
-        let figures: Vec<String> = preset.published.iter().map(|key| key.show(&rows)).collect();
+fn list() -> Result<Table> {
+    let published = published::rows()?;
+    let row = |(name, preset): (&str, Experiment)| {
+        let figures: Vec<String> = preset.published.iter().map(|key| key.show(&published)).collect();
         let neuron = &preset.model.neuron;
-        lines.push([
+        vec![
             name.to_owned(),
             preset.model.backbone.title().to_owned(),
             if neuron.is_spiking() { neuron.levels().to_string() } else { "ANN".to_owned() },
@@ -168,12 +189,11 @@ fn list() -> Result<String> {
             preset.data.hub.clone().unwrap_or_else(|| preset.data.path.display().to_string()),
             preset.train.epochs.to_string(),
             if figures.is_empty() { "-".to_owned() } else { figures.join(", ") },
-        ]);
-    }
-    let widths: Vec<usize> = (0..7).map(|i| lines.iter().map(|line| line[i].len()).max().unwrap_or(0)).collect();
-    let show = |line: &[String; 7]| {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        cells.join("  ").trim_end().to_owned() + "\n"
+        ]
     };
-    Ok(lines.iter().map(show).collect())
+    Ok(Table {
+        head: vec!["preset", "network", "L", "T", "data", "epochs", "published top-1 %"],
+        rows: presets()?.into_iter().map(row).collect(),
+        extra: &[4, 5, 1],
+    })
 }

@@ -312,20 +312,15 @@ fn evaluation_gives_the_accuracy_of_the_record() {
 
 #[test]
 fn the_presets_are_listed_with_the_papers_accuracies() {
-    let output = run(&["train", "--list"]);
+    let output = run(&["train", "--list", "--format", "csv"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let list = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = |name: &str| {
-        let found = list.lines().find(|line| line.split_whitespace().next() == Some(name));
-        found.unwrap_or_else(|| panic!("no {name} in: {list}")).split_whitespace().collect::<Vec<_>>().join(" ")
-    };
-    assert_eq!(
-        line("resnet19-cifar100-L2T2"),
-        "resnet19-cifar100-L2T2 ResNet-19 2 2 uoft-cs/cifar100 300 81.76 (Table 3)"
-    );
-    assert!(
-        line("vgg13-imagenet200-L2T2").ends_with("61.09 (Table 3), 61.64 (Table 2, before), 61.66 (Table 2, after)")
-    );
+    for line in [
+        "resnet19-cifar100-L2T2,ResNet-19,2,2,uoft-cs/cifar100,300,81.76 (Table 3)",
+        "\"61.09 (Table 3), 61.64 (Table 2, before), 61.66 (Table 2, after)\"",
+    ] {
+        assert!(list.contains(line), "no {line} in: {list}");
+    }
     assert!(list.lines().next().unwrap().contains("published"));
 }
 
@@ -368,7 +363,7 @@ fn training_starts_from_the_weights_of_a_model_folder() {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["reproduce-tables", "train", "eval", "convert", "energy", "golden", "ci"] {
+    for command in ["reproduce-tables", "train", "eval", "predict", "convert", "energy", "golden", "ci"] {
         let output = run(&[command, "--help"]);
         assert!(output.status.success(), "{command}");
         let help = String::from_utf8_lossy(&output.stdout).into_owned();

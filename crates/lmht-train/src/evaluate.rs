@@ -4,7 +4,7 @@ use candle_core::DType;
 use lmht_nn::{Network, Observer, Pass};
 use serde::{Deserialize, Serialize};
 
-use crate::{BatchSource, Error, Progress, Result, Targets, loss};
+use crate::{BatchSource, Confusion, Error, Progress, Result, Targets, loss};
 
 /// What a network reaches on a data set; every image counts once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,7 +29,20 @@ pub fn evaluate(
     progress: Progress,
     observer: Option<&mut dyn Observer>,
 ) -> Result<Evaluation> {
-    let all = evaluate_until(network, data, progress, observer, &|| false)?;
+    Ok(evaluate_classes(network, data, progress, observer)?.0)
+}
+
+/// As [`evaluate`], with which class was taken for which, in the same pass.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_classes(
+    network: &Network,
+    data: &dyn BatchSource,
+    progress: Progress,
+    observer: Option<&mut dyn Observer>,
+) -> Result<(Evaluation, Confusion)> {
+    let all = pass(network, data, progress, observer, &|| false)?;
     Ok(all.expect("nobody stopped it"))
 }
 
@@ -38,9 +51,19 @@ pub(crate) fn evaluate_until(
     network: &Network,
     data: &dyn BatchSource,
     progress: Progress,
-    mut observer: Option<&mut dyn Observer>,
+    observer: Option<&mut dyn Observer>,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Evaluation>> {
+    Ok(pass(network, data, progress, observer, stop)?.map(|(evaluation, _)| evaluation))
+}
+
+fn pass(
+    network: &Network,
+    data: &dyn BatchSource,
+    progress: Progress,
+    mut observer: Option<&mut dyn Observer>,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<(Evaluation, Confusion)>> {
     // Parameters stay as they are until the end of the data.
     let fixed = if observer.is_none() { Some(network.inference()?) } else { None };
     let mut bar = progress.bar("evaluating", data.n_batches(), 0);
@@ -48,6 +71,7 @@ pub(crate) fn evaluate_until(
     let mut loss_sum = 0.;
     let config = network.config();
     let mut correct = vec![0; config.timesteps - config.neuron.first_stage()];
+    let mut confusion = Confusion::new(config.n_classes);
     for batch in data.batches(0, 0)? {
         let batch = batch?;
         if stop() {
@@ -66,10 +90,14 @@ pub(crate) fn evaluate_until(
             (None, None) => network.forward(&batch.images, &mut Pass::eval())?,
         };
         let b = labels.dim(0)?;
-        let loss = loss::cross_entropy(&loss::readout(&logits)?, &labels, 0.)?;
+        let readout = loss::readout(&logits)?;
+        let loss = loss::cross_entropy(&readout, &labels, 0.)?;
         loss_sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * b as f64;
         for (total, hits) in correct.iter_mut().zip(loss::cumulative_top1(&logits, &labels)?) {
             *total += hits;
+        }
+        for (label, answer) in labels.to_vec1::<u32>()?.into_iter().zip(loss::answers(&readout)?) {
+            confusion.count(label as usize, answer)?;
         }
         n_images += b;
         bar.step(String::new);
@@ -81,5 +109,5 @@ pub(crate) fn evaluate_until(
     let share = |hits: usize| hits as f64 / n_images as f64;
     let top1_by_timestep: Vec<_> = correct.into_iter().map(share).collect();
     let top1 = *top1_by_timestep.last().expect("a network has at least one timestep");
-    Ok(Some(Evaluation { n_images, loss: loss_sum / n_images as f64, top1, top1_by_timestep }))
+    Ok(Some((Evaluation { n_images, loss: loss_sum / n_images as f64, top1, top1_by_timestep }, confusion)))
 }

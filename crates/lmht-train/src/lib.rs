@@ -29,6 +29,8 @@
 //! |---|---|
 //! | the training loop, its configuration and result | [`fit`], [`TrainConfig`], [`Metrics`], [`EpochMetrics`] |
 //! | accuracy and loss on a data set | [`evaluate`], [`Evaluation`] |
+//! | which class is taken for which | [`evaluate_classes`], [`Confusion`] |
+//! | what a trained network takes an image for | `Predictor`, with the feature `datasets` |
 //! | where batches come from | [`BatchSource`], [`TensorSource`]; a `Loader` of `lmht-datasets` with the feature `datasets` |
 //! | the folder of a run, with checkpoints | [`RunRecord`], [`RunInfo`] |
 //! | SGD, AdamW, norm and check of the gradients | [`optim`] |
@@ -42,10 +44,11 @@
 //! a fixed order, on any number of threads.
 //!
 //! # Features
-//! - `datasets`: the `Loader` of `lmht-datasets` is a [`BatchSource`].
+//! - `datasets`: the `Loader` of `lmht-datasets` is a [`BatchSource`], and `Predictor` goes from images to classes.
 //! - `cuda`, `metal`: Candle's GPU backends.
 
 mod checkpoint;
+mod confusion;
 mod error;
 mod evaluate;
 mod fit;
@@ -53,6 +56,8 @@ mod lock;
 pub mod loss;
 mod metrics;
 pub mod optim;
+#[cfg(feature = "datasets")]
+mod predict;
 mod progress;
 mod random;
 mod run;
@@ -61,10 +66,13 @@ mod source;
 pub mod tensorboard;
 mod watch;
 
+pub use confusion::Confusion;
 pub use error::{Error, Result};
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, evaluate, evaluate_classes};
 pub use fit::{TrainConfig, fit};
 pub use metrics::{EpochMetrics, Metrics};
+#[cfg(feature = "datasets")]
+pub use predict::{Answer, Prediction, Predictor};
 pub use progress::Progress;
 pub use run::{RunInfo, RunRecord};
 #[cfg(feature = "datasets")]

@@ -211,9 +211,14 @@ pub fn smooth_targets(targets: &Tensor, label_smoothing: f64) -> Result<Tensor> 
 pub fn top1(logits: &Tensor, labels: &Tensor) -> Result<usize> {
     let (b, n_classes) = check_logits("top1", logits)?;
     let labels = check_labels("top1", labels, b, n_classes)?;
+    Ok(answers(logits)?.into_iter().zip(labels).filter(|(answer, label)| *answer == Some(*label as usize)).count())
+}
+
+/// The class of each row of logits `[B, K]`, or `None` if one of them is NaN.
+pub(crate) fn answers(logits: &Tensor) -> Result<Vec<Option<usize>>> {
     // f64 holds every narrower float exactly, so ties stay ties.
     let rows = logits.detach().to_dtype(DType::F64)?.to_vec2::<f64>()?;
-    Ok(rows.iter().zip(labels).filter(|(row, label)| first_maximum(row) == Some(*label as usize)).count())
+    Ok(rows.iter().map(|row| first_maximum(row)).collect())
 }
 
 /// Index of the first largest number, or `None` if one is NaN.

@@ -45,7 +45,9 @@ impl Format for ImageFolder {
         let mut table = Files::default();
         for class in folders(file)? {
             let n_before = table.images.len();
-            table.add_all(&class, &name(&class), 0)?;
+            for image in image_files(&class)? {
+                table.add(image, Label::Text(name(&class)))?;
+            }
             if table.images.len() == n_before {
                 return Err(Error::NoImages { folder: class });
             }
@@ -70,6 +72,27 @@ fn has_classes(folder: &Path) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// The images in a folder and below it, in the order of their names; what is hidden, and what is no image by its name, is
+/// passed over.
+///
+/// # Errors
+/// [`Error::Io`] if a folder cannot be listed.
+pub fn image_files(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+    fn walk(folder: &Path, depth: usize, images: &mut Vec<PathBuf>) -> Result<()> {
+        for entry in entries(folder)? {
+            if entry.is_dir() && depth < MAX_DEPTH {
+                walk(&entry, depth + 1, images)?;
+            } else if is_image(&entry) {
+                images.push(entry);
+            }
+        }
+        Ok(())
+    }
+    let mut images = Vec::new();
+    walk(folder.as_ref(), 0, &mut images)?;
+    Ok(images)
 }
 
 fn is_image(file: &Path) -> bool {
@@ -97,18 +120,6 @@ impl Files {
         self.n_bytes = self.n_bytes.saturating_add(metadata.len());
         self.images.push(image);
         self.labels.push(label);
-        Ok(())
-    }
-
-    /// Adds every image in `folder` and below.
-    fn add_all(&mut self, folder: &Path, class: &str, depth: usize) -> Result<()> {
-        for entry in entries(folder)? {
-            if entry.is_dir() && depth < MAX_DEPTH {
-                self.add_all(&entry, class, depth + 1)?;
-            } else if is_image(&entry) {
-                self.add(entry, Label::Text(class.to_owned()))?;
-            }
-        }
         Ok(())
     }
 }

@@ -23,6 +23,7 @@ use self::protocol::{Ask, Case, ConvCase, ConvPass, NetworkCase, Number, Outputs
 use self::report::{Agreement, MemoryRow, Report};
 use crate::data;
 use crate::experiment::DataConfig;
+use crate::repository;
 use crate::trained::Trained;
 
 /// Measure this implementation beside PyTorch and SpikingJelly on the CPU.
@@ -77,9 +78,9 @@ pub(crate) struct Args {
     /// Write everything that was measured to this file.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// The file with the markers.
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/performance.md"))]
-    docs: PathBuf,
+    /// The file with the markers [default: docs/performance.md of the repository].
+    #[arg(long)]
+    docs: Option<PathBuf>,
     /// Print the section and leave the file alone.
     #[arg(long)]
     no_docs: bool,
@@ -130,7 +131,12 @@ const AGREE_F32: f64 = 0.2;
 pub(crate) fn run(args: &Args) -> Result<()> {
     check(args)?;
     // A file without markers is an error now, not after half an hour.
-    let document = (!args.no_docs).then(|| read_document(&args.docs)).transpose()?;
+    let docs = match &args.docs {
+        Some(path) => path.clone(),
+        None if args.no_docs => PathBuf::new(),
+        None => repository::root().context("give the file with --docs, or --no-docs")?.join("docs/performance.md"),
+    };
+    let document = (!args.no_docs).then(|| read_document(&docs)).transpose()?;
     let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
     let load_before = load_average();
     if let Some(load) = load_before.filter(|load| *load > QUIET) {
@@ -145,11 +151,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let section = report.markdown();
     println!("{section}");
     if let Some(path) = &args.json {
+        repository::make_parent(path)?;
         write_file(path, (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
     }
     if let Some(document) = document {
-        write_file(&args.docs, report::replace_section(&document, &section)?.as_bytes())?;
-        eprintln!("written to {}", args.docs.display());
+        write_file(&docs, report::replace_section(&document, &section)?.as_bytes())?;
+        eprintln!("written to {}", docs.display());
     }
     Ok(())
 }
@@ -222,7 +229,7 @@ impl Launcher {
             }
             _ => {
                 let mut command = self.command(&self.python);
-                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/compare/worker.py"));
+                command.arg(repository::root()?.join("benches/compare/worker.py"));
                 command.arg(side.to_lowercase());
                 command
             }

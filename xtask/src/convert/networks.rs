@@ -42,7 +42,7 @@ pub(super) struct Hybrid {
     start: Start,
     /// The model folder to write; a model folder there is replaced.
     #[arg(long)]
-    out: PathBuf,
+    pub(super) out: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -81,7 +81,7 @@ pub(super) struct Inference {
     data: Option<PathBuf>,
     /// The model folder to write; a model folder there is replaced.
     #[arg(long)]
-    out: PathBuf,
+    pub(super) out: PathBuf,
 }
 
 /// A conversion method without training.
@@ -122,7 +122,7 @@ pub(super) struct Reparameterize {
     limit: Option<usize>,
     /// The model folder to write; a model folder there is replaced.
     #[arg(long)]
-    out: PathBuf,
+    pub(super) out: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -149,7 +149,7 @@ pub(super) struct Fold {
     thresholds: bool,
     /// The model folder to write; a model folder there is replaced.
     #[arg(long)]
-    out: PathBuf,
+    pub(super) out: PathBuf,
 }
 
 impl Hybrid {
@@ -348,7 +348,7 @@ pub(super) struct Export {
     verify: usize,
     /// The file to write; a file there is replaced.
     #[arg(long)]
-    out: PathBuf,
+    pub(super) out: PathBuf,
 }
 
 impl Export {

@@ -14,6 +14,8 @@ pub(super) struct Table {
     pub(super) rows: Vec<Vec<String>>,
     /// How many columns from the left are text.
     pub(super) n_text: usize,
+    /// Columns that a narrow terminal goes without, the first of them first.
+    pub(super) extra: &'static [usize],
     pub(super) note: String,
 }
 
@@ -35,10 +37,92 @@ fn mj(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
+/// The text in lines of at most `width` characters, as far as its words allow it.
+fn wrapped(text: &str, width: usize) -> String {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split_whitespace() {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line += word;
+    }
+    lines.push(line);
+    lines.join("\n")
+}
+
+impl Table {
+    /// At most `width` characters wide, if its extra columns are all that is too much.
+    fn within(&self, width: usize) -> String {
+        let longest = |text: &str| text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        let word = |text: &str| text.split(' ').map(|word| word.chars().count()).max().unwrap_or(0);
+        // What can be broken needs room for its words.
+        let is_text = |column: usize| column > 0 && column < self.n_text;
+        let cells = |column: usize| {
+            let needs =
+                self.rows.iter().map(|row| if is_text(column) { word(&row[column]) } else { longest(&row[column]) });
+            needs.max().unwrap_or(0)
+        };
+        let needed = |column: usize| cells(column).max(word(&self.head[column]));
+        // A space at both sides, and one between columns.
+        let total = |shown: &[usize]| 1 + shown.iter().map(|&column| 3 + needed(column)).sum::<usize>();
+        let mut shown: Vec<usize> = (0..self.head.len()).collect();
+        let mut left_out = Vec::new();
+        for &column in self.extra {
+            if total(&shown) > width {
+                shown.retain(|other| *other != column);
+                left_out.push(self.head[column].as_str());
+            }
+        }
+        // Text gets what the others leave.
+        let n_broken = shown.iter().filter(|&&column| is_text(column)).count().max(1);
+        let more = width.saturating_sub(total(&shown)) / n_broken;
+        let room = |column: usize| needed(column) + if is_text(column) { more } else { 0 };
+        let head = shown.iter().map(|&column| wrapped(&self.head[column], room(column)));
+        let rows = self.rows.iter().map(|row| {
+            let cell = |&column: &usize| {
+                if is_text(column) { wrapped(&row[column], room(column)) } else { row[column].clone() }
+            };
+            shown.iter().map(cell).collect::<Vec<_>>()
+        });
+        let mut grid = Grid::new();
+        grid.load_style(presets::UTF8_BORDERS_ONLY).set_header(head).add_rows(rows);
+        for (column, &at) in grid.column_iter_mut().zip(&shown) {
+            if at >= self.n_text {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let mut text = grid.trim_fmt();
+        if !left_out.is_empty() {
+            text += &format!(
+                "\n{}",
+                wrapped(&format!("Not shown: {}; every other form has all.", left_out.join(", ")), width)
+            );
+        }
+        text
+    }
+}
+
 impl Report {
     /// The report for a terminal.
     pub fn to_text(&self) -> String {
         self.render(presets::UTF8_BORDERS_ONLY, |title| format!("{title}\n"))
+    }
+
+    /// The report for a terminal of `width` columns: heads and the text of cells are broken into lines, and of what does not
+    /// fit then, columns are left out and named.
+    pub fn to_text_within(&self, width: usize) -> String {
+        let mut text = wrapped(&format!("Cost of {}", self.title()), width) + "\n";
+        for line in self.summary() {
+            text += &format!("{}\n\n", wrapped(&line, width));
+        }
+        for table in self.tables() {
+            text += &format!("{}\n{}\n\n", table.title, table.within(width));
+            table.note.split("\n\n").for_each(|note| text += &format!("{}\n\n", wrapped(note, width)));
+        }
+        text.trim_end().to_string() + "\n"
     }
 
     /// The report as Markdown.
@@ -126,6 +210,7 @@ impl Report {
                 row("dense ANN", "MACs of the same structure without spikes", totals.ann_macs),
             ],
             n_text: 2,
+            extra: &[],
             note: "Sums over all timesteps. A static image's current is computed once.".into(),
         }
     }
@@ -155,13 +240,21 @@ impl Report {
             head: head(&["model", "SOPs", "MACs", "attention", "neurons", "memory", "total", "paper's rule"]),
             rows: rows.collect(),
             n_text: 1,
+            extra: &[3, 7],
             note: sources.collect::<Vec<_>>().join("\n\n"),
         }
     }
 
     fn comparison(&self) -> Table {
         let Some((model, energy)) = self.energy_models.first().zip(self.energy.first()) else {
-            return Table { title: "Comparison", head: Vec::new(), rows: Vec::new(), n_text: 0, note: String::new() };
+            return Table {
+                title: "Comparison",
+                head: Vec::new(),
+                rows: Vec::new(),
+                n_text: 0,
+                extra: &[],
+                note: String::new(),
+            };
         };
         let int8 = EnergyModel::named("int8-45nm").unwrap_or_default();
         let dense = self.totals.ann_macs;
@@ -207,6 +300,7 @@ impl Report {
                 row(quantized, 0., dense, &int8.name, quantized_mj),
             ],
             n_text: 2,
+            extra: &[2, 3],
             note: "The ANNs multiply every connection once and skip no zeros. Eight bits hold activations of up to 255 \
                    levels; the weights are assumed to have eight bits too. Neurons, memory and biases are in none of these \
                    rows."
@@ -244,6 +338,7 @@ impl Report {
             ]),
             rows: rows.collect(),
             n_text: 2,
+            extra: &[3, 4, 5, 7],
             note: format!(
                 "Dense: multiplications of all runs without padding. Energy at the prices of {}, synapses alone.",
                 model.name
@@ -266,6 +361,7 @@ impl Report {
             head: head(&["product", "accumulates", "MACs", "pairs other than 0", "dense"]),
             rows: rows.collect(),
             n_text: 1,
+            extra: &[4, 3],
             note: "Spikes times spikes: pairs that meet. Spikes times real values: each spike adds every value of its row \
                    or column."
                 .into(),
@@ -302,6 +398,7 @@ impl Report {
             ]),
             rows: rows.collect(),
             n_text: 1,
+            extra: &[7, 3, 1, 6, 5, 8],
             note: "Binary rate: spikes over L, what single-threshold hardware sees in L·T timesteps. Silent, saturated: \
                    units at 0, or at L, at every timestep of every image. Uniform: units and images whose s(t) is the same at \
                    all t (Corollary 4.3)."
@@ -312,6 +409,19 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_table_fits_the_width() {
+        let rows = vec![["conv1", "what it counts in some words", "1.234", "5.678"].map(String::from).to_vec()];
+        let head = super::head(&["synapse", "meaning", "a number", "another number"]);
+        let table = super::Table { title: "x", head, rows, n_text: 2, extra: &[2], note: String::new() };
+        for (width, n_columns) in [(80, 4), (40, 4), (36, 3)] {
+            let text = table.within(width);
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{text}");
+            assert_eq!(text.contains("1.234"), n_columns == 4, "{width}: {text}");
+            assert_eq!(text.contains("Not shown: a number"), n_columns == 3, "{width}: {text}");
+        }
+    }
+
     #[test]
     fn energies_keep_four_digits() {
         assert_eq!([0., 12345.6, 0.66, 0.000123456].map(super::mj), ["0", "12346", "0.6600", "0.0001235"]);

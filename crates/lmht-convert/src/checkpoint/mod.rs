@@ -3,7 +3,7 @@
 //! [`read`] takes a PyTorch file (`.pth`, `.pt`) or a safetensors file, told apart by their content, and gives the named
 //! tensors; [`Checkpoint::into_model`] fits them to a configuration, after [`Checkpoint::renamed`] if the file has other names
 //! than the network. [`to_published`] and [`write_published`] go the other
-//! way, under the names of the published networks, so that `load_state_dict(strict=True)` takes the result.
+//! way, as safetensors or as `torch.save` writes it, under the names of the published networks, so that `load_state_dict(strict=True)` takes the result.
 //!
 //! Files come from anywhere, so they are read as if somebody had made them to do harm. Nothing in them is executed; they
 //! take no more memory than a small multiple of their size; whatever is wrong is an error that names the file.
@@ -34,6 +34,7 @@ mod names;
 mod outline;
 mod pickle;
 mod published;
+mod save;
 mod shards;
 mod torch;
 
@@ -50,7 +51,7 @@ pub use names::Layout;
 use names::{Renames, no_such_name};
 use outline::{Outline, Storages};
 use pickle::{Pickle, shortened};
-pub use published::{to_published, write_published};
+pub use published::{is_torch, to_published, write_published};
 
 /// Reads a PyTorch or safetensors file, whatever network is in it.
 ///

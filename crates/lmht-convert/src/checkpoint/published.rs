@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use lmht_nn::neurons::{Equation, Leak};
 use lmht_nn::{Backbone, NeuronConfig, Tgim, atomic};
 
+use super::save;
 use crate::{Error, Model, Result};
 
 /// A logit whose sigmoid is exactly 0, in float32 and in float64.
@@ -116,20 +117,31 @@ fn check_published(neuron: &NeuronConfig) -> Result<()> {
     )))
 }
 
-/// Writes [`to_published`] as a safetensors file, whole or not at all. The same model gives the same bytes.
+/// Writes [`to_published`] as the file's name says, whole or not at all. The same model gives the same bytes.
 ///
-/// In PyTorch: `model.load_state_dict(safetensors.torch.load_file(path), strict=True)`.
+/// A name that ends in `.pth` or `.pt` (or `.bin`, `.ckpt`) is what `torch.load(path, weights_only=True)` reads in PyTorch;
+/// any other a safetensors file: `model.load_state_dict(safetensors.torch.load_file(path), strict=True)`.
 ///
 /// # Errors
 /// As [`to_published`], and [`Error::Write`] if the file cannot be written; what was there before is intact then.
 pub fn write_published(path: impl AsRef<Path>, model: &Model) -> Result<()> {
     let tensors = to_published(model)?;
-    // Hugging Face's readers ask who wrote the names. One entry only: safetensors writes them in hash order.
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let bytes = safetensors::serialize(tensors, Some(metadata))
-        .map_err(|error| Error::Candle(candle_core::Error::wrap(error)))?;
+    let bytes = if is_torch(path.as_ref()) {
+        save::archive(&tensors)?
+    } else {
+        // Hugging Face's readers ask who wrote the names. One entry only: safetensors writes them in hash order.
+        let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+        safetensors::serialize(tensors, Some(metadata))
+            .map_err(|error| Error::Candle(candle_core::Error::wrap(error)))?
+    };
     atomic::write_file(path.as_ref(), &bytes)?;
     Ok(())
+}
+
+/// Whether `torch.load` is expected to read a file of this name.
+pub fn is_torch(path: &Path) -> bool {
+    let endings = ["pth", "pt", "bin", "ckpt"];
+    path.extension().is_some_and(|found| endings.iter().any(|ending| found.eq_ignore_ascii_case(ending)))
 }
 
 /// Sets the logits of what later timesteps give to earlier ones, in every T-GIM.

@@ -140,14 +140,41 @@ fn pytorch_takes_what_we_write() {
     let Some(mut python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();
     for (name, config) in &networks {
-        let path = folder.path().join(format!("{name}.safetensors"));
-        checkpoint::write_published(path, &model(config, DType::F32)).unwrap();
+        for ending in ["safetensors", "pth"] {
+            let path = folder.path().join(format!("{name}.{ending}"));
+            checkpoint::write_published(path, &model(config, DType::F32)).unwrap();
+        }
     }
     let output = python.arg("-B").arg(fixture("make.py")).arg("load").arg(folder.path()).output().unwrap();
-    let mut loaded = networks.map(|(name, _)| name);
+    let files = networks.iter().flat_map(|(name, _)| [format!("{name}.pth"), format!("{name}.safetensors")]);
+    let mut loaded: Vec<_> = files.collect();
     loaded.sort();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().collect::<Vec<_>>(), loaded, "{errors}");
+}
+
+#[test]
+fn a_name_of_torch_gets_a_file_of_torch() {
+    let folder = tempfile::tempdir().unwrap();
+    for (dtype, name) in [(DType::F32, "a.pth"), (DType::F64, "a.PT")] {
+        let config = ModelConfig { width: 4, timesteps: 2, ..small(Backbone::Resnet18) };
+        let model = model(&config, dtype);
+        let path = folder.path().join(name);
+        checkpoint::write_published(&path, &model).unwrap();
+        let read = checkpoint::read(&path).unwrap();
+        assert_eq!(read.format, checkpoint::Format::Pytorch);
+        let expected = to_published(&model).unwrap();
+        assert_eq!(read.tensors.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+        for (name, tensor) in &expected {
+            let found = &read.tensors[name];
+            assert_eq!((found.dims(), found.dtype()), (tensor.dims(), tensor.dtype()), "{name}");
+            assert_eq!(values(found), values(tensor), "{name}");
+        }
+        // The same model, the same bytes.
+        let before = std::fs::read(&path).unwrap();
+        checkpoint::write_published(&path, &model).unwrap();
+        assert!(std::fs::read(&path).unwrap() == before);
+    }
 }
 
 #[test]

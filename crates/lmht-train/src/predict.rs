@@ -1,0 +1,162 @@
+//! [`Predictor`]: from the file of an image to the names of classes. It is here and not in `lmht-nn`, which knows no image
+//! format; this crate is the lowest that knows networks and, with the feature `datasets`, images.
+
+use std::path::Path;
+
+use candle_core::{D, DType, Device, Tensor};
+use lmht_datasets::Preprocessor;
+use lmht_nn::{Inference, ModelConfig, Pretrained, from_pretrained};
+
+use crate::{Error, Result, loss};
+
+/// A trained network with what turns an image into its input.
+///
+/// ```no_run
+/// use std::path::Path;
+///
+/// use lmht_train::Predictor;
+///
+/// # fn main() -> lmht_train::Result<()> {
+/// let predictor = Predictor::from_pretrained(Path::new("runs/mine"))?;
+/// for answer in predictor.predict_file(Path::new("cat.png"))?.top(5) {
+///     println!("{}: {:.1} %", predictor.class_name(answer.class), 100. * answer.probability);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Predictor {
+    network: Inference,
+    preprocessor: Preprocessor,
+    n_classes: usize,
+}
+
+/// What a network takes an image for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// The probability of each class after each timestep that has logits: the softmax of the logits' mean so far.
+    pub by_timestep: Vec<Vec<f64>>,
+}
+
+/// A class with its probability.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Answer {
+    /// Its number, from 0.
+    pub class: usize,
+    /// 0..1.
+    pub probability: f64,
+}
+
+impl Prediction {
+    /// The `k` most probable classes, the most probable first; of equal ones the first.
+    pub fn top(&self, k: usize) -> Vec<Answer> {
+        self.top_after(self.by_timestep.len(), k)
+    }
+
+    /// The same after `n` of the timesteps that have logits; nothing where there are not as many.
+    pub fn top_after(&self, n: usize, k: usize) -> Vec<Answer> {
+        let probabilities = n.checked_sub(1).and_then(|last| self.by_timestep.get(last));
+        probabilities.map_or_else(Vec::new, |probabilities| top(probabilities, k))
+    }
+
+    /// The most probable class after each timestep.
+    pub fn first_by_timestep(&self) -> Vec<Answer> {
+        self.by_timestep.iter().flat_map(|probabilities| top(probabilities, 1)).collect()
+    }
+}
+
+fn top(probabilities: &[f64], k: usize) -> Vec<Answer> {
+    let mut all: Vec<Answer> =
+        probabilities.iter().enumerate().map(|(class, &probability)| Answer { class, probability }).collect();
+    // Stable: the first of equal ones stays the first.
+    all.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    all.truncate(k);
+    all
+}
+
+impl Predictor {
+    /// The network and the preprocessing of a model folder, a run or a checkpoint, on the CPU.
+    ///
+    /// # Errors
+    /// As [`from_pretrained`] and [`Preprocessor::from_pretrained`]; as [`Predictor::new`].
+    pub fn from_pretrained(path: &Path) -> Result<Self> {
+        let folder = Pretrained::locate(path)?.folder;
+        let preprocessor = Preprocessor::from_pretrained(&folder)?;
+        let (network, _params) = from_pretrained(&folder, DType::F32, &Device::Cpu)?;
+        Self::new(network.inference()?, preprocessor, network.config())
+    }
+
+    /// Of a network in memory with this configuration.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the preprocessing is another network's: other channels, or another number of names.
+    pub fn new(network: Inference, preprocessor: Preprocessor, config: &ModelConfig) -> Result<Self> {
+        let n_classes = config.n_classes;
+        if preprocessor.channels != config.in_channels {
+            return Err(Error::Config(format!(
+                "preprocessor_config.json makes images of {} channel(s), expected {} as the network takes them; is it \
+                 another network's?",
+                preprocessor.channels, config.in_channels
+            )));
+        }
+        if let Some(names) = preprocessor.class_names.as_ref().filter(|names| names.len() != n_classes) {
+            return Err(Error::Config(format!(
+                "preprocessor_config.json has names of {} classes, expected {n_classes} as the network has them; is it \
+                 another network's?",
+                names.len()
+            )));
+        }
+        Ok(Self { network, preprocessor, n_classes })
+    }
+
+    /// What turns an image into the network's input.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
+    }
+
+    /// Number of classes.
+    pub fn n_classes(&self) -> usize {
+        self.n_classes
+    }
+
+    /// The name of a class; its number if the model has no names.
+    pub fn class_name(&self, class: usize) -> String {
+        let names = self.preprocessor.class_names.as_ref();
+        names.and_then(|names| names.get(class)).cloned().unwrap_or_else(|| class.to_string())
+    }
+
+    /// What an image of any size is taken for.
+    ///
+    /// # Errors
+    /// As [`Preprocessor::open`] and [`Predictor::predict`].
+    pub fn predict_file(&self, path: &Path) -> Result<Prediction> {
+        let images = self.preprocessor.open(path)?.unsqueeze(0)?;
+        Ok(self.predict(&images)?.swap_remove(0))
+    }
+
+    /// What the images of a batch are taken for.
+    ///
+    /// # Shapes
+    /// - `images` `[B, C, H, W]`, as [`Preprocessor::open`] and [`Preprocessor::apply`] make them, stacked
+    ///
+    /// # Errors
+    /// If the images do not fit the network, or its logits are not finite.
+    pub fn predict(&self, images: &Tensor) -> Result<Vec<Prediction>> {
+        let readouts = loss::cumulative_readout(&self.network.forward(images)?)?;
+        // f64: the probabilities of a thousand classes sum to 1.
+        let probabilities = softmax(&readouts.to_dtype(DType::F64)?)?.transpose(0, 1)?.contiguous()?;
+        let by_image = probabilities.to_vec3::<f64>()?;
+        if by_image.iter().flatten().flatten().any(|probability| !probability.is_finite()) {
+            return Err(Error::NonFinite(
+                "the network's logits are not finite; its weights, or the mean and std of its preprocessing, are damaged"
+                    .into(),
+            ));
+        }
+        Ok(by_image.into_iter().map(|by_timestep| Prediction { by_timestep }).collect())
+    }
+}
+
+/// Softmax over the last dimension, through its maximum.
+fn softmax(logits: &Tensor) -> candle_core::Result<Tensor> {
+    let weights = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?.exp()?;
+    weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)
+}
