@@ -17,8 +17,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// At most `width` columns wide: without the extra columns that do not fit, and with the parts of the last column, between
-    /// commas, on lines of their own. The second text says what is not shown.
+    /// At most `width` columns wide: without the extra columns that do not fit, and with the parts of the last column, each
+    /// of which ends in a parenthesis, on lines of their own. The second text says what is not shown.
     pub(crate) fn fitted(&self, width: usize) -> (String, Option<String>) {
         let mut shown: Vec<usize> = (0..self.head.len()).collect();
         let mut left_out = Vec::new();
@@ -28,7 +28,7 @@ impl Table {
             cells.chain([self.head[column].chars().count()]).max().unwrap_or(0)
         };
         let whole = |cell: &str| cell.chars().count();
-        let part = |cell: &str| cell.split(", ").map(|part| part.chars().count() + 1).max().unwrap_or(0);
+        let part = |cell: &str| cell.split("), ").map(|part| part.chars().count() + 2).max().unwrap_or(0);
         let total = |shown: &[usize], of: &dyn Fn(&str) -> usize| -> usize {
             shown.iter().map(|&column| 2 + longest(column, if column == last { of } else { &whole })).sum::<usize>() - 2
         };
@@ -48,7 +48,8 @@ impl Table {
                 line += &format!("{:width$}  ", row[column]);
             }
             let indent = line.chars().count();
-            let cell = if breaks { row[last].replace(", ", &format!(",\n{:indent$}", "")) } else { row[last].clone() };
+            let cell =
+                if breaks { row[last].replace("), ", &format!("),\n{:indent$}", "")) } else { row[last].clone() };
             text += (line + &cell).trim_end();
             text += "\n";
         }
@@ -100,18 +101,18 @@ mod tests {
     #[test]
     fn a_table_loses_columns_and_breaks_its_last_one_to_fit() {
         let cells = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
-        let rows = vec![cells(["a", "in the middle", "one, two, three"]), cells(["bcd", "x", "four"])];
+        let rows = vec![cells(["a", "in the middle", "1 (a, b), 2 (c), 3"]), cells(["bcd", "x", "four"])];
         let table = Table { head: vec!["name", "where", "figures"], rows, extra: &[1] };
         let (text, note) = table.fitted(80);
         assert_eq!(
             text,
-            "name  where          figures\na     in the middle  one, two, three\nbcd   x              four\n"
+            "name  where          figures\na     in the middle  1 (a, b), 2 (c), 3\nbcd   x              four\n"
         );
         assert_eq!(note, None);
-        let (text, note) = table.fitted(14);
-        assert_eq!(text, "name  figures\na     one,\n      two,\n      three\nbcd   four\n");
+        let (text, note) = table.fitted(16);
+        assert_eq!(text, "name  figures\na     1 (a, b),\n      2 (c),\n      3\nbcd   four\n");
         assert_eq!(note.unwrap(), "not shown: where; --format csv has all");
-        assert_eq!(table.to_csv(), "name,where,figures\na,in the middle,\"one, two, three\"\nbcd,x,four\n");
+        assert_eq!(table.to_csv(), "name,where,figures\na,in the middle,\"1 (a, b), 2 (c), 3\"\nbcd,x,four\n");
     }
 
     #[test]

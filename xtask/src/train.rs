@@ -194,6 +194,6 @@ fn list() -> Result<Table> {
     Ok(Table {
         head: vec!["preset", "network", "L", "T", "data", "epochs", "published top-1 %"],
         rows: presets()?.into_iter().map(row).collect(),
-        extra: &[4, 5, 1],
+        extra: &[4, 1, 5],
     })
 }

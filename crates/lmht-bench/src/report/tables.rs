@@ -240,7 +240,7 @@ impl Report {
             head: head(&["model", "SOPs", "MACs", "attention", "neurons", "memory", "total", "paper's rule"]),
             rows: rows.collect(),
             n_text: 1,
-            extra: &[3, 7],
+            extra: &[3, 7, 4, 5],
             note: sources.collect::<Vec<_>>().join("\n\n"),
         }
     }
@@ -300,7 +300,7 @@ impl Report {
                 row(quantized, 0., dense, &int8.name, quantized_mj),
             ],
             n_text: 2,
-            extra: &[2, 3],
+            extra: &[2, 3, 1],
             note: "The ANNs multiply every connection once and skip no zeros. Eight bits hold activations of up to 255 \
                    levels; the weights are assumed to have eight bits too. Neurons, memory and biases are in none of these \
                    rows."
