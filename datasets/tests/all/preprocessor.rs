@@ -185,3 +185,45 @@ fn augmentation_is_no_preprocessing() {
     let loader = Loader::new(data, &config, &Normalize::unit(1), &Device::Cpu).unwrap();
     assert!(matches!(Preprocessor::of(&loader), Err(Error::Config(_))));
 }
+
+#[test]
+fn a_trained_network_brings_its_preprocessing_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let (model, checkpoint) = (run.join("model"), run.join("checkpoints/epoch-0002"));
+    std::fs::create_dir_all(&model).unwrap();
+    std::fs::create_dir_all(&checkpoint).unwrap();
+    for path in [&run, &model, &checkpoint] {
+        let message = Preprocessor::from_pretrained(path).unwrap_err().to_string();
+        let parts = [path.to_str().unwrap(), "preprocessor_config.json", "copy it from the run"];
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+    let ours = Preprocessor::new(1, (4, 4), Normalize::unit(1));
+    std::fs::write(run.join("preprocessor_config.json"), ours.to_json()).unwrap();
+    assert_eq!(Preprocessor::from_pretrained(&run).unwrap(), ours);
+    assert_eq!(Preprocessor::from_pretrained(&checkpoint).unwrap(), ours);
+    // What lies beside the weights goes before that of the run; a run may have it there alone.
+    let other = Preprocessor { center_crop: Some((2, 2)), ..ours };
+    std::fs::write(model.join("preprocessor_config.json"), other.to_json()).unwrap();
+    assert_eq!(Preprocessor::from_pretrained(&model).unwrap(), other);
+    std::fs::remove_file(run.join("preprocessor_config.json")).unwrap();
+    assert_eq!(Preprocessor::from_pretrained(&run).unwrap(), other);
+    assert!(Preprocessor::from_pretrained(folder.path().join("nowhere")).is_err());
+}
+
+#[test]
+fn the_file_of_an_image_is_named_in_what_is_wrong_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let preprocessor = Preprocessor::new(1, (4, 4), Normalize::unit(1));
+    let good = folder.path().join("good.png");
+    picture(4, 4, 1).to_luma8().save(&good).unwrap();
+    let bytes = std::fs::read(&good).unwrap();
+    let (opened, applied) = (preprocessor.open(&good).unwrap(), preprocessor.apply(&bytes).unwrap());
+    assert_eq!(opened.to_vec3::<f32>().unwrap(), applied.to_vec3::<f32>().unwrap());
+    let bad = folder.path().join("bad.png");
+    std::fs::write(&bad, &bytes[..bytes.len() / 2]).unwrap();
+    for path in [&bad, folder.path(), &folder.path().join("nowhere.png")] {
+        let message = preprocessor.open(path).unwrap_err().to_string();
+        assert!(message.starts_with(path.to_str().unwrap()), "{message}");
+    }
+}
