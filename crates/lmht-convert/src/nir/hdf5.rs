@@ -8,13 +8,14 @@
 //! /node/metadata/<key>          what the format has no field for
 //! ```
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
 
 use super::graph::{Array, Integration, Metadata, NirGraph, Node, Pair, Precision, Primitive};
 use crate::{Error, Result};
 use hdf5_reader::group::Group;
-use hdf5_reader::{Datatype, Hdf5File};
+use hdf5_reader::{Datatype, Hdf5File, OpenOptions};
 use hdf5_writer::{DatasetBuilder, FILTER_DEFLATE, FilterDescription, Hdf5Builder, WriteOptions};
 
 /// The version of the format that Python's `nir` writes.
@@ -28,6 +29,13 @@ const CHUNK: usize = 1 << 18;
 
 /// The level of gzip: what is compressed is nearly constant, and more gains nothing.
 const GZIP_LEVEL: u32 = 4;
+
+/// Bytes that one byte of a file can become: deflate gives no more. What claims more is the fill value of chunks that are not
+/// there.
+const MAX_EXPANSION: u64 = 1032;
+
+/// Bytes that the arrays of a file may have together, whatever its length.
+const MAX_BYTES: u64 = 1 << 32;
 
 /// The bytes of a file.
 pub(super) fn encode(graph: &NirGraph, precision: Precision) -> Result<Vec<u8>> {
@@ -186,12 +194,16 @@ fn compressed(dataset: DatasetBuilder, array: &Array) -> DatasetBuilder {
 /// The graph in the bytes of a file; `origin` is what errors call it.
 pub(super) fn decode(origin: &Path, bytes: &[u8]) -> Result<NirGraph> {
     let bad = |what: String| Error::File { path: origin.to_path_buf(), what };
-    let file = Hdf5File::from_bytes(bytes)
+    let limit = (bytes.len() as u64).saturating_mul(MAX_EXPANSION).min(MAX_BYTES);
+    let budget = Cell::new(limit);
+    let most = usize::try_from(limit).unwrap_or(usize::MAX);
+    let options = OpenOptions::default().with_max_read_bytes(most).with_max_chunk_bytes(most);
+    let file = Hdf5File::from_bytes_with_options(bytes, options)
         .map_err(|error| bad(format!("expected a NIR file (HDF5), got something else ({error}); export it again")))?;
     let reader = |path: &str| -> Result<Reader<'_>> {
         let group =
             file.group(path).map_err(|error| bad(format!("the group {path} is missing or damaged ({error})")))?;
-        Ok(Reader { origin, path: path.to_string(), group })
+        Ok(Reader { origin, budget: &budget, path: path.to_string(), group })
     };
     let root = reader("node")?;
     let kind = root.text("type")?;
@@ -203,7 +215,7 @@ pub(super) fn decode(origin: &Path, bytes: &[u8]) -> Result<NirGraph> {
     let groups = reader("node/nodes")?.group.groups();
     for group in groups.map_err(|error| bad(format!("the nodes cannot be listed ({error})")))? {
         let name = group.name().to_string();
-        let reader = Reader { origin, path: format!("node/nodes/{name}"), group };
+        let reader = Reader { origin, budget: &budget, path: format!("node/nodes/{name}"), group };
         numbers.insert(name.clone(), nodes.len());
         nodes.push(Node { name, primitive: reader.primitive()? });
     }
@@ -222,6 +234,8 @@ pub(super) fn decode(origin: &Path, bytes: &[u8]) -> Result<NirGraph> {
 /// A group, and what errors call it.
 struct Reader<'a> {
     origin: &'a Path,
+    /// Bytes that may still be read.
+    budget: &'a Cell<u64>,
     path: String,
     group: Group,
 }
@@ -234,8 +248,24 @@ impl Reader<'_> {
         }
     }
 
+    /// A data set whose size the file can have.
     fn dataset(&self, field: &str) -> Result<hdf5_reader::Dataset> {
-        self.group.dataset(field).map_err(|error| self.error(field, &format!("missing or damaged ({error})")))
+        let damaged = |error| self.error(field, &format!("missing or damaged ({error})"));
+        let dataset = self.group.dataset(field).map_err(damaged)?;
+        let size = dataset.raw_element_size().map_err(damaged)? as u64;
+        // An array here is of numbers of 8 bytes, whatever the file's are.
+        let claimed = dataset.num_elements().map_err(damaged)?.saturating_mul(size.max(8));
+        let left = self.budget.get().checked_sub(claimed).ok_or_else(|| {
+            self.error(
+                field,
+                &format!(
+                    "it claims {claimed} bytes, more than a file of this length and what stands before leave ({})",
+                    self.budget.get()
+                ),
+            )
+        })?;
+        self.budget.set(left);
+        Ok(dataset)
     }
 
     fn texts(&self, field: &str) -> Result<Vec<String>> {

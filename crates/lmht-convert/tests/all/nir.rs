@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
+use hdf5_reader::checksum::jenkins_lookup3;
 use hdf5_reader::group::Group;
 use hdf5_reader::{Datatype, Hdf5File};
-use hdf5_writer::{DatasetBuilder, Hdf5Builder, WriteOptions};
+use hdf5_writer::{DatasetBuilder, FILTER_DEFLATE, FilterDescription, Hdf5Builder, WriteOptions};
 use lmht_convert::nir::{self, Profile, Verification};
 use lmht_convert::{Model, Result, absorb_bn, absorb_thresholds, reparameterize};
 use lmht_nn::neurons;
@@ -98,7 +99,10 @@ fn absorbed_networks_export_as_well() -> Result<()> {
     Ok(())
 }
 
-/// Files of the importers' profiles are in float32: hardly a spike differs, and logits no more than that can move them.
+/// Files of the importers' profiles are in float32. Where no spike of an image differs, its logits differ by rounding alone.
+/// Where one does, what follows is another network's answer, for which there is no bound: then another image is shown. Spikes
+/// begin to differ in some layer whose input is the same: there a potential has to lie within rounding of its threshold, one in
+/// 100,000 at most (`docs/paper.md`, "Float32": 1 or 2 in a million), and is a spike too many now and one too few later.
 #[test]
 fn every_profile_says_the_same_network() -> Result<()> {
     for (seed, (config, side)) in networks().enumerate() {
@@ -107,15 +111,23 @@ fn every_profile_says_the_same_network() -> Result<()> {
             let neuron = if profile == Profile::Sinabs { if_neuron(0.5) } else { learned_leak() };
             let config = ModelConfig { neuron, timesteps: 3, ..config.clone() };
             let model = as_f32(&model(&config, seed as u64)?)?;
-            let images = random_input(&config, side, false, seed as u64)?;
             let export = nir::export(&model, &[3, side, side], profile)?;
-            let verification = nir::verify(&export.bytes, &model, &images)?;
-            let counts: u64 = verification.layers.iter().map(|layer| layer.n_counts).sum();
-            assert!(verification.differing() * 1000 <= counts, "{name} {:?}: {verification:?}", config.backbone);
-            // A spike moves a logit by θ times a weight, a thousandth of them hardly: but a factor forgotten in the last
-            // layers, which no spike shows, moves all.
-            let tolerance = if verification.differing() == 0 { 1e-4 } else { 0.05 };
-            assert!(verification.logit_error < tolerance, "{name} {:?}: {verification:?}", config.backbone);
+            let mut same = 0;
+            for (image, at) in (0..4).flat_map(|draw| [(draw, 0), (draw, 1)]) {
+                let images = random_input(&config, side, false, seed as u64 + 100 * image)?.narrow(0, at, 1)?;
+                let verification = nir::verify(&export.bytes, &model, &images)?;
+                if let Some(first) = verification.layers.iter().find(|layer| layer.differing > 0) {
+                    let flips = 1 + first.n_counts / 100_000;
+                    assert!(first.differing <= 2 * flips, "{name} {:?}: {verification:?}", config.backbone);
+                    continue;
+                }
+                assert!(verification.logit_error < 1e-4, "{name} {:?}: {verification:?}", config.backbone);
+                same += 1;
+                if same == 2 {
+                    break;
+                }
+            }
+            assert_eq!(same, 2, "{name} {:?}: spikes differ for nearly every image", config.backbone);
         }
     }
     Ok(())
@@ -373,6 +385,59 @@ fn damaged_files_are_refused() -> Result<()> {
     }
     let missing = nir::verify_file("no/such.nir", &model, &images).unwrap_err().to_string();
     assert!(missing.contains("no/such.nir"), "{missing}");
+    Ok(())
+}
+
+/// What a file of some kB claims to hold is checked before memory is taken: for one array, and for all together.
+#[test]
+fn arrays_larger_than_the_file_can_hold_are_refused() -> Result<()> {
+    let config = ModelConfig { width: 1, timesteps: 1, neuron: if_neuron(0.), ..ModelConfig::resnet20(2) };
+    let model = model(&config, 1)?;
+    let images = random_input(&config, 4, false, 1)?;
+    let bytes = nir::export(&model, &[3, 4, 4], Profile::Spec)?.bytes;
+    let with_bias = |len: u64| {
+        let marked = rewrite(&bytes, |at, content| {
+            if at == "node/nodes/fc/bias" {
+                *content = Content::Floats(vec![12_345], vec![0.; 12_345]);
+            }
+        });
+        let marker = 12_345_u64.to_le_bytes();
+        let at = (0..marked.len()).find(|&i| marked[i..].starts_with(&marker)).expect("a length");
+        // The checksum at the end of the object header, `OHDR`, that the length stands in.
+        let from = marked[..at].windows(4).rposition(|tag| tag == b"OHDR").expect("a header");
+        let is_end = |&end: &usize| marked[end..].starts_with(&jenkins_lookup3(&marked[from..end]).to_le_bytes());
+        let end = (at + 8..marked.len()).find(is_end).expect("a checksum");
+        let mut file = marked.clone();
+        file[at..at + 8].copy_from_slice(&len.to_le_bytes());
+        let checksum = jenkins_lookup3(&file[from..end]);
+        file[end..end + 4].copy_from_slice(&checksum.to_le_bytes());
+        file
+    };
+    for len in [1 << 28, 1 << 40, u64::MAX] {
+        let text = nir::verify(&with_bias(len), &model, &images).unwrap_err().to_string();
+        assert!(text.contains("fc/bias: it claims") && text.contains("of this length"), "{len}: {text}");
+    }
+
+    // Zeros that were compressed twice: each array alone is within the limit.
+    let deflate = || FilterDescription { id: FILTER_DEFLATE, name: None, client_data: vec![9] };
+    let len = bytes.len() * 100;
+    let mut builder = Hdf5Builder::new();
+    for (path, content) in datasets(&bytes) {
+        let dataset = match content {
+            Content::Texts(shape, texts) => DatasetBuilder::fixed_string_data(path, shape, &texts),
+            Content::Floats(..) if ["node/nodes/conv1.0/bias", "node/nodes/fc/bias"].contains(&path.as_str()) => {
+                let zeros = DatasetBuilder::typed_data(path, vec![len as u64], &vec![0_f32; len]);
+                zeros.map(|zeros| zeros.chunked(vec![len as u64]).filter(deflate()).filter(deflate()))
+            }
+            Content::Floats(shape, data) => DatasetBuilder::typed_data(path, shape, &data),
+            Content::Integers(shape, data) => DatasetBuilder::typed_data(path, shape, &data),
+        };
+        builder = builder.dataset(dataset.unwrap());
+    }
+    let file = builder.into_plan().unwrap().encode(WriteOptions::default()).unwrap();
+    assert!(len * 8 < file.len() * 1032);
+    let text = nir::verify(&file, &model, &images).unwrap_err().to_string();
+    assert!(text.contains("/bias: it claims"), "{text}");
     Ok(())
 }
 
