@@ -1,11 +1,15 @@
 //! Hybrid training (§4.4): a pretrained QCFS network becomes a spiking one, ready to be fine-tuned.
 
+use std::mem::discriminant;
+
 use candle_core::{DType, Device, Tensor};
 use lmht_nn::neurons::{self, Qcfs};
-use lmht_nn::{GradientMode, ModelConfig, Network, NeuronConfig, ParamStore, Tgim};
+use lmht_nn::trace::Trace;
+use lmht_nn::{GradientMode, ModelConfig, Network, NeuronConfig, ParamStore, Stem, Tgim};
 
-use crate::layers::{missing, path, scale_first_current};
-use crate::{Error, Model, Result};
+use crate::baselines::calibrated;
+use crate::layers::{missing, outline, path, scale_first_current, spike_poolings};
+use crate::{Calibration, Error, Model, Result};
 
 /// How the spiking network starts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,6 +25,12 @@ pub enum HybridStart {
 /// Makes an LM-HT network with `levels` levels and `timesteps` timesteps of a QCFS network.
 ///
 /// Ω = 1/T, λ = 1, v(0) = θ/2; θ from each layer's learned scale ϑ, see [`HybridStart`]. All weights are taken over.
+///
+/// The exact start takes the maximum before the stem's neuron where the ANN takes it after ([`Stem::ImagenetPoolFirst`] for
+/// [`Stem::Imagenet`], T > 1): the QCFS staircase grows with its input, so that is the same function of activations. The
+/// spikes of a unit at one timestep do not grow with its current: at T = 2, 0.3 θ gives 0, 1 and 0.5 θ gives 1, 0, of which
+/// the maximum at every timestep would be 1, 1. [`hybrid_report`](crate::hybrid_report) says where something else keeps the
+/// two networks apart.
 ///
 /// # Errors
 /// If the network is not a QCFS network, its tensors do not fit its configuration (every difference is listed), a scale
@@ -57,11 +67,65 @@ pub fn qcfs_to_lmht(model: &Model, levels: u32, timesteps: usize, start: HybridS
         v_init: 0.5,
         gradient: GradientMode::Detached,
     });
-    let spiking = spiking(model, ModelConfig { neuron, timesteps, ..model.config.clone() }, share)?;
+    let mut config = ModelConfig { neuron, timesteps, ..model.config.clone() };
+    if start == HybridStart::Exact && timesteps > 1 {
+        config = pool_first(config)?;
+    }
+    let spiking = spiking(model, config, share)?;
     match start {
         HybridStart::Exact => Ok(spiking),
         HybridStart::Published => scale_first_current(spiking, f64::from(levels.max(1))),
     }
+}
+
+/// Takes the maximum before the stem's neuron, if all layers stay and no other layer pools spikes then.
+fn pool_first(config: ModelConfig) -> Result<ModelConfig> {
+    if config.stem != Stem::Imagenet {
+        return Ok(config);
+    }
+    let moved = ModelConfig { stem: Stem::ImagenetPoolFirst, ..config.clone() };
+    let (before, after) = (outline(&config)?.1, outline(&moved)?.1);
+    let layers = |trace: &Trace| {
+        let mut layers: Vec<_> =
+            trace.nodes.iter().map(|node| (node.name.clone(), format!("{:?}", discriminant(&node.op)))).collect();
+        layers.sort();
+        layers
+    };
+    let helps = spike_poolings(&after).len() < spike_poolings(&before).len();
+    Ok(if helps && layers(&before) == layers(&after) { moved } else { config })
+}
+
+/// Makes an LM-HT network with `levels` levels and `timesteps` timesteps of a ReLU network, without training.
+///
+/// Each ReLU becomes a staircase of L·T steps up to the ceiling of its layer, and that the neuron which [`qcfs_to_lmht`] makes
+/// of it: θ is the ceiling over L, v(0) = θ/2. [`Calibration::least_error`] chooses the ceilings. With L = 2ⁿ - 1 it is the
+/// neuron of H-MT (Zhang et al., AAAI 2026), with Ω = 1/T in front.
+///
+/// # Errors
+/// If the network is not a ReLU network, its tensors do not fit its configuration, a layer has no positive ceiling (it is
+/// named), or L or T is 0.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use lmht_convert::{Calibration, Model, relu_to_lmht};
+/// use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
+///
+/// # fn main() -> lmht_convert::Result<()> {
+/// let ann = ModelConfig { width: 4, neuron: NeuronConfig::relu(), timesteps: 1, ..ModelConfig::resnet20(10) };
+/// let params = ParamStore::new(42);
+/// let network = Network::new(&ann, params.builder(DType::F32, &Device::Cpu))?;
+/// let images = Tensor::rand(0f32, 1., (2, 3, 8, 8), &Device::Cpu)?;
+/// let (levels, timesteps) = (3, 2);
+/// let calibration = Calibration::least_error(&network, &images, 6)?;
+/// let spiking = relu_to_lmht(&Model::of(&ann, &params), &calibration, levels, timesteps)?;
+/// assert_eq!((spiking.config.neuron.levels(), spiking.config.timesteps), (3, 2));
+/// # Ok(()) }
+/// ```
+pub fn relu_to_lmht(model: &Model, calibration: &Calibration, levels: u32, timesteps: usize) -> Result<Model> {
+    let steps = u32::try_from(timesteps).ok().and_then(|timesteps| levels.checked_mul(timesteps)).unwrap_or(u32::MAX);
+    // What is wrong with 0 says the conversion itself.
+    let staircase = calibrated(model, calibration, NeuronConfig::qcfs(steps.max(1)), 1, "thresh")?;
+    qcfs_to_lmht(&staircase, levels, timesteps, HybridStart::Exact)
 }
 
 /// Makes an IF network with `timesteps` timesteps of a QCFS network, as its authors evaluate it: θ = ϑ, v(0) = θ/2.

@@ -95,6 +95,12 @@ pub(crate) fn before_neurons(trace: &Trace) -> Vec<bool> {
     is_before
 }
 
+/// The max-poolings of what neurons send, by number.
+pub(crate) fn spike_poolings(trace: &Trace) -> Vec<usize> {
+    let is_before = before_neurons(trace);
+    (0..trace.nodes.len()).filter(|&i| matches!(trace.nodes[i].op, Op::MaxPool(_)) && !is_before[i]).collect()
+}
+
 fn is_synapse_or_norm(op: &Op) -> bool {
     matches!(op, Op::Conv2d { .. } | Op::Linear { .. } | Op::BatchNorm(_))
 }

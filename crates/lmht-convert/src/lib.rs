@@ -8,7 +8,8 @@
 //! [traits](lmht_nn::neurons::NeuronTraits): a network of one's own ([`lmht_nn::Architecture`]) is converted as a built-in one
 //! is. Whatever cannot be converted is refused by its name, with what to do about it.
 //!
-//! - [`qcfs_to_lmht`] and [`qcfs_to_if`] make a spiking network of a pretrained QCFS network (§4.4);
+//! - [`qcfs_to_lmht`] and [`qcfs_to_if`] make a spiking network of a pretrained QCFS network (§4.4),
+//!   [`relu_to_lmht`] of a ReLU network; [`hybrid_report`] says where it is not the same function, and how far it is off;
 //! - [`relu_to_if`] (RMP), [`relu_to_snm`], [`qcfs_to_srp`] and [`qcfs_to_cos`] are the conversions that the paper compares with;
 //! - [`reparameterize`] makes single-threshold neurons of multi-level ones, with nothing lost (§4.5);
 //! - [`absorb_bn`] and [`absorb_thresholds`] take batch norm and the amplitude of spikes into the weights;
@@ -41,13 +42,15 @@ mod layers;
 #[cfg(feature = "nir")]
 pub mod nir;
 mod reparameterize;
+mod report;
 
 pub use absorb::{absorb_bn, absorb_thresholds};
 pub use baselines::{Calibration, qcfs_to_cos, qcfs_to_srp, relu_to_if, relu_to_snm};
 pub use compare::{LayerSpikes, SpikeComparison, compare_spikes};
 pub use error::{Error, Result};
-pub use hybrid::{HybridStart, qcfs_to_if, qcfs_to_lmht};
+pub use hybrid::{HybridStart, qcfs_to_if, qcfs_to_lmht, relu_to_lmht};
 pub use reparameterize::reparameterize;
+pub use report::{Deviation, HybridReport, LogitComparison, hybrid_report};
 
 use std::collections::HashMap;
 

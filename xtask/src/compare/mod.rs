@@ -713,7 +713,7 @@ fn check_network(config: &ModelConfig, width: Option<usize>) -> Result<()> {
 fn describe(config: &ModelConfig) -> String {
     let stem = match config.stem {
         Stem::Cifar => "3x3",
-        Stem::Imagenet => "7x7",
+        Stem::Imagenet | Stem::ImagenetPoolFirst => "7x7",
     };
     format!(
         "{}, {stem} stem, width {}, images of {}x32x32, {} classes, LM-HT with L = {}, T = {}, float32",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use lmht_convert::{Calibration, Model, Result, qcfs_to_cos, qcfs_to_srp, relu_to_if, relu_to_snm};
+use lmht_convert::{Calibration, Model, Result, qcfs_to_cos, qcfs_to_srp, relu_to_if, relu_to_lmht, relu_to_snm};
 use lmht_nn::layers::{Linear, Neuron, Site};
 use lmht_nn::{
     Architecture, Body, InputShape, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, Pass, Signal,
@@ -163,6 +163,70 @@ fn percentiles_are_order_statistics() -> Result<()> {
     Ok(())
 }
 
+/// No ceiling of a fine grid is better than the one that the search takes, and the percentile rule is worse.
+#[test]
+fn the_least_error_is_found() -> Result<()> {
+    #[derive(Default)]
+    struct Activations(BTreeMap<String, Vec<f64>>);
+    impl Observer for Activations {
+        fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
+            self.0.insert(event.name.into(), event.output.to_tensor()?.flatten_all()?.to_vec1::<f64>()?);
+            Ok(())
+        }
+    }
+    let model = random_model(&relu(), 21)?;
+    let (network, _) = model.build(DType::F64, &Device::Cpu)?;
+    let images = random_input(&relu(), 16, false, 21)?;
+    let mut activations = Activations::default();
+    network.forward(&images, &mut Pass::eval().observed_by(&mut activations))?;
+    let percentile = Calibration::of(&network, &images, 99.9)?.ceilings;
+    for steps in [1_u32, 2, 4, 15] {
+        let error = |values: &[f64], ceiling: f64| -> f64 {
+            let n = f64::from(steps);
+            let q = |a: f64| (a * n / ceiling + 0.5).floor().clamp(0., n) * ceiling / n;
+            values.iter().map(|&a| (a - q(a)).powi(2)).sum()
+        };
+        let mut better = 0;
+        for (name, ceiling) in Calibration::least_error(&network, &images, steps)?.ceilings {
+            let values = &activations.0[&name];
+            let largest = values.iter().copied().fold(0., f64::max);
+            if largest == 0. {
+                assert_eq!(ceiling, 0., "{name}");
+                continue;
+            }
+            let found = error(values, ceiling);
+            let least = (1..=1000).map(|i| error(values, largest * f64::from(i) / 1000.)).fold(f64::INFINITY, f64::min);
+            assert!(found <= least * 1.01 + 1e-12, "{name}, {steps} steps: {found} where {least} is possible");
+            better += usize::from(found < 0.95 * error(values, percentile[&name]));
+        }
+        assert!(better > 0, "{steps} steps: the percentile is as good");
+    }
+    let message = Calibration::least_error(&network, &images, 0).unwrap_err().to_string();
+    assert!(message.contains("0 steps"), "{message}");
+    Ok(())
+}
+
+/// Every layer is the staircase that it was calibrated as, whatever L and T make its steps; more steps come nearer to the ANN.
+#[test]
+fn a_relu_network_becomes_a_staircase_without_training() -> Result<()> {
+    let model = random_model(&relu(), 21)?;
+    let (network, _) = model.build(DType::F64, &Device::Cpu)?;
+    let images = random_input(&relu(), 16, false, 21)?;
+    let expected = readout(&model, &images)?;
+    let logits = |levels: u32, timesteps: usize| -> Result<Tensor> {
+        let calibration = Calibration::least_error(&network, &images, levels * timesteps as u32)?;
+        let ceilings = calibration.ceilings.into_iter().map(|(name, c)| (name, if c > 0. { c } else { 1. }));
+        readout(&relu_to_lmht(&model, &Calibration { ceilings: ceilings.collect() }, levels, timesteps)?, &images)
+    };
+    let alike = logits(15, 2)?;
+    for (levels, timesteps) in [(30, 1), (5, 6), (1, 30)] {
+        assert!(relative_error(&logits(levels, timesteps)?, &alike)? < 1e-9, "L = {levels}, T = {timesteps}");
+    }
+    let (coarse, fine) = (relative_error(&logits(2, 2)?, &expected)?, relative_error(&logits(64, 16)?, &expected)?);
+    assert!(fine < 0.02 && fine < coarse / 4., "{coarse} {fine}");
+    Ok(())
+}
+
 #[test]
 fn what_cannot_be_converted_is_refused() -> Result<()> {
     let (ann, quantized) = (random_model(&relu(), 1)?, random_model(&qcfs(), 1)?);
@@ -170,6 +234,12 @@ fn what_cannot_be_converted_is_refused() -> Result<()> {
     let message = |result: Result<Model>| result.unwrap_err().to_string();
     let text = message(relu_to_if(&ann, &calibration, 8));
     assert!(text.contains("layer1.1") && text.contains("calibrate"), "{text}");
+    let text = message(relu_to_lmht(&ann, &calibration, 3, 2));
+    assert!(text.contains("layer1.1") && text.contains("calibrate"), "{text}");
+    let all = Calibration::of(&ann.build(DType::F64, &Device::Cpu)?.0, &random_input(&relu(), 16, false, 1)?, 100.)?;
+    let all = Calibration { ceilings: all.ceilings.into_keys().map(|name| (name, 1.)).collect() };
+    assert!(message(relu_to_lmht(&ann, &all, 0, 2)).contains("levels"));
+    assert!(message(relu_to_lmht(&ann, &all, 2, 0)).contains("timesteps"));
     assert!(message(relu_to_snm(&quantized, &calibration, 8)).contains("expected a ReLU network"));
     assert!(message(qcfs_to_srp(&ann, 4, 4)).contains("expected a QCFS network"));
     for (tau, timesteps) in [(0, 4), (4, 0), (usize::MAX, 4)] {

@@ -265,7 +265,7 @@ impl Plan {
 struct Layers {
     stem: ConvNorm,
     entry: Entry,
-    pool: bool,
+    stem_kind: Stem,
     blocks: Vec<Block>,
     classifier: Classifier,
 }
@@ -370,7 +370,7 @@ impl Layers {
     fn new(plan: &Plan, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let (kernel, stride) = match config.stem {
             Stem::Cifar => (3, 1),
-            Stem::Imagenet => (7, 2),
+            Stem::Imagenet | Stem::ImagenetPoolFirst => (7, 2),
         };
         let stem = conv_norm(config, (config.in_channels, config.width, kernel, stride), plan.names.stem, vb)?;
         let stem = stem.counting_repeats(plan.repeats_image);
@@ -396,7 +396,7 @@ impl Layers {
         Ok(Self {
             stem,
             entry,
-            pool: config.stem == Stem::Imagenet,
+            stem_kind: config.stem,
             blocks,
             classifier: Classifier::new(config, c_in, plan.hidden, &plan.classifier, vb)?,
         })
@@ -404,7 +404,11 @@ impl Layers {
 
     /// After the ImageNet stem's max-pooling.
     fn pooled(&self, xs: Signal, pass: &mut Pass<'_>) -> Result<Signal> {
-        if self.pool { max_pool2d(&xs, Pool2dParams { kernel: 3, stride: 2, padding: 1 }, pass) } else { Ok(xs) }
+        if self.stem_kind != Stem::Cifar {
+            max_pool2d(&xs, Pool2dParams { kernel: 3, stride: 2, padding: 1 }, pass)
+        } else {
+            Ok(xs)
+        }
     }
 }
 
@@ -413,8 +417,11 @@ impl Body for Layers {
         let current = self.stem.forward(xs, pass)?;
         let mut xs = match &self.entry {
             Entry::Spikes(neuron) => {
-                let spikes = neuron.forward(&current, pass)?;
-                self.pooled(spikes, pass)?
+                if self.stem_kind == Stem::ImagenetPoolFirst {
+                    neuron.forward(&self.pooled(current, pass)?, pass)?
+                } else {
+                    self.pooled(neuron.forward(&current, pass)?, pass)?
+                }
             }
             Entry::Analog { input_scale } => {
                 // Nothing here depends on time, so it happens before the current is repeated.

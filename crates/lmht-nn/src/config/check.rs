@@ -45,8 +45,9 @@ impl ModelConfig {
         let title = self.backbone.title();
         if self.stem != super::model::Stem::Cifar && !has_stems {
             return Err(Error::Config(format!(
-                "stem is imagenet, which {title} does not have; expected cifar (imagenet is for ResNet-18, -19, -34 and \
-                 MS-ResNet-18, -34)"
+                "stem is {}, which {title} does not have; expected cifar (the others are for ResNet-18, -19, -34 and \
+                 MS-ResNet-18, -34)",
+                if self.stem == super::model::Stem::Imagenet { "imagenet" } else { "imagenet_pool_first" }
             )));
         }
         for (name, value) in [("depth", self.depth), ("heads", self.heads)] {

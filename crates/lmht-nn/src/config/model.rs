@@ -193,8 +193,11 @@ pub enum Stem {
     /// 3x3 convolution, stride 1.
     #[default]
     Cifar,
-    /// 7x7 convolution, stride 2, then 3x3 max-pooling, stride 2.
+    /// 7x7 convolution, stride 2, the neuron, then 3x3 max-pooling, stride 2.
     Imagenet,
+    /// As [`Stem::Imagenet`], the neuron after the max-pooling. It is the same function of activations that grow with their
+    /// input, but not of spikes, whose maximum is taken at every timestep. A hybrid start has this stem.
+    ImagenetPoolFirst,
 }
 
 /// A network: backbone, neuron, sizes.
