@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 use lmht_convert::nir::{self, Profile};
 use lmht_convert::{
-    Calibration, HybridStart, Model, SpikeComparison, absorb_bn, absorb_thresholds, compare_spikes, qcfs_to_cos,
-    qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, relu_to_if, relu_to_snm, reparameterize,
+    Calibration, HybridReport, HybridStart, Model, SpikeComparison, absorb_bn, absorb_thresholds, compare_spikes,
+    hybrid_report, qcfs_to_cos, qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, relu_to_if, relu_to_lmht, relu_to_snm,
+    reparameterize,
 };
 use lmht_datasets::{Loader, Preprocessor};
-use lmht_nn::{ModelCard, Network, Pretrained, Schedule, from_pretrained, save_pretrained};
+use lmht_nn::{ModelCard, Network, NeuronConfig, Pretrained, Schedule, from_pretrained, save_pretrained};
 use lmht_train::{BatchSource, FirstImages};
 
 use crate::data;
@@ -19,17 +20,26 @@ use crate::experiment::DataConfig;
 use crate::provenance;
 use crate::trained::Trained;
 
-/// Make an LM-HT network of a QCFS network, ready to be fine-tuned (hybrid training).
+/// Make an LM-HT network of a QCFS or ReLU network, ready to be used or fine-tuned (hybrid training).
 ///
 /// θ of each layer comes from its learned scale; Ω = 1/T, λ = 1, v(0) = θ/2. With L·T = Q the exact start is the same
-/// function as the QCFS network.
+/// function as the QCFS network; a max-pooling behind the stem's neuron is moved before it for that. Where it is another
+/// function, the layer is named, and what that does to the logits of the test images is measured.
+///
+/// Of a ReLU network each layer is calibrated on some training images: its θ gives the staircase of L·T steps the least
+/// squared error (as H-MT), or is a percentile of the activations over L. More levels come nearer: with L = 15, T = 2
+/// little is lost.
 #[derive(clap::Args)]
 #[command(after_help = "Example, from an ANN to its fine-tuned network:
   cargo xtask train resnet20-cifar100-qcfs-Q4
   cargo xtask convert hybrid runs/resnet20-cifar100-qcfs-Q4-seed42 --levels 2 --timesteps 2 --out hybrid-start
-  cargo xtask train resnet20-cifar100-Q4-L2T2 --start hybrid-start")]
+  cargo xtask train resnet20-cifar100-Q4-L2T2 --start hybrid-start
+
+Of a ReLU network, without training:
+  cargo xtask convert hybrid runs/relu --levels 15 --timesteps 2 --out relu-L15T2
+  cargo xtask convert hybrid models/torchvision --data data/imagenet --levels 15 --limit 1000 --out spiking")]
 pub(super) struct Hybrid {
-    /// A run folder or model folder of a QCFS network.
+    /// A run folder or model folder of a QCFS or ReLU network.
     model: PathBuf,
     /// L.
     #[arg(long, default_value_t = 2)]
@@ -40,6 +50,20 @@ pub(super) struct Hybrid {
     /// How it starts: `exact` keeps the function of the ANN, `published` is the paper's Algorithm 1.
     #[arg(long, value_enum, default_value_t = Start::Exact)]
     start: Start,
+    /// Training images that calibrate a ReLU network.
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    calibration_images: usize,
+    /// Calibrate by this percentile of the activations, in place of the least error.
+    #[arg(long)]
+    percentile: Option<f64>,
+    /// A data set to measure and calibrate on [default: the data of the run; for a model folder the repository's sample].
+    #[arg(long)]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    splits: data::SplitArgs,
+    /// Measure on the first N test images only; 0 measures nothing and reads no test images.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
     /// The model folder to write; a model folder there is replaced.
     #[arg(long)]
     pub(super) out: PathBuf,
@@ -154,13 +178,44 @@ pub(super) struct Fold {
 
 impl Hybrid {
     pub(super) fn run(&self) -> Result<()> {
-        let (model, _) = load(&self.model, None)?;
-        let start = match self.start {
-            Start::Exact => HybridStart::Exact,
-            Start::Published => HybridStart::Published,
+        let (model, mut trained) = load(&self.model, self.data.as_deref())?;
+        self.splits.apply(&mut trained.data);
+        let spiking = self.convert(&model, &trained).with_context(|| shown(&self.model))?;
+        // Before anything is written, so that a wrong data set leaves nothing behind.
+        let test = match self.limit {
+            Some(0) => None,
+            _ => Some(trained.test(&model.config).context("no images to measure on; --limit 0 measures nothing")?),
         };
-        let spiking = qcfs_to_lmht(&model, self.levels, self.timesteps, start).with_context(|| shown(&self.model))?;
-        save(&self.out, &spiking, &self.model)
+        let report = match &test {
+            Some(test) => {
+                with_images(test, self.limit, "measuring", |batches| hybrid_report(&model, &spiking, batches))?
+            }
+            None => hybrid_report(&model, &spiking, [])?,
+        };
+        save(&self.out, &spiking, &self.model)?;
+        print!("{}", describe_hybrid(&report));
+        Ok(())
+    }
+
+    fn convert(&self, model: &Model, trained: &Trained) -> Result<Model> {
+        if !matches!(model.config.neuron, NeuronConfig::Relu(_)) {
+            ensure!(
+                self.percentile.is_none(),
+                "--percentile is for ReLU networks; a QCFS network has learned its scales"
+            );
+            let start = match self.start {
+                Start::Exact => HybridStart::Exact,
+                Start::Published => HybridStart::Published,
+            };
+            return Ok(qcfs_to_lmht(model, self.levels, self.timesteps, start)?);
+        }
+        ensure!(self.start == Start::Exact, "--start published is for QCFS networks; leave it out for a ReLU network");
+        let steps = u32::try_from(self.timesteps).ok().and_then(|timesteps| timesteps.checked_mul(self.levels));
+        let steps = steps.filter(|&steps| steps > 0).context("--levels and --timesteps: expected 1 or more of each")?;
+        let rule = self.percentile.map_or(Rule::LeastError { steps }, Rule::Percentile);
+        let of = (&trained.data, trained.preprocessor.as_ref());
+        let calibration = calibrate(model, of, self.calibration_images, rule)?;
+        Ok(relu_to_lmht(model, &calibration, self.levels, self.timesteps)?)
     }
 }
 
@@ -170,7 +225,8 @@ impl Inference {
         let of = (&trained.data, trained.preprocessor.as_ref());
         let calibration = match self.method {
             Method::Rmp | Method::Snm => Some(
-                calibrate(&model, of, self.calibration_images, self.percentile).with_context(|| shown(&self.model))?,
+                calibrate(&model, of, self.calibration_images, Rule::Percentile(self.percentile))
+                    .with_context(|| shown(&self.model))?,
             ),
             Method::If | Method::Srp | Method::Cos => None,
         };
@@ -233,21 +289,36 @@ pub(crate) fn convert(
 /// Images of a calibration that go through the network at once, if they may be divided.
 const CALIBRATION_BATCH: usize = 100;
 
+/// How a calibration chooses ceilings.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Rule {
+    /// A percentile of the activations.
+    Percentile(f64),
+    /// The least error of a staircase.
+    LeastError { steps: u32 },
+}
+
 /// The ceilings of a ReLU network's layers on so many training images, as they are: no crop, no flip.
 pub(crate) fn calibrate(
     model: &Model,
     (data, preprocessor): (&DataConfig, Option<&Preprocessor>),
     n_images: usize,
-    percentile: f64,
+    rule: Rule,
 ) -> Result<Calibration> {
     ensure!(n_images > 0, "--calibration-images is 0; expected at least one image");
     let (network, _) = model.build(DType::F32, &Device::Cpu)?;
-    // The largest of all batches is the largest of all images; any other percentile needs them in one.
-    let batch_size = if percentile == 100. { n_images.min(CALIBRATION_BATCH) } else { n_images };
+    // The largest of all batches is the largest of all images; any other rule needs them in one.
+    let is_largest = matches!(rule, Rule::Percentile(percentile) if percentile == 100.);
+    let batch_size = if is_largest { n_images.min(CALIBRATION_BATCH) } else { n_images };
     let source = data::open_plain_train(data, &model.config, preprocessor, batch_size)?;
     let mut calibration = Calibration::default();
     for batch in source.batches(0, 0)?.take(n_images.div_ceil(batch_size)) {
-        calibration = Calibration::of(&network, &batch?.images, percentile)?.max(&calibration);
+        let images = batch?.images;
+        let of_batch = match rule {
+            Rule::Percentile(percentile) => Calibration::of(&network, &images, percentile)?,
+            Rule::LeastError { steps } => Calibration::least_error(&network, &images, steps)?,
+        };
+        calibration = of_batch.max(&calibration);
     }
     Ok(calibration)
 }
@@ -255,18 +326,58 @@ pub(crate) fn calibrate(
 /// The spikes of two networks on the first `limit` test images, or on all.
 pub(crate) fn compare(before: &Model, after: &Model, test: &Loader, limit: Option<usize>) -> Result<SpikeComparison> {
     let build = |model: &Model| -> Result<Network> { Ok(model.build(DType::F32, &Device::Cpu)?.0) };
+    let (before, after) = (build(before)?, build(after)?);
+    with_images(test, limit, "comparing spikes", |batches| compare_spikes(&before, &after, batches))
+}
+
+/// Shows the first `limit` test images with their labels, or all, and a bar.
+fn with_images<R>(
+    test: &Loader,
+    limit: Option<usize>,
+    title: &str,
+    show: impl FnOnce(&mut dyn Iterator<Item = lmht_convert::Result<(Tensor, Tensor)>>) -> lmht_convert::Result<R>,
+) -> Result<R> {
     let source = FirstImages::new(test, limit.unwrap_or(usize::MAX).min(test.data().len()));
     let bar = ProgressBar::new(source.n_batches() as u64);
-    bar.set_style(ProgressStyle::with_template("comparing spikes {wide_bar} {pos}/{len} {eta} left")?);
-    let batches = source.batches(0, 0)?.map(|batch| {
+    bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta} left")?);
+    bar.set_message(title.to_string());
+    let mut batches = source.batches(0, 0)?.map(|batch| {
         bar.inc(1);
         let batch = batch.map_err(lmht_convert::Error::data)?;
         let labels = batch.targets.labels().map_err(lmht_convert::Error::data)?.clone();
         Ok((batch.images, labels))
     });
-    let comparison = compare_spikes(&build(before)?, &build(after)?, batches)?;
+    let shown = show(&mut batches)?;
     bar.finish_and_clear();
-    Ok(comparison)
+    Ok(shown)
+}
+
+fn describe_hybrid(report: &HybridReport) -> String {
+    let mut text = String::new();
+    if report.pools_first {
+        text += "the stem takes the maximum before its neuron now, which is the same function of activations\n";
+    }
+    if report.deviations.is_empty() {
+        text += "the same function as the ANN, up to rounding\n";
+    }
+    for deviation in &report.deviations {
+        text += &format!("not the ANN's function: {}: {}\n", deviation.layer, deviation.why);
+    }
+    let Some(measured) = &report.measured else { return text };
+    let percent = |correct: u64| 100. * correct as f64 / measured.n_images as f64;
+    text + &format!(
+        "{} images: logits differ by {:.3e} at most, {:.3e} in the mean (the largest logit is {:.3})\n\
+         top-1 {:.2} % before, {:.2} % after; cross-entropy {:.4} before, {:.4} after; another class for {} of them\n",
+        measured.n_images,
+        measured.largest,
+        measured.mean,
+        measured.magnitude,
+        percent(measured.correct_before),
+        percent(measured.correct_after),
+        measured.loss_before,
+        measured.loss_after,
+        measured.class_differs,
+    )
 }
 
 fn describe(comparison: &SpikeComparison) -> String {

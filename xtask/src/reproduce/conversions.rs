@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::Preset;
 use super::runs::{Outcome, Run, read_json};
-use crate::convert::networks::{Method, calibrate, compare, convert, read};
+use crate::convert::networks::{Method, Rule, calibrate, compare, convert, read};
 use crate::data;
 use crate::experiment::Experiment;
 use crate::published;
@@ -156,7 +156,7 @@ pub(crate) fn table4(preset: Preset, [qcfs, relu]: &[Run; 2], hybrids: &[Run], p
     let model = read(&qcfs.folder.join("model"))?;
     let inference = recorded(&qcfs.folder.join("conversions.json"), || {
         let relu_model = read(&relu.folder.join("model"))?;
-        let calibration = calibrate(&relu_model, (&relu.experiment.data, None), 500, 100.)?;
+        let calibration = calibrate(&relu_model, (&relu.experiment.data, None), 500, Rule::Percentile(100.))?;
         let mut converted = Vec::new();
         let [rmp, srp, qcfs_if] = preset.inference_timesteps();
         for &timesteps in rmp {
