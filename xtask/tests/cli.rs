@@ -453,7 +453,17 @@ fn a_network_goes_through_every_conversion() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     let (qcfs, hybrid, single, folded) = (path("qcfs"), path("hybrid"), path("single"), path("folded"));
-    convert(&["hybrid", &qcfs, "--levels", "2", "--timesteps", "2", "--out", &hybrid]);
+    let said = convert(&["hybrid", &qcfs, "--levels", "2", "--timesteps", "2", "--limit", "50", "--out", &hybrid]);
+    for part in ["maximum before its neuron", "the same function as the ANN", "50 images: logits differ by"] {
+        assert!(said.contains(part), "{said}");
+    }
+    for (rule, out) in [(&[][..], "least"), (&["--percentile", "99.9"], "percentile")] {
+        let arguments = ["hybrid", &path("relu"), "--levels", "7", "--calibration-images", "32", "--limit", "20"];
+        let said = convert(&[&arguments[..], rule, &["--out", &path(out)]].concat());
+        assert!(said.contains("all 17 neuron layers: a ReLU becomes a staircase of L·T = 14 steps"), "{said}");
+    }
+    let theta = |name: &str| std::fs::read(folder.path().join(name).join("model.safetensors")).unwrap();
+    assert_ne!(theta("least"), theta("percentile"));
     let said = convert(&["reparameterize", &hybrid, "--limit", "50", "--out", &single]);
     assert!(said.contains("layer4.1.sn2") && said.contains("50 images: top-1"), "{said}");
     let (uniform, nothing) = (path("uniform"), ["--schedule", "uniform", "--limit", "0"]);
@@ -488,6 +498,8 @@ fn a_network_goes_through_every_conversion() {
     let nowhere = path("nowhere");
     refused(&["hybrid", &hybrid, "--out", &nowhere], &["hybrid", "expected a QCFS network"]);
     refused(&["hybrid", &qcfs, "--levels", "0", "--out", &nowhere], &["levels"]);
+    refused(&["hybrid", &qcfs, "--percentile", "99", "--out", &nowhere], &["--percentile", "ReLU"]);
+    refused(&["hybrid", &path("relu"), "--start", "published", "--out", &nowhere], &["--start published", "QCFS"]);
     refused(&["reparameterize", &single, "--out", &nowhere], &["single", "already"]);
     refused(&["fold", &folded, "--out", &nowhere], &["folded", "no batch norm"]);
     refused(&["export", &single, "--out", &nowhere], &["NIR", "sn1", "T-GIM"]);

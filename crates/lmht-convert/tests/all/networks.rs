@@ -26,8 +26,12 @@ pub(crate) fn small_networks() -> Vec<(ModelConfig, usize)> {
     .into_iter()
     .map(|(config, width, side)| (ModelConfig { width, ..config }, side))
     .collect();
-    for backbone in [ModelConfig::resnet18(5), ModelConfig::ms_resnet18(5)] {
-        networks.push((ModelConfig { width: 2, stem: Stem::Imagenet, ..backbone }, 16));
+    for (backbone, stem) in [
+        (ModelConfig::resnet18(5), Stem::Imagenet),
+        (ModelConfig::resnet18(5), Stem::ImagenetPoolFirst),
+        (ModelConfig::ms_resnet18(5), Stem::Imagenet),
+    ] {
+        networks.push((ModelConfig { width: 2, stem, ..backbone }, 16));
     }
     networks
 }

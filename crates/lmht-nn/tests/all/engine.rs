@@ -36,9 +36,13 @@ pub(crate) fn cases() -> Vec<(String, ModelConfig, usize)> {
     ] {
         cases.push((format!("{:?}", config.backbone), small(config, width), side));
     }
-    for config in [ModelConfig::resnet18(5), ModelConfig::ms_resnet18(5)] {
-        let name = format!("{:?}, ImageNet stem", config.backbone);
-        cases.push((name, ModelConfig { stem: Stem::Imagenet, ..small(config, 3) }, 24));
+    for (config, stem) in [
+        (ModelConfig::resnet18(5), Stem::Imagenet),
+        (ModelConfig::resnet18(5), Stem::ImagenetPoolFirst),
+        (ModelConfig::ms_resnet18(5), Stem::Imagenet),
+    ] {
+        let name = format!("{:?}, {stem:?}", config.backbone);
+        cases.push((name, ModelConfig { stem, ..small(config, 3) }, 24));
     }
     let lif = NeuronConfig::Lif(neurons::Lif { leak: 0.5, v_threshold: 1., v_init: 0., gradient: GradientMode::Full });
     let causal = NeuronConfig::Lmht(neurons::Lmht {
