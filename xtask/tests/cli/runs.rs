@@ -97,8 +97,8 @@ fn the_preprocessing_travels_with_the_network() {
 
     assert_eq!(top1(&["run"], here), trained);
     assert_eq!(top1(&["run/model"], here), trained, "the model folder of a run knows its data");
-    let output = xtask(&["convert", "reparameterize", "run", "--limit", "0", "--out", "single"]).current_dir(here);
-    assert!(output.output().unwrap().status.success());
+    let arguments = ["convert", "reparameterize", "run", "--limit", "0", "--out", "single"];
+    assert!(xtask(&arguments).current_dir(here).output().unwrap().status.success());
     for data in ["pictures", "new"] {
         let expected = top1(&["run", "--data", data], here);
         assert_eq!(top1(&["single", "--data", data], here), expected, "{data}");
