@@ -7,6 +7,7 @@
 //! - [`trace::Trace`] lists the layers of a network and what feeds what; [`Network::plan`] says how each will run.
 //! - [`Inference`] is a network for evaluation alone, of parameters that stay as they are.
 //! - [`Observer`] watches a pass: spikes as they are, a byte a unit, without a copy.
+//! - [`gpu`] runs the kernels of `lmht-gpu` where the tensors are on a GPU.
 //! - [`save_pretrained`] and [`from_pretrained`] write and read model folders.
 //!
 //! `lmht-train` trains networks, `lmht-convert` converts them, `lmht-bench` counts what they cost.
@@ -22,6 +23,7 @@ pub mod checksums;
 mod config;
 mod engine;
 mod error;
+pub mod gpu;
 mod inference;
 pub mod layers;
 mod network;

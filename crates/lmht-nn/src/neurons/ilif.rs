@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::kind::{Equation, Kind, LayerTensors, Leak, NeuronTraits, Site, Tensors};
 use super::spiking::{check_leak, neuron_error};
 use crate::Result;
+use crate::gpu::{self, Kernel};
 use crate::ops::storage::Element;
 use crate::param_kind::ParamKind;
 
@@ -72,6 +73,10 @@ impl Kind for Ilif {
 
     fn output(&self, layer: &LayerTensors, xs: &Tensor, _: &dyn Fn(&Tensor) -> Tensor) -> Result<Tensor> {
         let currents = layer.by_timestep(xs)?;
+        if gpu::takes(xs) {
+            let neuron = self.neuron(layer.timesteps)?;
+            return Ok(gpu::apply(Kernel::Ilif(neuron), xs, &[], &[], xs.shape())?.0);
+        }
         let mut v = currents[0].zeros_like()?;
         let mut outputs = Vec::with_capacity(currents.len());
         for current in currents {

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::kind::{Equation, Kind, LayerTensors, Leak, NeuronTraits, Site, Tensors};
 use super::spiking::{check_leak, neuron_error};
 use crate::Result;
+use crate::gpu::{self, Kernel};
+use crate::ops;
 use crate::ops::storage::Element;
 use crate::param_kind::ParamKind;
 
@@ -82,6 +84,10 @@ impl Kind for Ternary {
     fn output(&self, layer: &LayerTensors, xs: &Tensor, param: &dyn Fn(&Tensor) -> Tensor) -> Result<Tensor> {
         let amplitude = param(layer.required(AMPLITUDE)?);
         let currents = layer.by_timestep(xs)?;
+        if gpu::takes(xs) {
+            let (neuron, amplitude) = (self.neuron(layer.timesteps)?, ops::as_real(&amplitude)?);
+            return Ok(gpu::apply(Kernel::Ternary(neuron), xs, &[&amplitude], &[], xs.shape())?.0);
+        }
         let mut v = currents[0].zeros_like()?;
         let mut outputs = Vec::with_capacity(currents.len());
         for current in currents {

@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor, Var, bail};
 
-use super::check_operands;
+use super::{as_real, check_operands};
+use crate::gpu::{self, Kernel};
 
 /// ε, added to the variance.
 pub const BATCH_NORM_EPS: f64 = 1e-5;
@@ -50,6 +51,14 @@ pub struct BatchStats {
 /// ```
 pub fn batch_norm_train(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<(Tensor, BatchStats)> {
     let (n, c, inner) = batch_norm_shape("batch_norm_train", xs, weight, bias, eps)?;
+    if gpu::takes(xs) {
+        let zeros = as_real(&weight.zeros_like()?)?;
+        let (ys, others) = by_kernel(Kernel::BatchNorm { eps }, xs, (n, c, inner), [weight, bias], &[&zeros])?;
+        let [_, mean, var] = &others[..] else { bail!("batch_norm_train: no statistics") };
+        let stats =
+            BatchStats { mean: mean.to_dtype(weight.dtype())?, var_unbiased: var.to_dtype(weight.dtype())? };
+        return Ok((ys, stats));
+    }
     let count = (n * inner) as f64;
     let flat = xs.reshape((n, c, inner))?;
     let mean_of = |t: &Tensor| -> Result<Tensor> { t.sum_keepdim(2)?.sum_keepdim(0)? / count };
@@ -103,11 +112,30 @@ pub fn batch_norm_eval(
     eps: f64,
 ) -> Result<Tensor> {
     let (n, c, inner) = eval_shape(xs, weight, bias, running_mean, running_var, eps)?;
+    if gpu::takes(xs) {
+        let (mean, var) = (as_real(&running_mean.detach())?, as_real(&running_var.detach())?);
+        let kernel = Kernel::RunningNorm { eps };
+        return Ok(by_kernel(kernel, xs, (n, c, inner), [weight, bias], &[&mean, &var])?.0);
+    }
     let channel = |t: &Tensor| t.reshape((1, c, 1));
     let std = (running_var.detach() + eps)?.sqrt()?;
     let scale = weight.div(&std)?;
     let centred = xs.reshape((n, c, inner))?.broadcast_sub(&channel(&running_mean.detach())?)?;
     centred.broadcast_mul(&channel(&scale)?)?.broadcast_add(&channel(bias)?)?.reshape(xs.shape())
+}
+
+/// Batch norm through kernels, which want channels last.
+fn by_kernel(
+    kernel: Kernel,
+    xs: &Tensor,
+    (n, c, inner): (usize, usize, usize),
+    [weight, bias]: [&Tensor; 2],
+    constants: &[&Tensor],
+) -> Result<(Tensor, Vec<Tensor>)> {
+    let rows = xs.reshape((n, c, inner))?.transpose(1, 2)?.contiguous()?;
+    let (weight, bias) = (as_real(weight)?, as_real(bias)?);
+    let (ys, others) = gpu::apply(kernel, &rows, &[&weight, &bias], constants, (n, inner, c))?;
+    Ok((ys.transpose(1, 2)?.contiguous()?.reshape(xs.shape())?, others))
 }
 
 /// Moves running mean and variance towards those of a batch of `n` values a channel that stand for `repeats` times as many,

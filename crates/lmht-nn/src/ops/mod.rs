@@ -2,7 +2,8 @@
 //!
 //! Each is composed of Candle's own operations: readable, on any device, in any floating-point type, and what every fast form
 //! is tested against. A network runs these layer by layer where the engine cannot take it; [`neuron`] and [`qcfs`] are fused
-//! on the CPU for people who call them from networks of plain Candle.
+//! on the CPU for people who call them from networks of plain Candle. On a GPU neurons, [`qcfs`], batch norm and pooling run
+//! the kernels of `lmht-gpu` ([`gpu`](crate::gpu)); convolution and the products of [`linear`] stay composed.
 //!
 //! Some of Candle's gradients are wrong: that of max pooling on every device (scaled by the number of maxima over the window's
 //! area), that of a convolution's weight on Metal (a kernel that is not contiguous is misread), that of its input where height
@@ -23,7 +24,7 @@ mod qcfs;
 mod repeat_time;
 pub(crate) mod storage;
 mod windows;
-mod with_gradient;
+pub(crate) mod with_gradient;
 
 pub(crate) use batch_norm::batch_norm_dims;
 pub use batch_norm::{BATCH_NORM_EPS, BatchStats, batch_norm_eval, batch_norm_train, update_running_stats};
@@ -39,6 +40,11 @@ pub use repeat_time::repeat_time;
 pub use windows::{front_load, mix_windows, sum_windows};
 
 use candle_core::{DType, Result, Tensor, bail};
+
+/// A learned tensor in the type that kernels compute in beside such inputs: f64 with f64, else f32.
+pub(crate) fn as_real(learned: &Tensor) -> Result<Tensor> {
+    if learned.dtype() == DType::F64 { Ok(learned.clone()) } else { learned.to_dtype(DType::F32) }
+}
 
 /// Whether the fused CPU version can be used.
 fn is_fused(xs: &Tensor) -> bool {

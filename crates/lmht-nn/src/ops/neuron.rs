@@ -1,14 +1,16 @@
 //! A spiking neuron layer as one differentiable operation.
 //!
 //! On the CPU, in f32 and f64, the whole of T timesteps, T-GIM, leak and firing is one pass over the currents
-//! ([`LmhtNeuron`]); the backward pass recomputes the potentials instead of keeping them. Everywhere else the
-//! same layer is composed of tensor operations, [`neuron_composed`], which is also what the fused form is tested against.
+//! ([`LmhtNeuron`]); the backward pass recomputes the potentials instead of keeping them. On a GPU it is one kernel each way.
+//! Everywhere else the same layer is composed of tensor operations, [`neuron_composed`], which is also what the fused forms
+//! are tested against.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType, bail};
 use lmht_core::{GradientMode, LmhtConfig, LmhtNeuron, Real, Tgim};
 
-use super::is_fused;
+use super::{as_real, is_fused};
+use crate::gpu::{self, Kernel};
 
 /// What a layer learns, or does not: the inputs of [`neuron`] beside the currents.
 ///
@@ -61,6 +63,10 @@ pub enum Learned {
 /// ```
 pub fn neuron(xs: &Tensor, neuron: &LmhtNeuron, learned: &Learned) -> Result<Tensor> {
     check(xs, &neuron.config(), learned)?;
+    if gpu::takes(xs) {
+        let learned = learned_numbers(xs, neuron, learned)?;
+        return Ok(gpu::apply(Kernel::Neuron(*neuron), xs, &[&learned], &[], xs.shape())?.0);
+    }
     if !is_fused(xs) {
         return compose(xs, neuron, learned);
     }
@@ -116,6 +122,18 @@ fn check(xs: &Tensor, config: &LmhtConfig, learned: &Learned) -> Result<()> {
             "neuron: got no T-GIM logits, but the config says Tgim::{tgim:?}, which needs them; pass \
              Learned::TgimAndLeak, or configure Tgim::Identity"
         ),
+    }
+}
+
+/// Ω row by row and λ as one tensor for a kernel, differentiable.
+fn learned_numbers(xs: &Tensor, neuron: &LmhtNeuron, learned: &Learned) -> Result<Tensor> {
+    let leak = |logit: &Tensor| sigmoid(&as_real(logit)?)? + 0.5;
+    match learned {
+        Learned::Nothing { leak } => as_real(&Tensor::new(&[*leak], xs.device())?.to_dtype(xs.dtype())?),
+        Learned::Leak { leak_logit } => leak(leak_logit),
+        Learned::TgimAndLeak { tgim_logit, leak_logit } => {
+            Tensor::cat(&[tgim(&as_real(tgim_logit)?, neuron.tgim())?.flatten_all()?, leak(leak_logit)?], 0)
+        }
     }
 }
 

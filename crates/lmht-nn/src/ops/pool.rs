@@ -3,6 +3,7 @@
 use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::{check_operands, output_size};
+use crate::gpu::{self, Kernel};
 
 /// Window of a pooling, equal for both axes, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,9 @@ pub struct Pool2dParams {
 /// ```
 pub fn max_pool2d(xs: &Tensor, p: Pool2dParams) -> Result<Tensor> {
     let (h_out, w_out) = pool_shape("max_pool2d", xs, p)?;
+    if gpu::takes(xs) {
+        return pool_by_kernel(Kernel::MaxPool, xs, p, (h_out, w_out));
+    }
     let (n, c, _, _) = xs.dims4()?;
     let Windows { values: windows, is_inside } = windows(xs, p, (h_out, w_out), f64::NEG_INFINITY)?;
     let area = p.kernel * p.kernel;
@@ -85,6 +89,9 @@ pub fn max_pool2d(xs: &Tensor, p: Pool2dParams) -> Result<Tensor> {
 /// ```
 pub fn avg_pool2d(xs: &Tensor, p: Pool2dParams) -> Result<Tensor> {
     let (h_out, w_out) = pool_shape("avg_pool2d", xs, p)?;
+    if gpu::takes(xs) {
+        return pool_by_kernel(Kernel::AvgPool, xs, p, (h_out, w_out));
+    }
     let (n, c, _, _) = xs.dims4()?;
     let sums = windows(xs, p, (h_out, w_out), 0.)?.values.sum(2)?;
     (sums / (p.kernel * p.kernel) as f64)?.reshape((n, c, h_out, w_out))
@@ -114,6 +121,20 @@ pub fn global_avg_pool(xs: &Tensor) -> Result<Tensor> {
         bail!("global_avg_pool: expected xs [N, C, H, W], got {:?}", xs.dims());
     };
     xs.flatten_from(2)?.mean(D::Minus1)
+}
+
+/// A pooling through kernels, which want channels last.
+fn pool_by_kernel(
+    kernel: fn(gpu::Windows) -> Kernel,
+    xs: &Tensor,
+    p: Pool2dParams,
+    (h_out, w_out): (usize, usize),
+) -> Result<Tensor> {
+    let (n, c, h, w) = xs.dims4()?;
+    let windows = gpu::Windows { images: n, h, w, c, kernel: p.kernel, stride: p.stride, padding: p.padding };
+    let maps = xs.permute((0, 2, 3, 1))?.contiguous()?;
+    let (ys, _) = gpu::apply(kernel(windows), &maps, &[], &[], (n, h_out, w_out, c))?;
+    ys.permute((0, 3, 1, 2))?.contiguous()
 }
 
 /// The shape of what a pooling gives, after checking it.

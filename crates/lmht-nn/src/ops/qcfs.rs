@@ -5,7 +5,8 @@ use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, W
 use lmht_core::{QcfsGate, Real, qcfs as mathematics};
 
 use super::neuron::values;
-use super::{check_operands, is_fused};
+use super::{as_real, check_operands, is_fused};
+use crate::gpu::{self, Kernel};
 
 /// a = ϑ · clip(floor(x Q / ϑ + 1/2) / Q, 0, 1) (Bu et al. 2022; Eq. 4), straight through the floor.
 ///
@@ -30,7 +31,10 @@ use super::{check_operands, is_fused};
 /// ```
 pub fn qcfs(xs: &Tensor, scale: &Tensor, quant_levels: u32, window: QcfsGate) -> Result<Tensor> {
     check(xs, scale, quant_levels)?;
-    if is_fused(xs) {
+    if gpu::takes(xs) {
+        let scale = as_real(scale)?;
+        Ok(gpu::apply(Kernel::Qcfs(quant_levels, window), xs, &[&scale], &[], xs.shape())?.0)
+    } else if is_fused(xs) {
         xs.contiguous()?.apply_op2(&scale.contiguous()?, Fused { quant_levels, window })
     } else {
         compose(xs, scale, quant_levels, window)
