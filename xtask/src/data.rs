@@ -33,22 +33,27 @@ impl SplitArgs {
     }
 }
 
-/// Training and test batches of an experiment.
-pub(crate) fn open(experiment: &Experiment) -> Result<(Loader, Loader)> {
+/// Training and test batches of an experiment, on a device.
+pub(crate) fn open(experiment: &Experiment, device: &Device) -> Result<(Loader, Loader)> {
     let (train, test, normalize) = read_both(&experiment.data, &experiment.model)?;
     let config = LoaderConfig {
         augment: experiment.data.augment,
         mix: experiment.data.mix,
         ..LoaderConfig::train(experiment.train.batch_size, experiment.train.seed)
     };
-    let train = Loader::new(Arc::new(train), &config, &normalize, &Device::Cpu)?;
-    Ok((train, test_source(&experiment.data, test, &normalize)?))
+    let train = Loader::new(Arc::new(train), &config, &normalize, device)?;
+    Ok((train, test_source(&experiment.data, test, &normalize, device)?))
 }
 
 /// The test batches alone, for a network that is trained already, as its preprocessor makes them of images.
 ///
 /// A network without one gets what the training split says, which has to be there then.
-pub(crate) fn open_test(data: &DataConfig, model: &ModelConfig, preprocessor: Option<&Preprocessor>) -> Result<Loader> {
+pub(crate) fn open_test(
+    data: &DataConfig,
+    model: &ModelConfig,
+    preprocessor: Option<&Preprocessor>,
+    device: &Device,
+) -> Result<Loader> {
     let Some(preprocessor) = preprocessor else {
         eprintln!(
             "note: the model has no preprocessor_config.json (an older version wrote it, or it was imported): size and \
@@ -63,13 +68,13 @@ pub(crate) fn open_test(data: &DataConfig, model: &ModelConfig, preprocessor: Op
     source.notes().iter().for_each(|note| eprintln!("note: {note}"));
     let test = read(&data, Split::Test, &data.parquet)?;
     check_fit(&data, model, &test)?;
-    test_source(&data, test, normalize)
+    test_source(&data, test, normalize, device)
 }
 
 /// The test batches of an experiment: the training split, which has to be there, decides how images become inputs.
 pub(crate) fn open_test_of_training(data: &DataConfig, model: &ModelConfig) -> Result<Loader> {
     let (_, test, normalize) = read_both(data, model)?;
-    test_source(data, test, &normalize)
+    test_source(data, test, &normalize, &Device::Cpu)
 }
 
 /// The same data, read as a preprocessor says.
@@ -139,9 +144,9 @@ fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(ImageDataset, Im
 }
 
 /// Every test image once.
-fn test_source(data: &DataConfig, test: ImageDataset, normalize: &Normalize) -> Result<Loader> {
+fn test_source(data: &DataConfig, test: ImageDataset, normalize: &Normalize, device: &Device) -> Result<Loader> {
     let config = LoaderConfig { center_crop: data.center_crop, ..LoaderConfig::eval(TEST_BATCH) };
-    Ok(Loader::new(Arc::new(test), &config, normalize, &Device::Cpu)?)
+    Ok(Loader::new(Arc::new(test), &config, normalize, device)?)
 }
 
 /// Images in an evaluation batch: large enough to keep the cores busy, small enough for any memory.

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{DType, Device};
+use candle_core::DType;
 use lmht_bench::report::{Report, Subject, images_csv};
 use lmht_bench::{EnergyModel, Footprint, Profiler};
 use lmht_nn::atomic::FolderWriter;
 use lmht_nn::from_pretrained;
 use lmht_train::{FirstImages, Progress, evaluate};
 
+use crate::device::DeviceArgs;
 use crate::trained::Trained;
 use crate::{data, provenance, repository, terminal};
 
@@ -55,6 +56,8 @@ pub(crate) struct Args {
     /// Only the first N test images.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// No progress on standard error.
     #[arg(long, short)]
     quiet: bool,
@@ -84,8 +87,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         repository::make_parent(path)?;
     }
     let out = args.out.as_ref().map(|path| FolderWriter::replacing(path.as_path())).transpose()?;
-    let trained = Trained::locate(&args.model, Some(&args.data))?;
-    let (network, params) = from_pretrained(&trained.folder, DType::F32, &Device::Cpu)?;
+    let trained = Trained { device: args.device.open()?, ..Trained::locate(&args.model, Some(&args.data))? };
+    let (network, params) = from_pretrained(&trained.folder, DType::F32, &trained.device)?;
     let test = trained.test(network.config())?;
     let n_images = args.limit.unwrap_or(usize::MAX).min(test.data().len());
     let what = if n_images < test.data().len() { format!("the first {n_images}") } else { "all".to_string() };

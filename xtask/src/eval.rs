@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use candle_core::{DType, Device};
+use candle_core::DType;
 use lmht_bench::{CostCounter, EnergyModel};
 use lmht_nn::atomic::write_file;
 use lmht_nn::from_pretrained;
 use lmht_train::{Confusion, Progress, evaluate_classes};
 use serde_json::Value;
 
+use crate::device::DeviceArgs;
 use crate::terminal;
 use crate::trained::Trained;
 use crate::{data, repository};
@@ -29,6 +30,8 @@ pub(crate) struct Args {
     data: Option<PathBuf>,
     #[command(flatten)]
     splits: data::SplitArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print the accuracy of each class and the confusion matrix; also write them to FILE, whose name ends in .csv, .svg or
     /// .json.
     #[arg(long, value_name = "FILE", num_args = 0..=1, value_parser = confusion_file)]
@@ -69,7 +72,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     file.map_or(Ok(()), |file| repository::make_parent(file))?;
     let mut trained = Trained::locate(&args.model, args.data.as_deref())?;
     args.splits.apply(&mut trained.data);
-    let (network, _params) = from_pretrained(&trained.folder, DType::F32, &Device::Cpu)?;
+    trained.device = args.device.open()?;
+    let (network, _params) = from_pretrained(&trained.folder, DType::F32, &trained.device)?;
     let test = trained.test(network.config())?;
     let mut counter = CostCounter::new();
     let (evaluation, confusion) = evaluate_classes(&network, &test, Progress::Shown, Some(&mut counter))?;

@@ -85,7 +85,8 @@ fn types(folder: &Path, target: &Path, feature: &str) -> Result<Outcome> {
         .output()
         .context("cannot start cargo")?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Ok(if output.status.success() && said.is_empty() {
+    // The copies have warnings; ours may have none.
+    Ok(if output.status.success() && !said.contains("`lmht-") {
         Outcome::Passed(vec![format!("cargo check of lmht-nn with the feature {feature}")])
     } else {
         Outcome::Failed(said.lines().map(str::to_string).collect())

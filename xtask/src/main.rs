@@ -16,11 +16,13 @@ mod ci;
 mod compare;
 mod convert;
 mod data;
+mod device;
 mod energy;
 mod eval;
 mod experiment;
 mod golden;
 mod predict;
+mod gpu_check;
 mod provenance;
 mod published;
 mod repository;
@@ -53,6 +55,7 @@ enum Command {
     Convert(convert::Args),
     Energy(energy::Args),
     Golden(golden::Args),
+    GpuCheck(gpu_check::Args),
     Compare(compare::Args),
     #[command(hide = true)]
     CompareWorker(compare::worker::Args),
@@ -68,6 +71,7 @@ fn main() -> std::process::ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Energy(args) => energy::run(&args),
         Command::Golden(args) => golden::run(&args),
+        Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::CompareWorker(args) => compare::worker::run(&args),
         Command::Ci(args) => ci::run(&args),

@@ -11,6 +11,7 @@ use lmht_nn::neurons;
 use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
 use lmht_train::{Metrics, Progress, RunRecord, evaluate, fit};
 
+use crate::device::DeviceArgs;
 use crate::experiment::{Experiment, presets};
 use crate::terminal::{self, Table};
 use crate::{data, provenance, published, stop};
@@ -55,6 +56,8 @@ pub(crate) struct Args {
     /// Print the resolved configuration and stop.
     #[arg(long)]
     print_config: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// No progress on standard error.
     #[arg(long, short)]
     quiet: bool,
@@ -108,7 +111,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         PathBuf::from("runs").join(format!("{name}-seed{}", experiment.train.seed))
     });
     let progress = if args.quiet { Progress::Silent } else { Progress::Shown };
-    let (metrics, cost) = train(&experiment, &folder, progress)?;
+    let (metrics, cost) = train(&experiment, &folder, &args.device.open()?, progress)?;
     println!(
         "top-1 {:.2} % after {} epochs (best {:.2} % after epoch {}); {:.3} M SOPs and {:.3} M MACs an image; record in {}",
         100. * metrics.top1,
@@ -123,13 +126,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Trains an experiment into a run folder, or continues the run that is there, and counts what a test image costs.
-fn train(experiment: &Experiment, folder: &Path, progress: Progress) -> Result<(Metrics, CostReport)> {
+fn train(
+    experiment: &Experiment,
+    folder: &Path,
+    device: &Device,
+    progress: Progress,
+) -> Result<(Metrics, CostReport)> {
     let params = ParamStore::new(experiment.train.seed);
-    let network = Network::new(&experiment.model, params.builder(DType::F32, &Device::Cpu))?;
+    let network = Network::new(&experiment.model, params.builder(DType::F32, device))?;
     if let Some(start) = &experiment.start {
         load_start(start, &experiment.model, &params).with_context(|| format!("start {}", start.display()))?;
     }
-    let (train, test) = data::open(experiment)?;
+    let (train, test) = data::open(experiment, device)?;
     let info = provenance::run_info(data::describe(&experiment.data, &train, &test));
     let preprocessor = Preprocessor::of(&test)?.to_json();
     let record = RunRecord::open(folder, experiment, info)?.with_preprocessor(preprocessor)?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use candle_core::Device;
 use lmht_datasets::{Loader, Preprocessor};
 use lmht_nn::{ModelConfig, Pretrained};
 use serde::Deserialize;
@@ -19,6 +20,8 @@ pub(crate) struct Trained {
     pub(crate) preprocessor: Option<Preprocessor>,
     /// The data of its run; the repository's sample if there is no run.
     pub(crate) data: DataConfig,
+    /// Where it runs: the CPU unless a command sets another.
+    pub(crate) device: Device,
 }
 
 impl Trained {
@@ -40,12 +43,12 @@ impl Trained {
         if let Some(path) = data {
             of_run.path = path.to_path_buf();
         }
-        Ok(Self { folder: found.folder, preprocessor, data: of_run })
+        Ok(Self { folder: found.folder, preprocessor, data: of_run, device: Device::Cpu })
     }
 
     /// The test images, as the network wants them.
     pub(crate) fn test(&self, model: &ModelConfig) -> Result<Loader> {
-        data::open_test(&self.data, model, self.preprocessor.as_ref())
+        data::open_test(&self.data, model, self.preprocessor.as_ref(), &self.device)
     }
 }
 

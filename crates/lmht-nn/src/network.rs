@@ -178,7 +178,7 @@ impl Network {
             Some(why) => Some(why),
             None => Program::compile(&trace, self.config.timesteps).err(),
         };
-        Ok(Plan::new(&trace, mode, refused))
+        Ok(Plan::new(&trace, mode, &sample, refused))
     }
 
     fn is_frames(&self, images: &Tensor) -> bool {

@@ -2,8 +2,12 @@
 
 use std::fmt;
 
+use candle_core::Tensor;
+
+use crate::neurons::Equation;
 use crate::pass::Mode;
-use crate::trace::{Op, Trace};
+use crate::trace::{Node, Op, Trace};
+use crate::{gpu, ops};
 
 /// What [`Network::plan`](crate::Network::plan) answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,14 +39,20 @@ pub struct PlanPart {
 pub enum How {
     /// In the engine, with the whole network as one program.
     Engine,
-    /// As a Candle operation.
+    /// Composed of Candle's operations.
     LayerByLayer,
+    /// On a GPU, by kernels of `lmht-gpu`.
+    Kernel,
+    /// On the CPU, whatever the device: its input travels there and its output back.
+    Host,
 }
 
 impl Plan {
-    pub(crate) fn new(trace: &Trace, mode: Mode, refused: Option<String>) -> Self {
-        let how = if refused.is_none() { How::Engine } else { How::LayerByLayer };
-        let parts = trace.nodes[1..].iter().map(|node| PlanPart { name: node.name.clone(), what: word(&node.op), how });
+    /// `sample` is of the type and on the device of the network's tensors.
+    pub(crate) fn new(trace: &Trace, mode: Mode, sample: &Tensor, refused: Option<String>) -> Self {
+        let how = |op: &Op| if refused.is_none() { How::Engine } else { layer_by_layer(op, sample) };
+        let part = |node: &Node| PlanPart { name: node.name.clone(), what: word(&node.op), how: how(&node.op) };
+        let parts = trace.nodes[1..].iter().map(part);
         Self { mode, parts: parts.collect(), refused }
     }
 
@@ -59,9 +69,40 @@ impl fmt::Display for Plan {
             Some(why) => writeln!(f, "{:?}: {} layers one by one, since {why}", self.mode, self.parts.len())?,
         }
         for part in &self.parts {
-            writeln!(f, "  {:<12} {}", part.what, part.name)?;
+            let how = match part.how {
+                How::Engine | How::LayerByLayer => "",
+                How::Kernel => ", by a kernel",
+                How::Host => ", on the CPU",
+            };
+            writeln!(f, "  {:<12} {}{how}", part.what, part.name)?;
         }
         Ok(())
+    }
+}
+
+/// How an operation runs outside of the engine: what `ops` does with such a tensor.
+fn layer_by_layer(op: &Op, sample: &Tensor) -> How {
+    let by_kernel = |is: bool| if is { How::Kernel } else { How::LayerByLayer };
+    match op {
+        Op::Neuron(cell) => match cell.traits().equation {
+            Equation::Inference if !sample.device().is_cpu() => How::Host,
+            Equation::Inference | Equation::Analog => How::LayerByLayer,
+            Equation::MultiThreshold | Equation::Other | Equation::Quantized => by_kernel(gpu::takes(sample)),
+        },
+        Op::BatchNorm(_) => by_kernel(gpu::takes(sample)),
+        Op::MaxPool(params) | Op::AvgPool(params) => by_kernel(ops::is_pool_by_kernel(sample, *params)),
+        Op::Input
+        | Op::Conv2d { .. }
+        | Op::Linear { .. }
+        | Op::Mean
+        | Op::Scale(_)
+        | Op::ShortcutScale(_)
+        | Op::Add
+        | Op::Broadcast(_)
+        | Op::Flatten
+        | Op::Tokens
+        | Op::Attention(_)
+        | Op::Opaque { .. } => How::LayerByLayer,
     }
 }
 

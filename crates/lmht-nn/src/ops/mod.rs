@@ -33,7 +33,7 @@ pub use conv2d::{Conv2dParams, conv2d};
 pub use linear::linear;
 pub(crate) use linear::linear_dims;
 pub use neuron::{Learned, neuron, neuron_composed, tgim};
-pub(crate) use pool::pool_dims;
+pub(crate) use pool::{is_pool_by_kernel, pool_dims};
 pub use pool::{Pool2dParams, avg_pool2d, global_avg_pool, max_pool2d};
 pub use qcfs::{qcfs, qcfs_composed};
 pub use repeat_time::repeat_time;

@@ -42,7 +42,7 @@ pub struct Pool2dParams {
 /// ```
 pub fn max_pool2d(xs: &Tensor, p: Pool2dParams) -> Result<Tensor> {
     let (h_out, w_out) = pool_shape("max_pool2d", xs, p)?;
-    if gpu::takes(xs) {
+    if is_pool_by_kernel(xs, p) {
         return pool_by_kernel(Kernel::MaxPool, xs, p, (h_out, w_out));
     }
     let (n, c, _, _) = xs.dims4()?;
@@ -89,7 +89,7 @@ pub fn max_pool2d(xs: &Tensor, p: Pool2dParams) -> Result<Tensor> {
 /// ```
 pub fn avg_pool2d(xs: &Tensor, p: Pool2dParams) -> Result<Tensor> {
     let (h_out, w_out) = pool_shape("avg_pool2d", xs, p)?;
-    if gpu::takes(xs) {
+    if is_pool_by_kernel(xs, p) {
         return pool_by_kernel(Kernel::AvgPool, xs, p, (h_out, w_out));
     }
     let (n, c, _, _) = xs.dims4()?;
@@ -121,6 +121,11 @@ pub fn global_avg_pool(xs: &Tensor) -> Result<Tensor> {
         bail!("global_avg_pool: expected xs [N, C, H, W], got {:?}", xs.dims());
     };
     xs.flatten_from(2)?.mean(D::Minus1)
+}
+
+/// Whether kernels take such windows: a byte says which pixel was the maximum.
+pub(crate) fn is_pool_by_kernel(xs: &Tensor, p: Pool2dParams) -> bool {
+    gpu::takes(xs) && p.kernel <= 15
 }
 
 /// A pooling through kernels, which want channels last.

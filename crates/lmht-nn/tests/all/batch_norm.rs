@@ -1,7 +1,7 @@
 //! Batch normalisation against the definition, finite differences and large means.
 
 use crate::support::*;
-use crate::test_device;
+use crate::{test_device, test_emulated};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use lmht_nn::ops::{BatchStats, batch_norm_eval, batch_norm_train};
 
@@ -74,6 +74,7 @@ fn matches_the_definition(device: &Device) -> Result<()> {
 }
 
 test_device!(matches_the_definition, definition_cpu, definition_cuda, definition_metal);
+test_emulated!(matches_the_definition, definition_emulated);
 
 #[test]
 fn gradients_match_finite_differences() -> Result<()> {

@@ -5,6 +5,7 @@ mod batch_norm;
 mod config;
 mod conv2d;
 mod engine;
+mod gpu;
 mod inference;
 mod layers;
 mod linear;

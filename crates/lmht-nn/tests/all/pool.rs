@@ -1,7 +1,7 @@
 //! Pooling against loops, finite differences, and ties.
 
 use crate::support::*;
-use crate::test_device;
+use crate::{test_device, test_emulated};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use lmht_nn::ops::{Pool2dParams, avg_pool2d, global_avg_pool, max_pool2d};
 
@@ -114,7 +114,9 @@ fn global_avg_matches_the_definition(device: &Device) -> Result<()> {
 }
 
 test_device!(max_matches_the_definition, max_cpu, max_cuda, max_metal);
+test_emulated!(max_matches_the_definition, max_emulated);
 test_device!(avg_matches_the_definition, avg_cpu, avg_cuda, avg_metal);
+test_emulated!(avg_matches_the_definition, avg_emulated);
 test_device!(global_avg_matches_the_definition, global_avg_cpu, global_avg_cuda, global_avg_metal);
 
 #[test]
@@ -142,6 +144,7 @@ fn ties_give_the_gradient_once(device: &Device) -> Result<()> {
 }
 
 test_device!(ties_give_the_gradient_once, ties_cpu, ties_cuda, ties_metal);
+test_emulated!(ties_give_the_gradient_once, ties_emulated);
 
 /// The border is -inf, not 0: negative maps keep their negative maxima at the edges.
 #[test]

@@ -1,7 +1,7 @@
 //! The quantized activation: fused against composed, both against Eq. 4 and its straight-through gradient.
 
 use crate::support::*;
-use crate::test_device;
+use crate::{test_device, test_emulated};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use lmht_nn::QcfsGate::{AfterFloor, BeforeFloor};
 use lmht_nn::ops::{qcfs, qcfs_composed};
@@ -57,6 +57,7 @@ fn formulas_hold(device: &Device) -> Result<()> {
 }
 
 test_device!(formulas_hold, formulas_hold_cpu, formulas_hold_cuda, formulas_hold_metal);
+test_emulated!(formulas_hold, formulas_hold_emulated);
 
 /// On the ends of steps and windows, in numbers that both types hold exactly, f32 and f64 agree with the formula.
 #[test]

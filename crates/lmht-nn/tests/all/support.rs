@@ -38,6 +38,20 @@ macro_rules! test_device {
     };
 }
 
+/// Runs a test body with the GPU's kernels on CPU tensors; skips, and says so, without a C++ compiler.
+#[macro_export]
+macro_rules! test_emulated {
+    ($body:path, $name:ident) => {
+        #[test]
+        fn $name() -> candle_core::Result<()> {
+            lmht_nn::gpu::emulated(|| $body(&candle_core::Device::Cpu)).unwrap_or_else(|| {
+                println!("skipped {}: no C++ compiler to run kernels with", stringify!($name));
+                Ok(())
+            })
+        }
+    };
+}
+
 /// The number type that a device has: Metal knows no `f64`.
 pub(crate) fn precise(device: &Device) -> DType {
     if device.is_metal() { DType::F32 } else { DType::F64 }
