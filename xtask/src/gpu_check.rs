@@ -105,7 +105,8 @@ fn fetched(name: &str, feature: &str) -> Result<PathBuf> {
     ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
     let packages = metadata["packages"].as_array().into_iter().flatten();
-    let found = packages.filter(|package| package["name"] == name).find_map(|package| package["manifest_path"].as_str());
+    let found =
+        packages.filter(|package| package["name"] == name).find_map(|package| package["manifest_path"].as_str());
     let Some(path) = found else { bail!("cargo metadata names no {name}, which lmht-nn's feature {feature} needs") };
     Ok(Path::new(path).parent().unwrap_or(Path::new("")).to_path_buf())
 }

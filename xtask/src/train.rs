@@ -126,12 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Trains an experiment into a run folder, or continues the run that is there, and counts what a test image costs.
-fn train(
-    experiment: &Experiment,
-    folder: &Path,
-    device: &Device,
-    progress: Progress,
-) -> Result<(Metrics, CostReport)> {
+fn train(experiment: &Experiment, folder: &Path, device: &Device, progress: Progress) -> Result<(Metrics, CostReport)> {
     let params = ParamStore::new(experiment.train.seed);
     let network = Network::new(&experiment.model, params.builder(DType::F32, device))?;
     if let Some(start) = &experiment.start {

@@ -16,8 +16,9 @@ use candle_core::{CudaDevice, CudaStorage, Layout, Result, Shape, Storage, bail}
 use lmht_gpu::suite::Device;
 use lmht_gpu::{Arg, Dtype, Error, HostBuffer, Language, Machine, Program};
 
+use super::buffer::Buffer;
 use super::host::{candle_dtype, from_host, part, to_host};
-use super::{Buffer, OnCandle};
+use super::work::OnCandle;
 
 /// A CUDA device. Kernels are compiled by NVRTC for compute capability 8.0 and newer, once in a process, without contraction.
 ///
@@ -84,8 +85,7 @@ impl Cuda<'_> {
         for word in &words {
             launch.arg(word);
         }
-        let config =
-            LaunchConfig { grid_dim: (grid, 1, 1), block_dim: (program.threads, 1, 1), shared_mem_bytes: 0 };
+        let config = LaunchConfig { grid_dim: (grid, 1, 1), block_dim: (program.threads, 1, 1), shared_mem_bytes: 0 };
         // SAFETY: the plan hands over as many arguments of these kinds as the kernel has parameters, and buffers as long as
         // the kernel indexes, which the suite holds it to on the emulator, canaries around each. A word is as long as the
         // longest parameter, and the driver reads the low bytes of a shorter one. The guards keep other streams off the

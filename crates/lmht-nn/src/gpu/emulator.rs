@@ -7,8 +7,8 @@ use candle_core::{Layout, Result, Storage, bail};
 use lmht_gpu::HostBuffer;
 use lmht_gpu::emulator::Emulator;
 
-use super::OnCandle;
 use super::host::{from_host, part, to_host};
+use super::work::OnCandle;
 
 thread_local! {
     static IS_ON: Cell<bool> = const { Cell::new(false) };

@@ -3,12 +3,13 @@
 use candle_core::op::BackpropOp;
 use candle_core::{Result, Shape, Storage, Tensor};
 use lmht_core::{IlifNeuron, LmhtNeuron, QcfsGate, TernaryNeuron};
+use lmht_gpu::Machine;
 use lmht_gpu::plans::batch_norm::{self, Affine, Statistics};
 use lmht_gpu::plans::pool::{self, Windows};
 use lmht_gpu::plans::{cast, ilif, neuron, qcfs, ternary};
-use lmht_gpu::Machine;
 
-use super::{Work, run};
+use super::run::run;
+use super::work::Work;
 use crate::ops::with_gradient::with_storage;
 
 /// An operation and what it is specialised by. Inputs that are learned, statistics and sums have the type that arithmetic is
@@ -126,8 +127,7 @@ pub(crate) fn apply(
     let args = (xs, *learned.first().unwrap_or(&xs), *learned.get(1).unwrap_or(&xs));
     let ys = with_storage(kernel.name(), (ys, shape.into()), args, move |xs, first, second, grad| {
         let learned = &[first, second][..n_learned];
-        let inputs: Vec<&Tensor> =
-            [xs].into_iter().chain(learned.iter().copied()).chain(&kept).chain([grad]).collect();
+        let inputs: Vec<&Tensor> = [xs].into_iter().chain(learned.iter().copied()).chain(&kept).chain([grad]).collect();
         let mut outputs = run(&Backward(&kernel), &inputs)?.into_iter().map(flat);
         let grad_xs = outputs.next().map(|grad| grad.reshape(xs.shape())).transpose()?;
         let of_learned = outputs.next();

@@ -12,8 +12,9 @@ use lmht_gpu::suite::Device;
 use lmht_gpu::{Arg, Dtype, Error, HostBuffer, Language, Machine, Program};
 use objc2_metal::{MTLCompileOptions, MTLSize};
 
+use super::buffer::Buffer;
 use super::host::{candle_dtype, from_host, part, to_host};
-use super::{Buffer, OnCandle};
+use super::work::OnCandle;
 
 /// A Metal device, which has no f64. Kernels are compiled by Metal, once in a process, without fast mathematics.
 ///
@@ -67,13 +68,7 @@ impl Metal<'_> {
         Ok(pipeline)
     }
 
-    fn run(
-        &self,
-        program: &Program,
-        kernel: &'static str,
-        grid: u32,
-        args: &[Arg<'_, MetalBuffer<'_>>],
-    ) -> Result<()> {
+    fn run(&self, program: &Program, kernel: &'static str, grid: u32, args: &[Arg<'_, MetalBuffer<'_>>]) -> Result<()> {
         let pipeline = self.pipeline(program, kernel)?;
         if pipeline.max_total_threads_per_threadgroup() < program.threads as usize {
             bail!("this GPU takes {} threads a block", pipeline.max_total_threads_per_threadgroup())

@@ -55,8 +55,7 @@ pub fn batch_norm_train(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -
         let zeros = as_real(&weight.zeros_like()?)?;
         let (ys, others) = by_kernel(Kernel::BatchNorm { eps }, xs, (n, c, inner), [weight, bias], &[&zeros])?;
         let [_, mean, var] = &others[..] else { bail!("batch_norm_train: no statistics") };
-        let stats =
-            BatchStats { mean: mean.to_dtype(weight.dtype())?, var_unbiased: var.to_dtype(weight.dtype())? };
+        let stats = BatchStats { mean: mean.to_dtype(weight.dtype())?, var_unbiased: var.to_dtype(weight.dtype())? };
         return Ok((ys, stats));
     }
     let count = (n * inner) as f64;

@@ -1,0 +1,46 @@
+//! From the device of a tensor to its machine.
+
+use candle_core::{DType, Device, Layout, Result, Storage, Tensor, bail};
+
+#[cfg(feature = "cuda")]
+use super::cuda::Cuda;
+#[cfg(feature = "emulator")]
+use super::emulator;
+#[cfg(feature = "metal")]
+use super::metal::Metal;
+#[cfg(any(feature = "cuda", feature = "metal", feature = "emulator"))]
+use super::work::run_on;
+use super::work::{Output, Work};
+
+/// Whether kernels of ours take such a tensor.
+pub(crate) fn takes(xs: &Tensor) -> bool {
+    let is_known = matches!(xs.dtype(), DType::F32 | DType::F64 | DType::F16 | DType::BF16);
+    is_known
+        && match xs.device() {
+            Device::Cuda(_) => cfg!(feature = "cuda"),
+            Device::Metal(_) => cfg!(feature = "metal") && xs.dtype() != DType::F64,
+            #[cfg(feature = "emulator")]
+            Device::Cpu => emulator::is_on(),
+            #[cfg(not(feature = "emulator"))]
+            Device::Cpu => false,
+        }
+}
+
+/// Runs kernels where the inputs are, which are made contiguous.
+pub(super) fn run(work: &impl Work, inputs: &[&Tensor]) -> Result<Vec<Output>> {
+    let inputs = inputs.iter().map(|tensor| tensor.contiguous()).collect::<Result<Vec<_>>>()?;
+    let guards: Vec<_> = inputs.iter().map(|tensor| tensor.storage_and_layout()).collect();
+    let inputs_there: Vec<(&Storage, &Layout)> = guards.iter().map(|(storage, layout)| (&**storage, *layout)).collect();
+    // Without launchers nobody reads these.
+    let _ = (work, &inputs_there);
+    match inputs[0].device() {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => run_on(&Cuda::new(device)?, work, &inputs_there),
+        #[cfg(feature = "metal")]
+        Device::Metal(device) => run_on(&Metal::new(device), work, &inputs_there),
+        #[cfg(feature = "emulator")]
+        Device::Cpu => run_on(&emulator::machine(), work, &inputs_there),
+        #[allow(unreachable_patterns)] // with every launcher there is nothing else
+        device => bail!("no kernels for {:?}: lmht-nn was built without that feature", device.location()),
+    }
+}
