@@ -77,7 +77,7 @@ objc2-metal = {{ path = "objc2-metal" }}
 
 fn types(folder: &Path, target: &Path, feature: &str) -> Result<Outcome> {
     let output = cargo()
-        .args(["check", "--quiet", "--features", feature, "--target-dir"])
+        .args(["check", "--features", feature, "--target-dir"])
         .arg(target)
         .current_dir(folder)
         // What cudarc would ask nvcc for.
