@@ -8,7 +8,7 @@ use lmht_bench::{CostCounter, CostReport};
 use lmht_datasets::Preprocessor;
 use lmht_nn::atomic::write_file;
 use lmht_nn::neurons;
-use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
+use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Pretrained};
 use lmht_train::{Metrics, Progress, RunRecord, evaluate, fit};
 
 use crate::device::DeviceArgs;
@@ -50,7 +50,7 @@ pub(crate) struct Args {
     data: Option<PathBuf>,
     #[command(flatten)]
     splits: data::SplitArgs,
-    /// Replace the model folder whose weights training starts from.
+    /// Replace the model folder, run or checkpoint whose weights training starts from.
     #[arg(long, value_name = "MODEL")]
     start: Option<PathBuf>,
     /// Print the resolved configuration and stop.
@@ -146,15 +146,12 @@ fn train(experiment: &Experiment, folder: &Path, device: &Device, progress: Prog
     Ok((metrics, cost))
 }
 
-/// Loads the weights of a model folder into the network that is trained: the same network, thresholds included, whatever
-/// its configuration calls their initial value.
+/// Loads the weights of a model folder, a run or a checkpoint into the network that is trained: the same network, thresholds
+/// included, whatever its configuration calls their initial value.
 fn load_start(start: &Path, model: &ModelConfig, params: &ParamStore) -> Result<()> {
-    let path = start.join("config.json");
-    let json = std::fs::read_to_string(&path).context(
-        "expected a model folder with config.json and model.safetensors; for hybrid training convert the QCFS network \
-         first, or give its converted folder with --start",
-    )?;
-    let mut there = ModelConfig::from_json(&json).with_context(|| path.display().to_string())?;
+    let found = Pretrained::locate(start)
+        .context("for hybrid training convert the QCFS network first, or give its converted folder with --start")?;
+    let mut there = ModelConfig::from_json(&found.config).with_context(|| found.folder.display().to_string())?;
     // θ is stored with the weights.
     if let (
         NeuronConfig::Lmht(neurons::Lmht { v_threshold: there, .. }),
@@ -169,7 +166,7 @@ fn load_start(start: &Path, model: &ModelConfig, params: &ParamStore) -> Result<
         describe(&there),
         describe(model)
     );
-    params.load_file(&start.join("model.safetensors"))?;
+    params.load_file(&found.weights())?;
     Ok(())
 }
 
