@@ -7,9 +7,9 @@ use lmht_nn::neurons::{self, Qcfs};
 use lmht_nn::trace::Trace;
 use lmht_nn::{GradientMode, ModelConfig, Network, NeuronConfig, ParamStore, Stem, Tgim};
 
-use crate::baselines::calibrated;
+use crate::calibration::{Calibration, calibrated};
 use crate::layers::{missing, outline, path, scale_first_current, spike_poolings};
-use crate::{Calibration, Error, Model, Result};
+use crate::{Error, Model, Result};
 
 /// How the spiking network starts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -34,6 +34,7 @@
 
 mod absorb;
 mod baselines;
+mod calibration;
 pub mod checkpoint;
 mod compare;
 mod error;
@@ -45,7 +46,8 @@ mod reparameterize;
 mod report;
 
 pub use absorb::{absorb_bn, absorb_thresholds};
-pub use baselines::{Calibration, qcfs_to_cos, qcfs_to_srp, relu_to_if, relu_to_snm};
+pub use baselines::{qcfs_to_cos, qcfs_to_srp, relu_to_if, relu_to_snm};
+pub use calibration::Calibration;
 pub use compare::{LayerSpikes, SpikeComparison, compare_spikes};
 pub use error::{Error, Result};
 pub use hybrid::{HybridStart, qcfs_to_if, qcfs_to_lmht, relu_to_lmht};

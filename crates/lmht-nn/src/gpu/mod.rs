@@ -21,13 +21,10 @@ mod cuda;
 mod emulator;
 #[cfg(any(feature = "cuda", feature = "metal", feature = "emulator"))]
 mod host;
-// Without a launcher nobody runs a kernel.
-#[cfg_attr(not(any(feature = "cuda", feature = "metal", feature = "emulator")), allow(dead_code))]
 mod kernel;
 #[cfg(feature = "metal")]
 mod metal;
 mod run;
-#[cfg_attr(not(any(feature = "cuda", feature = "metal", feature = "emulator")), allow(dead_code))]
 mod work;
 
 #[cfg(any(feature = "cuda", feature = "metal"))]
