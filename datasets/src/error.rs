@@ -44,8 +44,8 @@ pub enum Error {
 
     /// A path holds no data in any form that is read here.
     #[error(
-        "{}: expected a data set: parquet files (`train-00000-of-00001.parquet`), a CSV (`file_name,label`), or folders \
-         of images (`train/cat/1.png` or `cat/1.png`), here, in `data/` or one folder down; found {found}",
+        "{}: expected a data set: parquet files (`train-00000-of-00001.parquet`), a CSV (`file_name,label`), IDX files \
+         (`train-images-idx3-ubyte.gz`), or folders of images (`train/cat/1.png` or `cat/1.png`), here, in `data/` or one folder down; found {found}",
         path.display()
     )]
     NoData {
@@ -176,6 +176,15 @@ pub enum Error {
     /// A CSV file is damaged.
     #[error("{path}: expected a table of comma-separated values, but {reason}; correct the file", path = path.display())]
     Csv {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A file in MNIST's form is not, is cut off, or does not fit to its labels.
+    #[error("{}: expected a complete IDX file, but {reason}; download it again", path.display())]
+    Idx {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.

@@ -2,6 +2,7 @@
 
 mod csv;
 mod folder;
+mod idx;
 mod parquet;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use crate::error::{Error, Place, Result};
 use crate::split::canonical;
 
 /// Every form, in the order in which a folder is searched for them.
-pub(crate) const FORMATS: [&dyn Format; 3] = [&parquet::Parquet, &csv::Csv, &folder::ImageFolder];
+pub(crate) const FORMATS: [&dyn Format; 4] = [&parquet::Parquet, &csv::Csv, &idx::Idx, &folder::ImageFolder];
 
 /// The splits of a folder by their names, each with its files in order.
 pub(crate) type Splits = BTreeMap<String, Vec<PathBuf>>;

@@ -3,6 +3,7 @@
 mod batches;
 mod bounds;
 mod damage;
+mod idx;
 mod images;
 mod layouts;
 mod operations;
