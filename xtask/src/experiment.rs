@@ -114,6 +114,7 @@ const PRESETS: &[(&str, &str)] = &presets![
     "fashion-resnet18-L2T2",
     "fashion-resnet18-if-T4",
     "fashion-vgg13-L2T2",
+    "fashion-mnist-resnet20-L2T2",
     "ms-resnet18-cifar10-L2T4",
     "ms-resnet18-cifar100-L2T4",
     "ms-resnet34-imagenet1k-L2T2",
