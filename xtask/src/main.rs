@@ -25,6 +25,7 @@ mod gpu_check;
 mod predict;
 mod provenance;
 mod published;
+mod reliability;
 mod repository;
 mod reproduce;
 mod stop;
@@ -56,6 +57,7 @@ enum Command {
     Energy(energy::Args),
     Golden(golden::Args),
     GpuCheck(gpu_check::Args),
+    Reliability(reliability::Args),
     Compare(compare::Args),
     #[command(hide = true)]
     CompareWorker(compare::worker::Args),
@@ -72,6 +74,7 @@ fn main() -> std::process::ExitCode {
         Command::Energy(args) => energy::run(&args),
         Command::Golden(args) => golden::run(&args),
         Command::GpuCheck(args) => gpu_check::run(&args),
+        Command::Reliability(args) => reliability::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::CompareWorker(args) => compare::worker::run(&args),
         Command::Ci(args) => ci::run(&args),
