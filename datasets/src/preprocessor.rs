@@ -181,7 +181,7 @@ impl Preprocessor {
         let of_run = folder.ancestors().nth(2).filter(|_| is_checkpoint);
         let places = [Some(folder.clone()), Some(folder.join("model")), of_run.map(Path::to_path_buf)];
         let mut files = places.into_iter().flatten().map(|place| place.join("preprocessor_config.json"));
-        match files.find(|file| file.exists()) {
+        match files.find(|file| !matches!(file.try_exists(), Ok(false))) {
             Some(file) => Self::load(file),
             None => Err(Error::NoPreprocessor { path: path.to_path_buf() }),
         }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::DType;
 use lmht_bench::{CostCounter, EnergyModel};
 use lmht_nn::atomic::write_file;
-use lmht_nn::from_pretrained;
+use lmht_nn::{from_pretrained, markdown};
 use lmht_train::{Confusion, Progress, evaluate_classes};
 use serde_json::Value;
 
@@ -111,7 +111,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
         }
         Format::Markdown => {
-            println!("{} test images of {data}\n\n| | |\n|---|---|", evaluation.n_images);
+            println!("{} test images of {}\n\n| | |\n|---|---|", evaluation.n_images, markdown::text(&data));
             for (t, top1) in by_timestep {
                 println!("| top-1 after timestep {t} | {top1:.2} % |");
             }
@@ -147,7 +147,7 @@ fn markdown(confusion: &Confusion, names: Option<&[String]>) -> String {
     let mut text = "| class | images | top-1 |\n|---|---:|---:|\n".to_owned();
     let json = confusion.to_json(names);
     for class in json["classes"].as_array().into_iter().flatten() {
-        let name = class["name"].as_str().unwrap_or_default().replace('|', "\\|");
+        let name = markdown::text(class["name"].as_str().unwrap_or_default());
         let top1 = class["top1"].as_f64().map_or("–".into(), |top1| format!("{:.2} %", 100. * top1));
         text += &format!("| {name} | {} | {top1} |\n", Value::to_string(&class["n_images"]));
     }

@@ -28,6 +28,9 @@ impl Trained {
     /// Of a run, a checkpoint or a model folder; `data` replaces the path of the data.
     pub(crate) fn locate(path: &Path, data: Option<&Path>) -> Result<Self> {
         let found = Pretrained::locate(path)?;
+        if let Some(note) = &found.note {
+            eprintln!("note: {note}");
+        }
         let preprocessor = match found.preprocessor()? {
             Some(json) => Some(
                 serde_json::from_str(&json)
@@ -36,7 +39,7 @@ impl Trained {
             None => None,
         };
         let mut of_run = DataConfig::default();
-        if let Some(run) = run_of(&found.folder) {
+        if let Some(run) = run_of(&found.folder)? {
             of_run = experiment(&run)?.data;
             of_run.path = reachable(&of_run.path, &run);
         }
@@ -53,11 +56,19 @@ impl Trained {
 }
 
 /// The run that a model folder or a checkpoint belongs to.
-fn run_of(folder: &Path) -> Option<PathBuf> {
+fn run_of(folder: &Path) -> Result<Option<PathBuf>> {
+    let shown = || folder.display().to_string();
     // A relative folder may have no more ancestors to look at.
-    let folder = folder.canonicalize().ok()?;
-    let mut above = folder.ancestors().skip(1).take(2);
-    above.find(|run| run.join("run.json").exists() && run.join("config.json").exists()).map(Path::to_path_buf)
+    let folder = folder.canonicalize().with_context(shown)?;
+    for run in folder.ancestors().skip(1).take(2) {
+        // One that cannot be looked at is no reason to take other data than the run's.
+        if run.join("run.json").try_exists().with_context(shown)?
+            && run.join("config.json").try_exists().with_context(shown)?
+        {
+            return Ok(Some(run.to_path_buf()));
+        }
+    }
+    Ok(None)
 }
 
 fn experiment(run: &Path) -> Result<Experiment> {

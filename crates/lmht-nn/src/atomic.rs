@@ -5,11 +5,12 @@
 //! finds the whole. What was there before is not touched, unless it is to be replaced, and then not before the new one is
 //! complete.
 //!
-//! Temporary names are `.NAME.tmp-PID` with the process that writes them, so that [`clean_stale`] can tell the leftovers of
-//! a killed run from the work of a living one. This takes for granted that the folder is written by one machine (and one
-//! container) at a time. A folder that is being replaced is called `.NAME.old-PID` for the moment in which the new one
-//! takes its name; a process that dies in that moment loses nothing, because [`clean_stale`] and
-//! [`FolderWriter::replacing`] give the old one its name back.
+//! A temporary name is `.NAME.lmht-new-TOKEN` with 16 random digits, made exclusively, so that nothing that lies there is
+//! opened or followed. Whoever writes it holds a lock on it, which the operating system gives up when the process ends,
+//! however that happens: what nobody holds is the leftover of a killed process, and the next writer in the folder, or
+//! [`clean_stale`], removes it. Where there are no locks (some network file systems), a leftover is one after a day. A folder
+//! that is being replaced is called `.NAME.lmht-old-TOKEN` for the moment in which the new one takes its name; a process that
+//! dies in that moment loses nothing, because whoever cleans gives the old one its name back.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,13 +27,11 @@
 //! # }
 //! ```
 
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Why something could not be written; the temporary file or folder is gone, and what existed before is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +51,6 @@ pub enum Error {
     #[error("{}: expected a path that is free, but something exists there; choose another name, or remove it first", path.display())]
     Exists {
         /// The path.
-        path: PathBuf,
-    },
-    /// This process is writing a folder of that name already.
-    #[error("{}: this process is writing it already; commit or drop the first FolderWriter", path.display())]
-    Busy {
-        /// The path of the folder.
         path: PathBuf,
     },
     /// The name cannot be used.
@@ -133,34 +126,33 @@ fn advice(error: &io::Error) -> &'static str {
 /// # }
 /// ```
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    // Two threads may write the same file: the last one wins, and neither spoils the other's temporary file.
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let suffix = format!("-{}", COUNTER.fetch_add(1, Ordering::Relaxed));
+    check_named(path)?;
     if path.is_dir() {
         return Err(Error::io("write the file", path)(io::ErrorKind::IsADirectory.into()));
     }
-    let claim = Claim::new(path, &suffix)?;
-    let written = write_synced(&claim.temporary, |file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&claim.temporary, path))
-        .map_err(Error::io("write the file", path));
-    if written.is_err() {
-        // Nothing more can be done about a file that cannot even be removed; clean_stale will try again.
-        let _ = fs::remove_file(&claim.temporary);
-        return written;
-    }
+    clean_before_writing(path);
+    let create = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path).map(Some);
+    let (temporary, file) = Temporary::make(path, create).map_err(Error::io("write the file", path))?;
+    write_synced(file.expect("a file is open"), |file| file.write_all(bytes))
+        .and_then(|_held| fs::rename(&temporary.path, path))
+        .map_err(Error::io("write the file", path))
+        // Nothing more can be done about a file that cannot even be removed; the next writer will try again.
+        .inspect_err(|_| _ = fs::remove_file(&temporary.path))?;
     sync_folder(parent(path)).map_err(Error::io("bring the folder's entries to the disk", parent(path)))
 }
 
 /// Writes a folder that appears under its name when it is complete.
 ///
-/// The files go to a temporary folder `.NAME.tmp-PID` beside `final_path`. [`Self::commit`] renames it; dropping the writer
-/// without a commit removes it.
+/// The files go to a temporary folder beside `final_path`. [`Self::commit`] renames it; dropping the writer without a commit
+/// removes it. Of several writers for one path, the first to commit has it.
 ///
 /// A writer made by [`Self::new`] refuses a path that is taken: use names with a number, such as `epoch-0003`, and remove
 /// old ones after the commit. One made by [`Self::replacing`] takes the place of an older folder of the same files.
 #[derive(Debug)]
 pub struct FolderWriter {
-    claim: Claim,
+    temporary: Temporary,
+    /// Held, where folders can be locked.
+    _lock: Option<File>,
     final_path: PathBuf,
     replaces: bool,
     failed: bool,
@@ -168,25 +160,24 @@ pub struct FolderWriter {
 }
 
 impl FolderWriter {
-    /// Makes the temporary folder. A leftover of the same name, of an earlier process with our number, is removed.
+    /// Makes the temporary folder, and removes what killed processes left beside it.
     ///
     /// # Errors
-    /// [`Error::Exists`] if something is at `final_path`; [`Error::Busy`] if this process has another writer for it;
-    /// [`Error::InvalidName`] if the path ends in no name; [`Error::Io`] if the parent folder does not exist, is a file,
-    /// or cannot be written.
+    /// [`Error::Exists`] if something is at `final_path`; [`Error::InvalidName`] if the path ends in no name; [`Error::Io`]
+    /// if the parent folder does not exist, is a file, or cannot be written.
     pub fn new(final_path: impl Into<PathBuf>) -> Result<Self, Error> {
         let final_path = final_path.into();
-        let claim = Claim::new(&final_path, "")?;
+        check_named(&final_path)?;
         check_free(&final_path)?;
-        Self::begin(claim, final_path, false)
+        Self::begin(final_path, false)
     }
 
     /// As [`Self::new`], but a folder at `final_path` is replaced by the commit.
     ///
     /// Two renames are needed for that, so there is a moment in which neither folder has the name. The new folder is
-    /// complete and on the disk before; the old one, moved aside as `.NAME.old-PID`, is removed only when the new one has
-    /// its name. If the process dies in that moment, the next `replacing` of the same path, or [`clean_stale`] of the
-    /// parent, gives the old folder its name back.
+    /// complete and on the disk before; the old one, moved aside, is removed only when the new one has its name. If the
+    /// process dies in that moment, the next writer beside it, or [`clean_stale`] of the parent, gives the old folder its
+    /// name back.
     ///
     /// Only a folder whose files all have a namesake in the new one is replaced: what the writer does not write, it does
     /// not delete.
@@ -211,20 +202,17 @@ impl FolderWriter {
     /// ```
     pub fn replacing(final_path: impl Into<PathBuf>) -> Result<Self, Error> {
         let final_path = final_path.into();
-        let claim = Claim::new(&final_path, "")?;
-        recover(&final_path)?;
+        check_named(&final_path)?;
         check_replaceable(&final_path)?;
-        Self::begin(claim, final_path, true)
+        Self::begin(final_path, true)
     }
 
-    fn begin(claim: Claim, final_path: PathBuf, replaces: bool) -> Result<Self, Error> {
-        let temporary = &claim.temporary;
-        // The claim says that no living writer of this process owns it.
-        if temporary.symlink_metadata().is_ok() {
-            fs::remove_dir_all(temporary).map_err(Error::io("remove the leftover of an earlier run", temporary))?;
-        }
-        fs::create_dir(temporary).map_err(Error::io("make the folder", &final_path))?;
-        Ok(Self { claim, final_path, replaces, failed: false, committed: false })
+    fn begin(final_path: PathBuf, replaces: bool) -> Result<Self, Error> {
+        clean_before_writing(&final_path);
+        let create = |path: &Path| fs::create_dir(path).and_then(|()| open_folder(path));
+        let (temporary, lock) =
+            Temporary::make(&final_path, create).map_err(Error::io("make the folder", &final_path))?;
+        Ok(Self { temporary, _lock: lock, final_path, replaces, failed: false, committed: false })
     }
 
     /// Adds a file, complete and on the disk when this returns.
@@ -271,11 +259,12 @@ impl FolderWriter {
             return Err(Error::InvalidName { name: name.into(), expected: "a plain file name, without folders" });
         }
         let shown = self.final_path.join(name);
-        let path = self.claim.temporary.join(name);
-        if path.symlink_metadata().is_ok() {
-            return Err(Error::Exists { path: shown });
-        }
-        write_synced(&path, content).map_err(Error::io("write the file", &shown))?;
+        let path = self.temporary.path.join(name);
+        let file = match OpenOptions::new().write(true).create_new(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists { path: shown }),
+            opened => opened.map_err(Error::io("write the file", &shown))?,
+        };
+        write_synced(file, content).map_err(Error::io("write the file", &shown))?;
         self.failed = failed_before;
         Ok(())
     }
@@ -292,14 +281,14 @@ impl FolderWriter {
         if self.failed {
             return Err(Error::Incomplete { path: self.final_path.clone() });
         }
-        sync_folder(&self.claim.temporary).map_err(Error::io("bring the folder to the disk", &self.final_path))?;
+        sync_folder(&self.temporary.path).map_err(Error::io("bring the folder to the disk", &self.final_path))?;
         let aside = if self.replaces { self.move_aside()? } else { None };
         // A rename onto an empty folder would succeed.
         let renamed = check_free(&self.final_path).and_then(|()| {
-            fs::rename(&self.claim.temporary, &self.final_path).map_err(Error::io("rename to it", &self.final_path))
+            fs::rename(&self.temporary.path, &self.final_path).map_err(Error::io("rename to it", &self.final_path))
         });
         if let (Err(_), Some(aside)) = (&renamed, &aside) {
-            // If even this fails, clean_stale will try again; the first error is the one to tell.
+            // If even this fails, the next writer will try again; the first error is the one to tell.
             let _ = fs::rename(aside, &self.final_path);
         }
         renamed?;
@@ -321,16 +310,12 @@ impl FolderWriter {
         let read_error = |source| Error::Io { action: "read the folder", path: self.final_path.clone(), source };
         for entry in fs::read_dir(&self.final_path).map_err(read_error)? {
             let name = entry.map_err(read_error)?.file_name();
-            if self.claim.temporary.join(&name).symlink_metadata().is_err() {
+            if !exists(&self.temporary.path.join(&name)).map_err(read_error)? {
                 let (path, name) = (self.final_path.clone(), name.to_string_lossy().into_owned());
                 return Err(Error::Foreign { path, name });
             }
         }
-        let aside = hidden(&self.final_path, "old", "")?;
-        if aside.symlink_metadata().is_ok() {
-            // Of a process with our number that died after it had given the new folder its name.
-            fs::remove_dir_all(&aside).map_err(Error::io("remove the leftover of an earlier run", &aside))?;
-        }
+        let aside = hidden(&self.final_path, OLD, &self.temporary.token);
         fs::rename(&self.final_path, &aside).map_err(Error::io("move aside", &self.final_path))?;
         Ok(Some(aside))
     }
@@ -339,19 +324,19 @@ impl FolderWriter {
 impl Drop for FolderWriter {
     fn drop(&mut self) {
         if !self.committed {
-            // Nobody is left to tell; clean_stale will try again.
-            let _ = fs::remove_dir_all(&self.claim.temporary);
+            // Nobody is left to tell; the next writer will try again.
+            let _ = fs::remove_dir_all(&self.temporary.path);
         }
     }
 }
 
-/// Removes the temporary files and folders that killed runs left in the folder `parent`, and returns their paths, sorted.
+/// Removes the temporary files and folders that killed processes left in the folder `parent`, and returns their paths, sorted.
 ///
-/// Those of living processes stay; so does everything whose name is not of the form `.NAME.tmp-PID` or `.NAME.old-PID`. On
-/// systems where a process cannot be looked up, only this process's own leftovers are removed.
+/// Those that a living process holds stay. So does everything that is not ours: whose name is of another form, symbolic links,
+/// and folders that hold anything but files.
 ///
-/// A folder `.NAME.old-PID` was being replaced. If the new one has taken its name, it is removed as well; if not, it gets
-/// the name back, and is not among the paths that are returned.
+/// A folder `.NAME.lmht-old-TOKEN` was being replaced. If the new one has taken its name, it is removed as well; if not, it
+/// gets the name back, and is not among the paths that are returned.
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read or a leftover cannot be removed or renamed.
@@ -359,8 +344,7 @@ impl Drop for FolderWriter {
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let run = tempfile::tempdir()?;
-/// // No process has this number: it is above what any system hands out.
-/// let leftover = run.path().join(".epoch-0002.tmp-4294967295");
+/// let leftover = run.path().join(".epoch-0002.lmht-new-0123456789abcdef");
 /// std::fs::create_dir(&leftover)?;
 /// assert_eq!(lmht_nn::atomic::clean_stale(run.path())?, [leftover]);
 /// # Ok(())
@@ -374,173 +358,181 @@ pub fn clean_stale(parent: &Path) -> Result<Vec<PathBuf>, Error> {
         let name = entry.file_name();
         let Some(leftover) = Leftover::of(&name) else { continue };
         let path = entry.path();
-        // Held while removing, so that no writer of this process takes the name in between.
-        let claimed = claimed();
-        if leftover.is_in_use(&path, &claimed) {
-            continue;
-        }
-        if leftover.is_replaced {
-            let original = path.with_file_name(leftover.name);
-            if original.symlink_metadata().is_err() {
-                match fs::rename(&path, &original) {
-                    Ok(()) => {}
-                    // Another run cleans as well.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(source) => return Err(Error::Io { action: "give the name back to", path, source }),
-                }
-                continue;
-            }
-        }
-        let is_folder = entry.file_type().map_err(read_error)?.is_dir();
-        let result = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        match result {
-            Ok(()) => removed.push(path),
-            // Another run cleans as well.
+        match leftover.clean(&path, entry.file_type().map_err(read_error)?.is_dir()) {
+            Ok(true) => removed.push(path),
+            Ok(false) => {}
+            // Another process cleans as well.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(Error::Io { action: "remove the leftover of an earlier run", path, source }),
+            Err(source) => return Err(Error::Io { action: "clear away the leftover of an earlier run", path, source }),
         }
     }
     removed.sort();
     Ok(removed)
 }
 
-/// The temporary paths that living writers of this process own. The process number alone would not do: in a container
-/// every run may have the same, and a leftover of the last one must not block the next for ever.
-static CLAIMED: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
-
-fn claimed() -> MutexGuard<'static, HashSet<PathBuf>> {
-    // A panic elsewhere leaves the set usable: each change is one insertion or removal.
-    CLAIMED.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether a file of this name is a temporary one of this module's, at work or left behind.
+///
+/// ```
+/// use lmht_nn::atomic::is_temporary;
+/// assert!(is_temporary(".model.lmht-new-0123456789abcdef".as_ref()));
+/// assert!(!is_temporary(".model.tmp-17".as_ref()));
+/// ```
+pub fn is_temporary(file_name: &OsStr) -> bool {
+    Leftover::of(file_name).is_some()
 }
 
-/// Ownership of a temporary path, until dropped.
+/// What lies about beside `path` has no say in whether `path` can be written.
+fn clean_before_writing(path: &Path) {
+    let _ = clean_stale(parent(path));
+}
+
+/// Kinds of temporary names.
+const NEW: &str = "new";
+const OLD: &str = "old";
+
+/// Where locks are unknown, whoever wrote nothing for so long is dead.
+const DEAD_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A path of ours that nobody had before.
 #[derive(Debug)]
-struct Claim {
-    temporary: PathBuf,
-    /// Absolute, so that it is the same key after a change of the working directory.
-    key: PathBuf,
+struct Temporary {
+    path: PathBuf,
+    token: String,
 }
 
-impl Claim {
-    fn new(final_path: &Path, suffix: &str) -> Result<Self, Error> {
-        let temporary = hidden(final_path, "tmp", suffix)?;
-        let key = absolute(&temporary);
-        if !claimed().insert(key.clone()) {
-            return Err(Error::Busy { path: final_path.into() });
+impl Temporary {
+    /// Makes a file or folder beside `final_path` and locks it.
+    fn make(final_path: &Path, create: impl Fn(&Path) -> io::Result<Option<File>>) -> io::Result<(Self, Option<File>)> {
+        loop {
+            let token = format!("{:016x}", getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?);
+            let path = hidden(final_path, NEW, &token);
+            let made = create(&path)?;
+            let is_taken = matches!(made.as_ref().map(File::try_lock), Some(Err(TryLockError::WouldBlock)));
+            // Whoever cleans may have found it before it was locked.
+            if !is_taken && exists(&path)? {
+                return Ok((Self { path, token }, made));
+            }
         }
-        Ok(Self { temporary, key })
     }
 }
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        claimed().remove(&self.key);
+/// A folder as a file that can be locked: on Unix.
+fn open_folder(path: &Path) -> io::Result<Option<File>> {
+    if cfg!(unix) { File::open(path).map(Some) } else { Ok(None) }
+}
+
+/// The lock of what a dead process made; `None` if its maker lives.
+fn hold(path: &Path, is_folder: bool) -> io::Result<Option<Option<File>>> {
+    let file = if is_folder { open_folder(path)? } else { Some(File::open(path)?) };
+    match file.as_ref().map(File::try_lock) {
+        Some(Ok(())) => Ok(Some(file)),
+        Some(Err(TryLockError::WouldBlock)) => Ok(None),
+        Some(Err(TryLockError::Error(_))) | None => {
+            let age = path.symlink_metadata()?.modified()?.elapsed().unwrap_or_default();
+            Ok((age > DEAD_AFTER).then_some(file))
+        }
     }
 }
 
-/// `.NAME.KIND-PID` and a suffix, beside `final_path`.
-fn hidden(final_path: &Path, kind: &str, suffix: &str) -> Result<PathBuf, Error> {
-    let Some(name) = final_path.file_name() else {
-        let name = final_path.display().to_string();
-        return Err(Error::InvalidName { name, expected: "a path that ends in a name" });
-    };
+/// `.NAME.lmht-KIND-TOKEN`, beside `final_path`.
+fn hidden(final_path: &Path, kind: &str, token: &str) -> PathBuf {
     let mut hidden = OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{kind}-{}{suffix}", std::process::id()));
-    Ok(parent(final_path).join(hidden))
+    hidden.push(final_path.file_name().unwrap_or_default());
+    hidden.push(format!(".lmht-{kind}-{token}"));
+    parent(final_path).join(hidden)
 }
 
-/// Gives a folder its name back that a process moved aside before it died. The caller holds the claim of `final_path`.
-fn recover(final_path: &Path) -> Result<(), Error> {
-    if final_path.symlink_metadata().is_ok() {
-        return Ok(());
-    }
-    // A parent that cannot be read is reported by the attempt to make a folder in it.
-    let Ok(entries) = fs::read_dir(parent(final_path)) else { return Ok(()) };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(leftover) = Leftover::of(&name).filter(|leftover| leftover.is_replaced) else { continue };
-        // The claim is ours, so a folder of our number is not in use.
-        let is_dead = leftover.pid == std::process::id() || !is_alive(leftover.pid);
-        if is_dead && final_path.file_name() == Some(OsStr::new(leftover.name)) {
-            let path = entry.path();
-            return fs::rename(&path, final_path).map_err(Error::io("give the name back to", &path));
-        }
-    }
-    Ok(())
-}
-
-fn absolute(path: &Path) -> PathBuf {
-    // Through the parent, whose links are followed: one folder has many names.
-    match (parent(path).canonicalize(), path.file_name()) {
-        (Ok(parent), Some(name)) => parent.join(name),
-        _ => path.into(),
-    }
+fn check_named(path: &Path) -> Result<(), Error> {
+    let invalid = || Error::InvalidName { name: path.display().to_string(), expected: "a path that ends in a name" };
+    path.file_name().map(drop).ok_or_else(invalid)
 }
 
 /// What a name of ours says.
 #[derive(Debug, PartialEq)]
 struct Leftover<'a> {
     /// The name that the whole would have had, or had.
-    name: &'a str,
-    pid: u32,
+    name: &'a OsStr,
+    token: &'a str,
     /// Moved aside to be replaced, rather than not yet complete.
     is_replaced: bool,
 }
 
 impl<'a> Leftover<'a> {
-    /// Reads `.NAME.tmp-PID`, `.NAME.tmp-PID-N` and `.NAME.old-PID`; `None` for any other name.
+    /// Reads `.NAME.lmht-new-TOKEN` and `.NAME.lmht-old-TOKEN`; `None` for any other name.
     fn of(file_name: &'a OsStr) -> Option<Self> {
-        let (rest, suffix) = file_name.to_str()?.strip_prefix('.')?.rsplit_once('.')?;
-        let (kind, suffix) = suffix.split_once('-')?;
-        let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        let (is_replaced, pid) = match (kind, suffix.split_once('-')) {
-            ("tmp", Some((pid, n))) if is_number(n) => (false, pid),
-            ("tmp", None) => (false, suffix),
-            ("old", None) => (true, suffix),
-            _ => return None,
+        let bytes = file_name.as_encoded_bytes();
+        let (rest, token) = bytes.split_at_checked(bytes.len().checked_sub(16)?)?;
+        let is_digit = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+        let token = std::str::from_utf8(token).ok().filter(|token| token.as_bytes().iter().all(is_digit))?;
+        let rest = rest.strip_prefix(b".")?;
+        let (name, is_replaced) = match (rest.strip_suffix(b".lmht-new-"), rest.strip_suffix(b".lmht-old-")) {
+            (Some(name), _) => (name, false),
+            (_, Some(name)) => (name, true),
+            (None, None) => return None,
         };
-        if rest.is_empty() || !is_number(pid) {
-            return None;
-        }
-        Some(Self { name: rest, pid: pid.parse().ok()?, is_replaced })
+        (!name.is_empty()).then_some(Self { name: os_str(name)?, token, is_replaced })
     }
 
-    /// Whether the writer of the leftover at `path` is at work.
-    fn is_in_use(&self, path: &Path, claimed: &HashSet<PathBuf>) -> bool {
-        if self.pid != std::process::id() {
-            return is_alive(self.pid);
+    /// Removes what lies at `path`, or gives it its name back; whether it was removed.
+    fn clean(&self, path: &Path, is_folder: bool) -> io::Result<bool> {
+        let made =
+            if self.is_replaced { hidden(&path.with_file_name(self.name), NEW, self.token) } else { path.into() };
+        let held = match made.symlink_metadata() {
+            Ok(metadata) if metadata.is_file() || metadata.is_dir() => hold(&made, metadata.is_dir())?,
+            // Not what a writer makes.
+            Ok(_) => None,
+            // The new folder has its name, or is gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(None),
+            Err(error) => return Err(error),
+        };
+        if held.is_none() || (self.is_replaced && !is_folder) {
+            return Ok(false);
         }
-        // The writer claims the temporary name, also for the folder that it moves aside.
-        let claim =
-            if self.is_replaced { hidden(&path.with_file_name(self.name), "tmp", "").ok() } else { Some(path.into()) };
-        claim.is_some_and(|claim| claimed.contains(&absolute(&claim)))
+        let original = path.with_file_name(self.name);
+        if self.is_replaced && !exists(&original)? {
+            return fs::rename(path, &original).map(|()| false);
+        }
+        if !is_folder {
+            return fs::remove_file(path).map(|()| true);
+        }
+        for entry in fs::read_dir(path)? {
+            if !entry?.file_type()?.is_file() {
+                return Ok(false);
+            }
+        }
+        fs::remove_dir_all(path).map(|()| true)
     }
 }
 
-/// Whether a process exists; true where that cannot be known.
-fn is_alive(pid: u32) -> bool {
-    if cfg!(target_os = "linux") {
-        return !Path::new("/proc/self").exists() || Path::new("/proc").join(pid.to_string()).exists();
-    }
-    if cfg!(unix) {
-        let ps = std::process::Command::new("ps").args(["-p", &pid.to_string()]).output();
-        return ps.map_or(true, |output| output.status.success());
-    }
-    true
+#[cfg(unix)]
+fn os_str(bytes: &[u8]) -> Option<&OsStr> {
+    Some(std::os::unix::ffi::OsStrExt::from_bytes(bytes))
 }
 
-/// Makes a file, lets `content` write it, and brings it to the disk.
-fn write_synced(path: &Path, content: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
-    // Truncating: a leftover of that name belongs to nobody.
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
-    let mut file = BufWriter::new(file);
-    let written = content(&mut file);
+#[cfg(not(unix))]
+fn os_str(bytes: &[u8]) -> Option<&OsStr> {
+    std::str::from_utf8(bytes).ok().map(OsStr::new)
+}
+
+/// Whether something has this name, be it a link that points nowhere.
+fn exists(path: &Path) -> io::Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets `content` write a new file, and brings it to the disk. The file comes back open, with its lock.
+fn write_synced(file: File, content: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<File> {
+    let mut writer = BufWriter::new(file);
+    let written = content(&mut writer);
     // Taken apart by hand: dropping the writer after an error would try to write the rest once more.
-    let (mut file, rest) = file.into_parts();
+    let (mut file, rest) = writer.into_parts();
     written?;
     file.write_all(&rest.map_err(io::Error::other)?)?;
-    file.sync_all()
+    file.sync_all()?;
+    Ok(file)
 }
 
 /// Brings a folder's entries to the disk. Only Unix lets a folder be opened for that; elsewhere the rename has to do.
@@ -549,10 +541,9 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 fn check_free(path: &Path) -> Result<(), Error> {
-    // The link itself: one that points nowhere still takes the name.
-    match path.symlink_metadata() {
-        Ok(_) => Err(Error::Exists { path: path.into() }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+    match exists(path) {
+        Ok(true) => Err(Error::Exists { path: path.into() }),
+        Ok(false) => Ok(()),
         Err(source) => Err(Error::Io { action: "look at the path", path: path.into(), source }),
     }
 }
@@ -579,24 +570,22 @@ mod tests {
 
     #[test]
     fn only_names_of_our_form_count_as_leftovers() {
-        let leftover = |name, is_replaced| Some(Leftover { name, pid: 17, is_replaced });
+        let token = "0123456789abcdef";
+        let leftover = |name, is_replaced| Some(Leftover { name: OsStr::new(name), token, is_replaced });
         for (name, expected) in [
-            (".epoch-0001.tmp-17", leftover("epoch-0001", false)),
-            (".metrics.json.tmp-17-3", leftover("metrics.json", false)),
-            (".model.old-17", leftover("model", true)),
-            (".model.old-17-3", None),
-            (".model.older-17", None),
-            (".old-17", None),
-            ("epoch-0001.tmp-17", None),
-            (".epoch-0001.tmp-", None),
-            (".epoch-0001.tmp-x", None),
-            (".epoch-0001.tmp-+7", None),
-            (".epoch-0001.tmp-17-", None),
-            (".epoch-0001.tmp-17-3-4", None),
-            (".epoch-0001.tmp-99999999999", None),
-            ("..tmp-17", None),
-            (".tmp-17", None),
-            (".epoch-0001", None),
+            (".epoch-0001.lmht-new-0123456789abcdef", leftover("epoch-0001", false)),
+            (".metrics.json.lmht-new-0123456789abcdef", leftover("metrics.json", false)),
+            (".model.lmht-old-0123456789abcdef", leftover("model", true)),
+            (".model.lmht-older-0123456789abcdef", None),
+            ("model.lmht-new-0123456789abcdef", None),
+            (".lmht-new-0123456789abcdef", None),
+            ("..lmht-new-0123456789abcdef", None),
+            (".model.lmht-new-0123456789abcde", None),
+            (".model.lmht-new-0123456789ABCDEF", None),
+            (".model.lmht-new-0123456789abcdef-1", None),
+            (".model.tmp-17", None),
+            (".model", None),
+            ("", None),
         ] {
             assert_eq!(Leftover::of(OsStr::new(name)), expected, "{name}");
         }

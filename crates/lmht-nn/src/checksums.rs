@@ -24,15 +24,18 @@ pub fn of(files: &[(&str, &[u8])]) -> String {
 }
 
 /// Whether the folder has a `SHA256SUMS`.
-pub fn exist(folder: &Path) -> bool {
-    folder.join(FILE).exists()
+///
+/// # Errors
+/// [`Error::Read`] if that cannot be known.
+pub fn exist(folder: &Path) -> Result<bool> {
+    let list = folder.join(FILE);
+    list.try_exists().map_err(Error::read(&list))
 }
 
 /// Checks the files `names` of a folder against its `SHA256SUMS`.
 ///
 /// # Errors
-/// [`Error::File`] names the first file that is damaged, missing or not listed, or the list itself if it is missing or is
-/// none.
+/// [`Error::File`] names the first file that is damaged or not listed, [`Error::Read`] one that cannot be read or is missing.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -48,14 +51,14 @@ pub fn exist(folder: &Path) -> bool {
 /// ```
 pub fn verify(folder: &Path, names: &[&str]) -> Result<()> {
     let list = folder.join(FILE);
-    let text = std::fs::read_to_string(&list).map_err(|error| Error::file(&list, error))?;
+    let text = std::fs::read_to_string(&list).map_err(Error::read(&list))?;
     for name in names {
         let line = text.lines().find(|line| line.get(64..) == Some(&format!("  {name}")));
         let Some(expected) = line.map(|line| &line[..64]) else {
             return Err(Error::file(&list, format!("expected a line with the SHA-256 of {name}, found none")));
         };
         let path = folder.join(name);
-        let found = digest(&std::fs::read(&path).map_err(|error| Error::file(&path, error))?);
+        let found = digest(&std::fs::read(&path).map_err(Error::read(&path))?);
         if found != expected {
             let what = format!(
                 "damaged: its SHA-256 is {found}, and {FILE} beside it says {expected}; restore it from a copy, or remove \

@@ -1,6 +1,6 @@
 //! The errors of this crate: what was expected, what came, and what to do next.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What can go wrong when a network is described, built, run or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,15 @@ pub enum Error {
         what: String,
     },
 
+    /// The operating system could not read a file or folder.
+    #[error("{}: cannot read it: {source}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason that the operating system gives.
+        source: std::io::Error,
+    },
+
     /// Crash-safe writing failed.
     #[error(transparent)]
     Write(#[from] crate::atomic::Error),
@@ -45,5 +54,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     pub(crate) fn file(path: impl Into<PathBuf>, what: impl std::fmt::Display) -> Self {
         Self::File { path: path.into(), what: what.to_string() }
+    }
+
+    pub(crate) fn read<'a>(path: &'a Path) -> impl FnOnce(std::io::Error) -> Self + 'a {
+        move |source| Self::Read { path: path.into(), source }
     }
 }

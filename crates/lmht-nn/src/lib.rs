@@ -26,6 +26,7 @@ mod error;
 pub mod gpu;
 mod inference;
 pub mod layers;
+pub mod markdown;
 mod network;
 pub mod neurons;
 mod observer;
@@ -56,7 +57,7 @@ pub use param_kind::ParamKind;
 pub use params::{ParamStore, read_safetensors, to_safetensors};
 pub use pass::{Mode, Pass};
 pub use plan::{How, Plan, PlanPart};
-pub use pretrained::{ModelCard, Pretrained, checkpoints, from_pretrained, from_pretrained_as, save_pretrained};
+pub use pretrained::{ModelCard, Pretrained, checkpoints, from_pretrained, from_pretrained_as, is_damage, save_pretrained};
 pub use readout::{cumulative_readout, readout};
 pub use signal::{Signal, SignalKind, TimeBroadcast};
 

@@ -301,7 +301,7 @@ fn nearest<'a>(name: &str, names: &[&'a String]) -> Option<&'a str> {
 
 /// Reads all tensors of a safetensors file onto the CPU.
 pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
-    let bytes = std::fs::read(path).map_err(|error| Error::file(path, error))?;
+    let bytes = std::fs::read(path).map_err(Error::read(path))?;
     candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
         .map_err(|error| Error::file(path, format!("expected a safetensors file: {error}")))
 }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::atomic::FolderWriter;
 use crate::outline::shapes;
 use crate::params::check_shapes;
-use crate::{Architecture, Error, ModelConfig, Network, ParamStore, Result, checksums, read_safetensors};
+use crate::{Architecture, Error, ModelConfig, Network, ParamStore, Result, checksums, markdown, read_safetensors};
 
 /// The files of a model folder.
 const CONFIG: &str = "config.json";
@@ -33,18 +33,18 @@ pub struct ModelCard {
 
 impl ModelCard {
     fn text(&self, config: &ModelConfig) -> String {
-        let title = config.backbone.title();
+        let title = markdown::text(config.backbone.title());
         let top1 = self.top1.map_or_else(|| "not measured".into(), |top1| format!("{:.2} %", 100. * top1));
         format!(
             "---\nlibrary_name: lmht\ntags:\n- spiking-neural-network\n- lm-ht\n---\n\n# {title}, L = {levels}, T = {t}\n\n\
-             | | |\n|---|---|\n| test accuracy after the last epoch | {top1} |\n| data | {data} |\n| command | `{command}` |\n\n\
+             | | |\n|---|---|\n| test accuracy after the last epoch | {top1} |\n| data | {data} |\n| command | {command} |\n\n\
              `config.json` rebuilds the network; `model.safetensors` has its tensors under the published names.\n\n\
-             ## Configuration of the run\n\n```json\n{run}\n```\n",
+             ## Configuration of the run\n\n{run}",
             levels = config.neuron.levels(),
             t = config.timesteps,
-            data = self.data,
-            command = self.command,
-            run = self.config.trim_end(),
+            data = markdown::text(&self.data),
+            command = markdown::code(&self.command),
+            run = markdown::block("json", &self.config),
         )
     }
 }
@@ -101,6 +101,8 @@ pub struct Pretrained {
     pub folder: PathBuf,
     /// The configuration of the network, as JSON.
     pub config: String,
+    /// What to tell a person: that a newer checkpoint is damaged, and which one was taken.
+    pub note: Option<String>,
 }
 
 impl Pretrained {
@@ -124,7 +126,7 @@ impl Pretrained {
             match std::fs::read_to_string(&path) {
                 Ok(json) => return Ok(Some(json)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::file(path, error)),
+                Err(error) => return Err(Error::read(&path)(error)),
             }
         }
         Ok(None)
@@ -146,51 +148,65 @@ impl Pretrained {
         let Some(model) = value.get("model").filter(|model| model.is_object()) else {
             return Self::verified(path, json);
         };
-        if path.join(WEIGHTS).exists() {
+        if exists(&path.join(WEIGHTS))? {
             return Self::verified(path, model.to_string());
         }
         let result = path.join("model");
-        let is_finished = path.join("metrics.json").exists() && result.join(CONFIG).exists();
-        if is_finished {
+        let has_result = exists(&result.join(CONFIG))?;
+        if has_result && exists(&path.join("metrics.json"))? {
             return Self::locate(&result);
         }
         let mut damaged = None;
         for checkpoint in checkpoints(&path.join("checkpoints"))?.iter().rev() {
             match Self::verified(checkpoint, model.to_string()) {
-                Ok(found) => return Ok(found),
+                Ok(found) => {
+                    let note = damaged.map(|error: Error| format!("{error}. Taken instead: {}", checkpoint.display()));
+                    return Ok(Self { note, ..found });
+                }
+                // A disk that does not answer is not a damaged checkpoint.
+                Err(Error::Read { path, source }) if !is_damage(&source) => return Err(Error::Read { path, source }),
                 Err(error) => damaged = damaged.or(Some(error)),
             }
         }
-        if result.join(CONFIG).exists() {
+        if has_result {
             return Self::locate(&result);
         }
         Err(damaged.unwrap_or_else(|| Error::file(path, "this run has no checkpoint yet; let it train for an epoch")))
     }
 
     fn verified(folder: &Path, config: String) -> Result<Self> {
-        if checksums::exist(folder) {
-            let preprocessor = folder.join(PREPROCESSOR).exists().then_some(PREPROCESSOR);
+        if checksums::exist(folder)? {
+            let preprocessor = exists(&folder.join(PREPROCESSOR))?.then_some(PREPROCESSOR);
             let names: Vec<&str> = [CONFIG, WEIGHTS].into_iter().chain(preprocessor).collect();
             checksums::verify(folder, &names)?;
         }
-        Ok(Self { folder: folder.to_path_buf(), config })
+        Ok(Self { folder: folder.to_path_buf(), config, note: None })
     }
+}
+
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(Error::read(path))
+}
+
+/// Whether an error in reading says that a file is not what it was, and not that the system could not read it.
+pub fn is_damage(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData)
 }
 
 /// The complete checkpoints in the folder `parent` of a run, oldest first: `epoch-0003` after three whole epochs,
 /// `epoch-0003-step-000120` inside of the fourth. Nothing if there is no such folder.
 ///
 /// # Errors
-/// [`Error::File`] if the folder cannot be read.
+/// [`Error::Read`] if the folder cannot be read.
 pub fn checkpoints(parent: &Path) -> Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(parent) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::file(parent, error)),
+        Err(error) => return Err(Error::read(parent)(error)),
     };
     let mut found = Vec::new();
     for entry in entries {
-        let path = entry.map_err(|error| Error::file(parent, error))?.path();
+        let path = entry.map_err(Error::read(parent))?.path();
         let position = path.file_name().and_then(|name| name.to_str()).and_then(|name| {
             let rest = name.strip_prefix("epoch-")?;
             let (epoch, step) = rest.split_once("-step-").unwrap_or((rest, "0"));

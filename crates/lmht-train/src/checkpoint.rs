@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use lmht_nn::atomic::FolderWriter;
-use lmht_nn::{ParamStore, checkpoints, checksums, read_safetensors, to_safetensors};
+use lmht_nn::{ParamStore, checkpoints, checksums, is_damage, read_safetensors, to_safetensors};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -82,16 +82,12 @@ pub(crate) fn save(
     optimizer: &dyn Optimizer,
 ) -> Result<()> {
     let path = parent.join(folder_name(state));
-    if path.exists() {
-        // The same point of the same run: a resumed run came by here before. Its content is the same by construction,
-        // but it is written again rather than trusted.
-        remove(&path)?;
-    }
     let (model, optimizer) = (params.to_safetensors()?, to_safetensors(optimizer.state()?)?);
     let state = to_json(state);
     let files: Vec<(&str, &[u8])> =
         FILES.into_iter().zip([&model[..], &optimizer[..], state.as_bytes(), config.as_bytes()]).collect();
-    let mut folder = FolderWriter::new(&path)?;
+    // At the same point of the same run, where a resumed run came by before, it is written again rather than trusted.
+    let mut folder = FolderWriter::replacing(&path)?;
     for (name, bytes) in &files {
         folder.write(name, bytes)?;
     }
@@ -103,11 +99,8 @@ pub(crate) fn save(
 /// Removes all but the newest `kept` checkpoints.
 pub(crate) fn prune(parent: &Path, kept: usize) -> Result<()> {
     let all = checkpoints(parent)?;
-    all[..all.len().saturating_sub(kept)].iter().try_for_each(|path| remove(path))
-}
-
-fn remove(path: &Path) -> Result<()> {
-    std::fs::remove_dir_all(path).map_err(|error| Error::file(path, error))
+    let remove = |path: &PathBuf| std::fs::remove_dir_all(path).map_err(|error| Error::file(path, error));
+    all[..all.len().saturating_sub(kept)].iter().try_for_each(remove)
 }
 
 /// The newest whole checkpoint, and what is to be said about newer ones that are damaged.
@@ -126,7 +119,7 @@ pub(crate) fn find(parent: &Path, config: &str) -> Result<Option<Found>> {
                 whole = Some((path, state));
                 break;
             }
-            Err(Unusable::Foreign(error)) => return Err(error),
+            Err(Unusable::Whole(error)) => return Err(error),
             Err(Unusable::Damaged(error)) => damaged.push((path, error)),
         }
     }
@@ -164,14 +157,23 @@ fn aside(path: &Path) -> PathBuf {
 
 /// Why a checkpoint cannot be used.
 enum Unusable {
-    /// It is whole, and of another run.
-    Foreign(Error),
+    /// As far as is known it is whole: of another run, or the system could not read it.
+    Whole(Error),
     Damaged(Error),
 }
 
-impl<E: Into<Error>> From<E> for Unusable {
-    fn from(error: E) -> Self {
-        Self::Damaged(error.into())
+impl From<lmht_nn::Error> for Unusable {
+    fn from(error: lmht_nn::Error) -> Self {
+        match error {
+            lmht_nn::Error::Read { path, source } if !is_damage(&source) => Self::Whole(Error::file(
+                path,
+                format!(
+                    "cannot read it: {source}; give the same command again. If it stays so, move this checkpoint away, and \
+                     the run goes on from the one before"
+                ),
+            )),
+            error => Self::Damaged(error.into()),
+        }
     }
 }
 
@@ -180,13 +182,14 @@ fn read(path: &Path, config: &str) -> std::result::Result<State, Unusable> {
     checksums::verify(path, &FILES)?;
     let text = |name: &str| {
         let file = path.join(name);
-        std::fs::read_to_string(&file).map_err(|error| Error::file(&file, error))
+        std::fs::read_to_string(&file).map_err(|source| lmht_nn::Error::Read { path: file, source })
     };
     if let Some(difference) = first_difference(&text("config.json")?, config) {
-        return Err(Unusable::Foreign(Error::file(path, of_another_run("checkpoint", &difference))));
+        return Err(Unusable::Whole(Error::file(path, of_another_run("checkpoint", &difference))));
     }
     let state: State = serde_json::from_str(&text("state.json")?)
-        .map_err(|error| Error::file(path.join("state.json"), format!("expected a checkpoint's state: {error}")))?;
+        .map_err(|error| format!("expected a checkpoint's state: {error}"))
+        .map_err(|what| Unusable::Damaged(Error::file(path.join("state.json"), what)))?;
     let numbered = state.history.iter().enumerate().all(|(i, metrics)| metrics.epoch == i + 1);
     if state.history.len() != state.epoch || !numbered {
         let what = format!("expected the metrics of {} whole epochs, got {}", state.epoch, state.history.len());

@@ -144,6 +144,8 @@ pub fn fit(
             checkpoint::load(&found.path, params, optimizer.as_mut())?;
         }
         record.begin()?;
+        // What a kill after the checkpoint has left undone.
+        record.forget_others(best(&state).map_or(0, |best| best.epoch))?;
         record.write_history(&state.history)?;
     }
     let mut positive = Positive::of(&params.trainable())?;

@@ -1,7 +1,7 @@
 //! One process at a time works in the folder of a run.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -22,8 +22,23 @@ impl RunLock {
         let path = folder.join(FILE);
         let failed = |error: std::io::Error| Error::file(&path, error);
         loop {
-            let mut file =
-                OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path).map_err(failed)?;
+            // Making it never follows a link; opening one that is there makes and changes nothing yet.
+            let mut options = OpenOptions::new();
+            options.read(true).write(true);
+            let mut file = match options.clone().create_new(true).open(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    if !is_lock(folder).map_err(failed)? {
+                        let what =
+                            "expected the lock of a run, found something else; move it away, or choose another folder";
+                        return Err(Error::file(&path, what));
+                    }
+                    match options.open(&path) {
+                        Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                        opened => opened.map_err(failed)?,
+                    }
+                }
+                opened => opened.map_err(failed)?,
+            };
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -57,12 +72,25 @@ impl Drop for RunLock {
     }
 }
 
-/// Whether `path` is this file still.
+/// Whether the lock in a folder is one that a run made: a file with the number of a process, or gone meanwhile.
+pub(crate) fn is_lock(folder: &Path) -> std::io::Result<bool> {
+    let path = folder.join(FILE);
+    let found = path.symlink_metadata().and_then(|metadata| {
+        let is_small = metadata.is_file() && metadata.len() <= 20;
+        Ok(is_small && std::fs::read(&path)?.trim_ascii().iter().all(u8::is_ascii_digit))
+    });
+    match found {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        found => found,
+    }
+}
+
+/// Whether `path` is this file still, and no link to it.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let id = |metadata: std::io::Result<std::fs::Metadata>| metadata.ok().map(|it| (it.dev(), it.ino()));
-    id(file.metadata()).is_some_and(|here| Some(here) == id(path.metadata()))
+    id(file.metadata()).is_some_and(|here| Some(here) == id(path.symlink_metadata()))
 }
 
 /// Elsewhere an open file cannot be removed.
@@ -87,5 +115,21 @@ mod tests {
         // One that a crash left behind.
         std::fs::write(folder.path().join(FILE), "4294967295\n").unwrap();
         RunLock::take(folder.path()).unwrap();
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_is_no_lock_is_neither_followed_nor_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (victim, lock) = (folder.path().join("victim"), folder.path().join(FILE));
+        std::fs::write(&victim, "17\n").unwrap();
+        std::os::unix::fs::symlink(&victim, &lock).unwrap();
+        let message = RunLock::take(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("expected the lock of a run"), "{message}");
+        std::fs::remove_file(&lock).unwrap();
+        std::fs::write(&lock, "the lock of another program").unwrap();
+        RunLock::take(folder.path()).unwrap_err();
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "17\n");
+        assert_eq!(std::fs::read_to_string(&lock).unwrap(), "the lock of another program");
     }
 }

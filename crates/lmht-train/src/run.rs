@@ -14,12 +14,11 @@
 //! | `timing.jsonl` | seconds and images/s per epoch | no |
 //! | `tensorboard/` | the same figures as TensorBoard events | no, they hold times |
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lmht_nn::atomic::{clean_stale, write_file};
+use lmht_nn::atomic::{clean_stale, is_temporary, write_file};
 use lmht_nn::{ModelCard, ModelConfig, ParamStore, save_pretrained};
 use serde::{Deserialize, Serialize};
 
@@ -70,23 +69,17 @@ impl RunRecord {
     /// cannot be written.
     pub fn open(path: &Path, config: &impl Serialize, info: RunInfo) -> Result<Self> {
         let config = checkpoint::to_json(config);
-        check_ours(path)?;
+        // Before anything is made there.
+        if config_of(path, &config)?.is_none() {
+            check_empty(path)?;
+        }
         std::fs::create_dir_all(path).map_err(|error| Error::file(path, error))?;
         let lock = RunLock::take(path)?;
-        let config_path = path.join(CONFIG);
-        let is_extended = match std::fs::read_to_string(&config_path) {
-            Ok(there) => {
-                if let Some(difference) = checkpoint::first_difference(&there, &config) {
-                    return Err(Error::file(&config_path, checkpoint::of_another_run("folder", &difference)));
-                }
-                there != config
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                write_file(&config_path, config.as_bytes())?;
-                false
-            }
-            Err(error) => return Err(Error::file(&config_path, error)),
-        };
+        let there = config_of(path, &config)?;
+        if there.is_none() {
+            write_file(&path.join(CONFIG), config.as_bytes())?;
+        }
+        let is_extended = there.is_some_and(|there| there != config);
         let checkpoints = path.join(CHECKPOINTS);
         std::fs::create_dir_all(&checkpoints).map_err(|error| Error::file(&checkpoints, error))?;
         clean_stale(path)?;
@@ -201,12 +194,12 @@ impl RunRecord {
         let line = serde_json::json!({
             "epoch": metrics.epoch, "train_seconds": seconds, "images_per_second": images_per_second
         });
-        let mut file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(|error| Error::file(&path, error))?;
-        writeln!(file, "{line}").map_err(|error| Error::file(&path, error))?;
+        // Whole or not at all: a line that was cut off would spoil the next one.
+        let earlier = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::file(&path, error)),
+            earlier => earlier.unwrap_or_default(),
+        };
+        write_file(&path, format!("{earlier}{line}\n").as_bytes())?;
         let step = metrics.epoch as u64;
         for (tag, value) in [
             ("train/loss", metrics.train_loss),
@@ -235,7 +228,7 @@ impl RunRecord {
         save_pretrained(&self.path.join("model"), config, params, &card)?;
         let best = self.best_weights(metrics.best_epoch);
         // A run that an earlier version began may have none.
-        if best.exists() {
+        if best.try_exists().map_err(|error| Error::file(&best, error))? {
             let weights = ParamStore::blank();
             let dtype = params.all().first().map_or(candle_core::DType::F32, |(_, var)| var.dtype());
             lmht_nn::Network::new(config, weights.builder(dtype, &candle_core::Device::Cpu))?;
@@ -258,25 +251,32 @@ const METRICS: &str = "metrics.json";
 const PREPROCESSOR: &str = "preprocessor_config.json";
 const CHECKPOINTS: &str = "checkpoints";
 
-/// Refuses a folder that holds something else than a run.
-fn check_ours(path: &Path) -> Result<()> {
-    let entries = match std::fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::file(path, error)),
-    };
-    if path.join(CONFIG).exists() {
-        return Ok(());
+/// The configuration of the run that a folder holds, if it holds one.
+fn config_of(folder: &Path, config: &str) -> Result<Option<String>> {
+    let path = folder.join(CONFIG);
+    match std::fs::read_to_string(&path) {
+        Ok(there) => match checkpoint::first_difference(&there, config) {
+            Some(difference) => Err(Error::file(path, checkpoint::of_another_run("folder", &difference))),
+            None => Ok(Some(there)),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::file(path, error)),
     }
+}
+
+/// Refuses a folder that holds anything but what a run that died in its first moments leaves.
+fn check_empty(folder: &Path) -> Result<()> {
+    let failed = |error| Error::file(folder, error);
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
     for entry in entries {
-        let name = entry.map_err(|error| Error::file(path, error))?.file_name();
-        let name = name.to_string_lossy();
-        // What a run that died in its first moments leaves.
-        let is_ours = name == crate::lock::FILE || name.starts_with(".config.json.tmp-");
-        if !is_ours {
+        let name = entry.map_err(failed)?.file_name();
+        if !is_temporary(&name) && !(name == crate::lock::FILE && crate::lock::is_lock(folder).map_err(failed)?) {
             let what =
                 format!("it holds {name:?} and no run (config.json is missing); choose a new or an empty folder");
-            return Err(Error::file(path, what));
+            return Err(Error::file(folder, what));
         }
     }
     Ok(())

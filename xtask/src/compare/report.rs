@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
+use lmht_nn::markdown;
 use serde::Serialize;
 
 use super::measure::{Row, Times};
@@ -111,7 +112,7 @@ impl Report {
         let Agreement { float64, float32, nonzero, rate } = self.agreement;
         let [low, mean, high] = nonzero.map(|share| 100. * share);
         line(text, "## Beside PyTorch and SpikingJelly\n");
-        line(text, &format!("- {}, commit `{}`: `{}`", self.date, self.commit, self.command));
+        line(text, &format!("- {}, commit `{}`: {}", self.date, self.commit, markdown::code(&self.command)));
         let others = self.others.map_or("an unknown share".into(), |others| format!("{:.1} %", 100. * others));
         line(
             text,
@@ -124,7 +125,15 @@ impl Report {
         if let Some(missing) = &self.missing {
             line(text, &format!("- SpikingJelly was not there: {missing}."));
         }
-        line(text, &format!("- {}. Weights: {}. Images: {}, test.", self.network, self.weights, self.data));
+        line(
+            text,
+            &format!(
+                "- {}. Weights: {}. Images: {}, test.",
+                self.network,
+                markdown::text(&self.weights),
+                markdown::text(&self.data)
+            ),
+        );
         line(
             text,
             &format!(

@@ -66,7 +66,7 @@ impl Scenario {
 
     fn arguments(self, inputs: &Path) -> Vec<String> {
         let at = |name: &str| inputs.join(name).display().to_string();
-        let (toml, data, model) = (at("tiny.toml"), at("pictures"), at("run"));
+        let (toml, data, model) = (at("tiny.toml"), at("pictures"), at("run/model"));
         let arguments = match self {
             Self::Train => vec!["train", &toml, "--quiet", "--data", &data, "--run", "run"],
             Self::Extend => vec!["train", &toml, "--quiet", "--data", &data, "--run", "run", "--epochs", "3"],

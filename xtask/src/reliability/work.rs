@@ -321,7 +321,9 @@ batch_size = 4
 seed = 7
 checkpoint_every_steps = 1
 optimizer = { kind = "sgd", lr = 0.05, momentum = 0.9, nesterov = true, weight_decay = 5e-4 }
-schedule = { decay = { kind = "constant" } }
+schedule = { decay = { kind = "constant" }, warmup_epochs = 0, warmup_start_factor = 1.0, update_every = "epoch" }
+[data]
+path = "pictures"
 "#;
 
 /// Images of 8 by 8 pixels in two classes, as BMP: a header, then rows of blue, green, red.

@@ -246,7 +246,7 @@ pub(crate) fn published_acc(wanted: impl Fn(&published::Row) -> bool) -> Result<
 
 /// What a file recorded, or what `measure` gives, which is then recorded.
 fn recorded<T: Serialize + DeserializeOwned>(path: &Path, measure: impl FnOnce() -> Result<T>) -> Result<T> {
-    if path.exists() {
+    if path.try_exists().with_context(|| path.display().to_string())? {
         return read_json(path);
     }
     let value = measure()?;

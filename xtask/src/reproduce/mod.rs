@@ -61,18 +61,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let anns = conversions::ann_runs(args.preset, &out);
     all.extend(anns.iter().cloned());
     if args.retrain {
-        for run in &all {
-            if run.folder.exists() {
-                std::fs::remove_dir_all(&run.folder).with_context(|| run.folder.display().to_string())?;
-            }
-        }
+        all.iter().try_for_each(forget)?;
     }
     runs::train_missing(&all, args.jobs, progress)?;
     let hybrids = conversions::hybrid_runs(args.preset, &anns[0], &out)?;
     if args.retrain {
-        for run in hybrids.iter().filter(|run| run.folder.exists()) {
-            std::fs::remove_dir_all(&run.folder).with_context(|| run.folder.display().to_string())?;
-        }
+        hybrids.iter().try_for_each(forget)?;
     }
     runs::train_missing(&hybrids, args.jobs, progress)?;
     let mut reparameterized = Vec::new();
@@ -94,4 +88,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     print!("{markdown}");
     println!("\nWritten to {} and tables.json beside it.", out.join("tables.md").display());
     Ok(())
+}
+
+/// Removes the record of a run, if there is one.
+fn forget(run: &Run) -> Result<()> {
+    match std::fs::remove_dir_all(&run.folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| run.folder.display().to_string())
+        }
+        _ => Ok(()),
+    }
 }

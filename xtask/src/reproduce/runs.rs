@@ -76,7 +76,8 @@ impl Run {
     /// Whether the record is complete. One of another configuration is an error: its figures would be mixed up.
     fn is_recorded(&self) -> Result<bool> {
         let path = self.folder.join("config.json");
-        if !path.exists() {
+        let exists = |path: &Path| path.try_exists().with_context(|| path.display().to_string());
+        if !exists(&path)? {
             return Ok(false);
         }
         let mut recorded: Experiment = read_json(&path)?;
@@ -90,7 +91,7 @@ impl Run {
             self.folder.display()
         );
         // Written after everything else.
-        Ok(self.folder.join("cost.json").exists())
+        exists(&self.folder.join("cost.json"))
     }
 
     /// Reads the complete record.

@@ -2,6 +2,7 @@
 
 use comfy_table::{CellAlignment, Table as Grid, TableStyle, presets};
 
+use lmht_nn::markdown;
 use lmht_nn::neurons::Equation;
 
 use super::Report;
@@ -35,6 +36,11 @@ fn percent(share: f64) -> String {
 fn mj(value: f64) -> String {
     let digits = if value > 0. { (3. - value.log10().floor()).clamp(0., 9.) as usize } else { 0 };
     format!("{value:.digits$}")
+}
+
+/// The text without what moves a terminal.
+fn terminal(text: &str) -> String {
+    text.chars().filter(|c| *c == '\n' || !c.is_control()).collect()
 }
 
 /// The text in lines of at most `width` characters, as far as its words allow it.
@@ -83,7 +89,8 @@ impl Table {
         let head = shown.iter().map(|&column| wrapped(&self.head[column], room(column)));
         let rows = self.rows.iter().map(|row| {
             let cell = |&column: &usize| {
-                if is_text(column) { wrapped(&row[column], room(column)) } else { row[column].clone() }
+                let text = terminal(&row[column]);
+                if is_text(column) { wrapped(&text, room(column)) } else { text }
             };
             shown.iter().map(cell).collect::<Vec<_>>()
         });
@@ -108,12 +115,13 @@ impl Table {
 impl Report {
     /// The report for a terminal.
     pub fn to_text(&self) -> String {
-        self.render(presets::UTF8_BORDERS_ONLY, |title| format!("{title}\n"))
+        self.render(presets::UTF8_BORDERS_ONLY, |title| format!("{title}\n"), terminal)
     }
 
     /// The report for a terminal of `width` columns: heads and the text of cells are broken into lines, and of what does not
     /// fit then, columns are left out and named.
     pub fn to_text_within(&self, width: usize) -> String {
+        let wrapped = |text: &str, width| wrapped(&terminal(text), width);
         let mut text = wrapped(&format!("Cost of {}", self.title()), width) + "\n";
         for line in self.summary() {
             text += &format!("{}\n\n", wrapped(&line, width));
@@ -127,24 +135,27 @@ impl Report {
 
     /// The report as Markdown.
     pub fn to_markdown(&self) -> String {
-        self.render(presets::ASCII_MARKDOWN, |title| format!("## {title}\n\n"))
+        let paragraphs = |note: &str| note.split("\n\n").map(markdown::text).collect::<Vec<_>>().join("\n\n");
+        self.render(presets::ASCII_MARKDOWN, |title| format!("## {title}\n\n"), paragraphs)
     }
 
-    fn render(&self, style: TableStyle, title: impl Fn(&str) -> String) -> String {
-        let mut text = title(&format!("Cost of {}", self.title())).replacen("## ", "# ", 1);
+    /// `plain` makes text of what came from elsewhere: names, paths, sources.
+    fn render(&self, style: TableStyle, title: impl Fn(&str) -> String, plain: impl Fn(&str) -> String) -> String {
+        let mut text = title(&plain(&format!("Cost of {}", self.title()))).replacen("## ", "# ", 1);
         for line in self.summary() {
-            text += &format!("{line}\n\n");
+            text += &format!("{}\n\n", plain(&line));
         }
         for table in self.tables() {
             text += &title(table.title);
             let mut grid = Grid::new();
-            grid.load_style(style).set_header(&table.head).add_rows(&table.rows);
+            let rows = table.rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect::<Vec<_>>());
+            grid.load_style(style).set_header(&table.head).add_rows(rows);
             for (at, column) in grid.column_iter_mut().enumerate() {
                 if at >= table.n_text {
                     column.set_cell_alignment(CellAlignment::Right);
                 }
             }
-            text += &format!("{}\n\n{}\n\n", grid.trim_fmt(), table.note);
+            text += &format!("{}\n\n{}\n\n", grid.trim_fmt(), plain(&table.note));
         }
         text.trim_end().to_string() + "\n"
     }

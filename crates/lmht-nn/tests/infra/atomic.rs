@@ -43,8 +43,8 @@ fn a_committed_folder_has_its_content_and_nothing_else() -> AnyResult {
     writer.write("empty", b"")?;
     writer.write_with("lines", |file| (0..3).try_for_each(|i| writeln!(file, "{i}")))?;
     assert!(!next.exists(), "not before the commit");
-    let temporary = format!(".epoch-0002.tmp-{}", std::process::id());
-    assert_eq!(names(run.path()), [temporary.as_str(), "epoch-0001"]);
+    let [temporary, earlier] = &names(run.path())[..] else { panic!("expected two names") };
+    assert!(temporary.starts_with(".epoch-0002.lmht-new-") && earlier == "epoch-0001", "{temporary} {earlier}");
     assert_eq!(writer.commit()?, next);
     assert_eq!(names(run.path()), ["epoch-0001", "epoch-0002"]);
     assert_eq!(names(&next), ["empty", "lines", "model.safetensors"]);
@@ -144,80 +144,97 @@ fn what_exists_is_not_replaced() -> AnyResult {
 }
 
 #[test]
-fn one_writer_per_folder() -> AnyResult {
+fn of_two_writers_the_first_to_commit_has_the_name() -> AnyResult {
     let (run, next) = run_with_checkpoint()?;
-    let first = FolderWriter::new(&next)?;
-    assert!(matches!(FolderWriter::new(&next), Err(Error::Busy { .. })));
-    // The same folder by another name.
-    let detour = run.path().join("epoch-0001/../epoch-0002");
-    assert!(matches!(FolderWriter::new(detour), Err(Error::Busy { .. })));
-    let other = FolderWriter::new(run.path().join("epoch-0003"))?;
-    other.commit()?;
-    first.commit()?;
-    assert_eq!(names(run.path()), ["epoch-0001", "epoch-0002", "epoch-0003"]);
+    let (mut first, mut second) = (FolderWriter::new(&next)?, FolderWriter::new(&next)?);
+    first.write("a", b"first")?;
+    second.write("a", b"second")?;
+    assert_eq!(names(run.path()).len(), 3, "they are at work in different folders");
+    second.commit()?;
+    assert!(matches!(first.commit(), Err(Error::Exists { .. })));
+    assert_eq!(fs::read(next.join("a"))?, b"second");
+    assert_eq!(names(run.path()), ["epoch-0001", "epoch-0002"]);
     Ok(())
 }
 
-#[test]
-fn a_leftover_of_an_earlier_process_with_our_number_is_no_obstacle() -> AnyResult {
-    // In a container each run may be process 1.
-    let (run, next) = run_with_checkpoint()?;
-    let leftover = run.path().join(format!(".epoch-0002.tmp-{}", std::process::id()));
-    fs::create_dir(&leftover)?;
-    fs::write(leftover.join("torn"), b"torn")?;
-    let mut writer = FolderWriter::new(&next)?;
-    writer.write("a", b"x")?;
-    writer.commit()?;
-    assert_eq!(names(&next), ["a"]);
-    assert!(!leftover.exists());
-    Ok(())
+/// A temporary name as a process makes it.
+fn leftover(folder: &Path, name: &str, kind: &str) -> PathBuf {
+    folder.join(format!(".{name}.lmht-{kind}-0123456789abcdef"))
 }
 
 #[test]
-fn only_the_dead_are_cleaned() -> AnyResult {
+fn what_nobody_holds_is_cleaned_and_what_is_not_ours_stays() -> AnyResult {
     let (run, next) = run_with_checkpoint()?;
-    // A process that has ended and been waited for has given its number back.
-    let mut child = std::process::Command::new(std::env::current_exe()?)
-        .arg("--list")
-        .stdout(std::process::Stdio::null())
-        .spawn()?;
-    let dead = child.id();
-    child.wait()?;
-    let folder = run.path().join(format!(".epoch-0007.tmp-{dead}"));
+    let folder = leftover(run.path(), "epoch-0007", "new");
     fs::create_dir(&folder)?;
     fs::write(folder.join("model.safetensors"), b"torn")?;
-    let file = run.path().join(format!(".metrics.json.tmp-{dead}-12"));
+    let file = leftover(run.path(), "metrics.json", "new");
     fs::write(&file, b"torn")?;
-    let ours = run.path().join(format!(".epoch-0008.tmp-{}", std::process::id()));
-    fs::create_dir(&ours)?;
-    // To stay: a writer at work, a living process (our parent), names that only resemble ours.
+    // A writer at work, in this process or in another; names that only resemble ours; folders with more than files.
     let mut writer = FolderWriter::new(&next)?;
+    assert!(!folder.exists() && !file.exists(), "a writer cleans where it writes");
+    fs::create_dir(&folder)?;
+    fs::write(&file, b"torn")?;
     writer.write("a", b"x")?;
-    #[cfg(unix)]
-    let parent = std::os::unix::process::parent_id();
-    #[cfg(not(unix))]
-    let parent = std::process::id();
-    let living = format!(".epoch-0009.tmp-{parent}");
-    #[cfg(unix)]
-    fs::create_dir(run.path().join(&living))?;
-    let alike = [".epoch.tmp-", ".epoch.tmp-12x", "epoch.tmp-4294967295", ".gitignore"];
+    let held = fs::File::create(leftover(run.path(), "held", "new"))?;
+    held.lock()?;
+    let alike = [".epoch.tmp-12", ".epoch.lmht-new-", "epoch.lmht-new-0123456789abcdef", ".gitignore"];
     alike.iter().try_for_each(|name| fs::write(run.path().join(name), b"stays"))?;
-
-    let mut expected = vec![folder, file, ours];
-    expected.sort();
-    assert_eq!(clean_stale(run.path())?, expected);
-    writer.commit()?;
-    let mut stay: Vec<&str> = vec!["epoch-0001", "epoch-0002"];
-    stay.extend(alike);
+    let foreign = leftover(run.path(), "foreign", "new");
+    fs::create_dir_all(foreign.join("below"))?;
     #[cfg(unix)]
-    stay.push(&living);
-    stay.sort();
-    assert_eq!(names(run.path()), stay);
+    let link = leftover(run.path(), "link", "new");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(run.path().join("epoch-0001"), &link)?;
+
+    assert_eq!(clean_stale(run.path())?, [folder, file]);
+    writer.commit()?;
     assert!(clean_stale(run.path())?.is_empty());
+    assert_eq!(names(&next), ["a"]);
+    assert!(alike.iter().all(|name| run.path().join(name).exists()));
+    assert!(foreign.join("below").exists());
+    #[cfg(unix)]
+    assert!(link.symlink_metadata().is_ok());
+    assert_eq!(fs::read(run.path().join("epoch-0001/model.safetensors"))?, b"earlier");
+    drop(held);
+    assert_eq!(clean_stale(run.path())?, [leftover(run.path(), "held", "new")]);
 
     let missing = run.path().join("missing");
     let error = clean_stale(&missing).unwrap_err().to_string();
     assert!(error.contains(&missing.display().to_string()), "{error}");
+    Ok(())
+}
+
+/// A name that somebody could have put there to be followed, or to be in the way.
+#[cfg(unix)]
+#[test]
+fn a_link_in_the_place_of_a_file_is_replaced_and_not_followed() -> AnyResult {
+    let (run, _) = run_with_checkpoint()?;
+    let (victim, path) = (run.path().join("victim"), run.path().join("metrics.json"));
+    fs::write(&victim, b"not ours")?;
+    std::os::unix::fs::symlink(&victim, &path)?;
+    write_file(&path, b"ours")?;
+    assert_eq!(fs::read(&victim)?, b"not ours");
+    assert!(path.symlink_metadata()?.is_file());
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn names_need_not_be_text() -> AnyResult {
+    use std::os::unix::ffi::OsStrExt;
+    let (run, _) = run_with_checkpoint()?;
+    let path = run.path().join(std::ffi::OsStr::from_bytes(b"model-\xff"));
+    write_version(&path, 1)?;
+    let mut old = std::ffi::OsString::from(".");
+    old.push(path.file_name().unwrap_or_default());
+    old.push(".lmht-old-0123456789abcdef");
+    fs::rename(&path, run.path().join(old))?;
+    clean_stale(run.path())?;
+    assert_eq!(version(&path), 1);
+    write_version(&path, 2)?;
+    assert_eq!(version(&path), 2);
+    write_file(&run.path().join(std::ffi::OsStr::from_bytes(b"\xfe")), b"x")?;
     Ok(())
 }
 
@@ -383,16 +400,6 @@ fn version(path: &Path) -> u32 {
     version
 }
 
-/// The number of a process that has ended and been waited for, and so has given it back.
-fn dead_process() -> io::Result<u32> {
-    let mut child = std::process::Command::new(std::env::current_exe()?)
-        .arg("--list")
-        .stdout(std::process::Stdio::null())
-        .spawn()?;
-    child.wait()?;
-    Ok(child.id())
-}
-
 #[test]
 fn a_folder_is_replaced_when_the_new_one_is_complete() -> AnyResult {
     let run = tempfile::tempdir()?;
@@ -414,10 +421,6 @@ fn a_folder_is_replaced_when_the_new_one_is_complete() -> AnyResult {
     writer.write("config.json", b"3").expect_err("a name twice");
     assert!(matches!(writer.commit(), Err(Error::Incomplete { .. })));
     assert_eq!(version(&path), 2);
-    // One writer at a time, of whatever kind.
-    let writer = FolderWriter::replacing(&path)?;
-    assert!(matches!(FolderWriter::replacing(&path), Err(Error::Busy { .. })));
-    drop(writer);
     assert_eq!(names(run.path()), ["model"]);
     Ok(())
 }
@@ -464,66 +467,62 @@ fn only_a_folder_of_the_same_files_is_replaced() -> AnyResult {
 /// nothing under the name.
 #[test]
 fn a_death_between_the_renames_loses_nothing() -> AnyResult {
-    let dead = dead_process()?;
-    for pid in [dead, std::process::id()] {
-        let interrupted = || -> Result<(tempfile::TempDir, PathBuf), Box<dyn std::error::Error>> {
-            let run = tempfile::tempdir()?;
-            write_version(&run.path().join(format!(".model.old-{pid}")), 1)?;
-            write_version(&run.path().join(format!(".model.tmp-{pid}")), 2)?;
-            let path = run.path().join("model");
-            Ok((run, path))
-        };
-        // Cleaning gives the old one its name back.
-        let (run, path) = interrupted()?;
-        assert_eq!(clean_stale(run.path())?, [run.path().join(format!(".model.tmp-{pid}"))]);
-        assert_eq!(version(&path), 1);
-        assert_eq!(names(run.path()), ["model"]);
-        // So does the next replacement, even if it comes to nothing.
-        let (run, path) = interrupted()?;
-        drop(FolderWriter::replacing(&path)?);
-        assert_eq!(version(&path), 1);
-        write_version(&path, 3)?;
-        assert_eq!(version(&path), 3);
-        clean_stale(run.path())?;
-        assert_eq!(names(run.path()), ["model"]);
+    let interrupted = || -> Result<(tempfile::TempDir, PathBuf), Box<dyn std::error::Error>> {
+        let run = tempfile::tempdir()?;
+        let path = run.path().join("model");
+        // Written under plain names: a writer would clean them.
+        for (version, kind) in [(1, "old"), (2, "new")] {
+            write_version(&run.path().join(kind), version)?;
+        }
+        ["old", "new"]
+            .iter()
+            .try_for_each(|kind| fs::rename(run.path().join(kind), leftover(run.path(), "model", kind)))?;
+        Ok((run, path))
+    };
+    // Cleaning gives the old one its name back.
+    let (run, path) = interrupted()?;
+    assert_eq!(clean_stale(run.path())?, [leftover(run.path(), "model", "new")]);
+    assert_eq!(version(&path), 1);
+    assert_eq!(names(run.path()), ["model"]);
+    // So does the next replacement, even if it comes to nothing.
+    let (run, path) = interrupted()?;
+    drop(FolderWriter::replacing(&path)?);
+    assert_eq!(version(&path), 1);
+    write_version(&path, 3)?;
+    assert_eq!(version(&path), 3);
+    assert_eq!(names(run.path()), ["model"]);
 
-        // A death after the second rename: the new one has its name, the old one goes.
-        let (run, path) = interrupted()?;
-        fs::rename(run.path().join(format!(".model.tmp-{pid}")), &path)?;
-        let aside = run.path().join(format!(".model.old-{pid}"));
-        assert_eq!(clean_stale(run.path())?, [aside]);
-        assert_eq!(version(&path), 2);
-        let (run, path) = interrupted()?;
-        fs::rename(run.path().join(format!(".model.tmp-{pid}")), &path)?;
-        write_version(&path, 3)?;
-        assert_eq!(version(&path), 3);
-        clean_stale(run.path())?;
-        assert_eq!(names(run.path()), ["model"]);
-    }
+    // A death after the second rename: the new one has its name, the old one goes.
+    let (run, path) = interrupted()?;
+    fs::rename(leftover(run.path(), "model", "new"), &path)?;
+    assert_eq!(clean_stale(run.path())?, [leftover(run.path(), "model", "old")]);
+    assert_eq!(version(&path), 2);
+    let (run, path) = interrupted()?;
+    fs::rename(leftover(run.path(), "model", "new"), &path)?;
+    write_version(&path, 3)?;
+    assert_eq!(version(&path), 3);
+    assert_eq!(names(run.path()), ["model"]);
     Ok(())
 }
 
+#[cfg(unix)]
 #[test]
 fn the_folder_that_a_living_process_replaces_is_left_to_it() -> AnyResult {
     let run = tempfile::tempdir()?;
-    #[cfg(unix)]
-    {
-        let living = run.path().join(format!(".model.old-{}", std::os::unix::process::parent_id()));
-        write_version(&living, 1)?;
-        assert!(clean_stale(run.path())?.is_empty());
-        assert_eq!(version(&living), 1);
-        // It is not ours to restore, either.
-        drop(FolderWriter::replacing(run.path().join("model"))?);
-        assert_eq!(version(&living), 1);
-        fs::remove_dir_all(&living)?;
+    let (old, new) = (leftover(run.path(), "model", "old"), leftover(run.path(), "model", "new"));
+    for path in [&old, &new] {
+        fs::create_dir(path)?;
+        fs::write(path.join("config.json"), b"1")?;
     }
-    // This process: while a writer for that name is at work.
-    let ours = run.path().join(format!(".other.old-{}", std::process::id()));
-    let writer = FolderWriter::new(run.path().join("other"))?;
-    write_version(&ours, 1)?;
+    let held = fs::File::open(&new)?;
+    held.lock()?;
     assert!(clean_stale(run.path())?.is_empty());
-    assert_eq!(version(&ours), 1);
-    drop(writer);
+    // It is not for another writer to restore, either.
+    drop(FolderWriter::replacing(run.path().join("model"))?);
+    assert!(old.exists() && new.exists() && !run.path().join("model").exists());
+    drop(held);
+    assert_eq!(clean_stale(run.path())?, [new]);
+    assert_eq!(names(run.path()), ["model"]);
     Ok(())
 }
 
