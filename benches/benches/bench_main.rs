@@ -31,7 +31,7 @@ fn main() {
     benches();
     Criterion::default().configure_from_args().final_summary();
     // As criterion reads its arguments: what is no option is a filter on names.
-    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let filter = benchmarks::arguments().skip(1).find(|argument| !argument.starts_with('-'));
     if filter.as_ref().is_none_or(|filter| "ratio".contains(filter)) {
         benchmarks::ratio::report();
     }

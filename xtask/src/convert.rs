@@ -10,7 +10,7 @@ use candle_core::{DType, Device};
 use clap::Subcommand;
 use lmht_convert::Model;
 use lmht_convert::checkpoint::{self, ImportOptions, Layout};
-use lmht_nn::{ModelCard, ModelConfig, save_pretrained};
+use lmht_nn::{ModelCard, ModelConfig, Pretrained, save_pretrained};
 
 use crate::experiment::Experiment;
 use crate::{provenance, repository};
@@ -117,7 +117,7 @@ In Python:
   from safetensors.torch import load_file
   model.load_state_dict(load_file(\"resnet18.safetensors\"), strict=True)")]
 struct ToPytorch {
-    /// A model folder with config.json and model.safetensors.
+    /// A model folder, a run or a checkpoint.
     model: PathBuf,
     /// The file to write; a file there is replaced.
     #[arg(long)]
@@ -218,12 +218,9 @@ fn import(args: &Import) -> Result<()> {
 }
 
 fn to_pytorch(args: &ToPytorch) -> Result<()> {
-    let weights = args.model.join("model.safetensors");
-    let config_path = args.model.join("config.json");
-    let shown = || format!("{}: expected a model folder with config.json and model.safetensors", args.model.display());
-    let json = std::fs::read_to_string(&config_path).with_context(shown)?;
-    let config = ModelConfig::from_json(&json).with_context(|| config_path.display().to_string())?;
-    let model = checkpoint::read(&weights)?.into_model(&config)?;
+    let found = Pretrained::locate(&args.model)?;
+    let config = ModelConfig::from_json(&found.config).with_context(|| found.folder.display().to_string())?;
+    let model = checkpoint::read(&found.weights())?.into_model(&config)?;
     checkpoint::write_published(&args.out, &model)?;
     let load = if checkpoint::is_torch(&args.out) { "torch.load(path, weights_only=True)" } else { "load_file(path)" };
     println!("{}: load it with load_state_dict({load}, strict=True)", args.out.display());

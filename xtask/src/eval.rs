@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match if args.json { Format::Json } else { args.format } {
         Format::Json => {
             let mut json = serde_json::json!({
-                "model": trained.folder, "data": trained.data.path, "evaluation": evaluation, "cost": cost,
+                "model": trained.folder.to_string_lossy(), "data": trained.data.path.to_string_lossy(), "evaluation": evaluation, "cost": cost,
                 "energy_mj_estimated": energy_mj
             });
             if args.confusion.is_some() {

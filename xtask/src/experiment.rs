@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lmht_datasets::{Augment, Mix, Normalize, ReadOptions};
 use lmht_nn::ModelConfig;
 use lmht_train::TrainConfig;
@@ -187,10 +187,17 @@ impl Experiment {
         Ok(experiment)
     }
 
-    /// Checks network and training.
+    /// Checks network and training, and that the paths can be recorded.
     pub(crate) fn check(&self) -> Result<()> {
         self.model.check().context("[model]")?;
         self.train.check().context("[train]")?;
+        for path in [Some(&self.data.path), self.start.as_ref()].into_iter().flatten() {
+            ensure!(
+                path.to_str().is_some(),
+                "{}: expected a name in UTF-8, since the record of the run has to hold it; rename it, or give a link to it",
+                path.display()
+            );
+        }
         Ok(())
     }
 

@@ -9,7 +9,7 @@ macro_rules! println {
 }
 /// As in std, but nothing happens where nobody listens.
 macro_rules! eprintln {
-    ($($text:tt)*) => { _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($text)*))) };
+    ($($text:tt)*) => { crate::write_err(format_args!("{}\n", format_args!($($text)*))) };
 }
 
 mod ci;
@@ -95,10 +95,19 @@ fn main() -> std::process::ExitCode {
 fn write_out(text: std::fmt::Arguments<'_>) {
     use std::io::Write;
     let mut out = std::io::stdout();
-    let Err(error) = out.write_fmt(text).and_then(|()| out.flush()) else { return };
+    let Err(error) = out.write_all(shown(text).as_bytes()).and_then(|()| out.flush()) else { return };
     let is_closed = error.kind() == std::io::ErrorKind::BrokenPipe;
     if !is_closed {
         eprintln!("error: cannot write to standard output: {error}");
     }
     std::process::exit(i32::from(!is_closed));
+}
+
+fn write_err(text: std::fmt::Arguments<'_>) {
+    _ = std::io::Write::write_all(&mut std::io::stderr(), shown(text).as_bytes());
+}
+
+/// Text without what moves a terminal: the names in it may be anybody's.
+fn shown(text: std::fmt::Arguments<'_>) -> String {
+    text.to_string().replace(|c: char| c.is_control() && !matches!(c, '\n' | '\t'), "\u{fffd}")
 }

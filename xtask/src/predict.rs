@@ -99,7 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let n_failed = failed.len();
     if args.format == Format::Json {
-        let all = json!({ "model": args.model, "images": shown, "errors": failed });
+        let all = json!({ "model": args.model.to_string_lossy(), "images": shown, "errors": failed });
         println!("{}", serde_json::to_string_pretty(&all)?);
     }
     if n_failed > 0 {

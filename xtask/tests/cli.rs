@@ -4,6 +4,8 @@
 mod compare;
 #[path = "cli/golden.rs"]
 mod golden;
+#[path = "cli/reliability.rs"]
+mod reliability;
 #[path = "cli/runs.rs"]
 mod runs;
 

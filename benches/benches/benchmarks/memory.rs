@@ -24,7 +24,7 @@ pub(super) fn memory_of(title: &str) -> String {
 
 /// What this process was asked to print the memory of, if [`memory_of`] started it.
 pub(crate) fn asked_for() -> Option<String> {
-    std::env::args().skip_while(|argument| argument != MEMORY_OF).nth(1)
+    super::arguments().skip_while(|argument| argument != MEMORY_OF).nth(1)
 }
 
 /// A line of `/proc/self/status`, which is in KiB.

@@ -25,8 +25,13 @@ pub(crate) fn done<T, E: std::fmt::Display>(result: std::result::Result<T, E>) -
 
 /// Whether everything is to run once on small inputs. `cargo bench` passes `--bench`, `cargo test` does not.
 pub(crate) fn quick() -> bool {
-    let has = |name: &str| std::env::args().any(|argument| argument == name);
+    let has = |name: &str| arguments().any(|argument| argument == name);
     has("--test") || !has("--bench")
+}
+
+/// The arguments of this process, those that are text.
+pub(crate) fn arguments() -> impl Iterator<Item = String> {
+    std::env::args_os().filter_map(|argument| argument.into_string().ok())
 }
 
 /// `size`, or `small` in quick mode.

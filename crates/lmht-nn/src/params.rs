@@ -168,9 +168,12 @@ impl ParamStore {
     /// Sets every tensor of the store from a safetensors file; see [`ParamStore::load`].
     ///
     /// # Errors
-    /// [`Error::File`] if the file cannot be read or is not safetensors, [`Error::Mismatch`] if it belongs to another network.
+    /// [`Error::Read`] if the file cannot be read, [`Error::File`] if it is not safetensors, [`Error::Mismatch`] if it belongs
+    /// to another network or holds what cannot be computed with ([`ParamStore::check_values`]).
     pub fn load_file(&self, path: &Path) -> Result<()> {
-        self.load(&path.display().to_string(), &read_safetensors(path)?)
+        let (origin, tensors) = (path.display().to_string(), read_safetensors(path)?);
+        Self::check_values(&origin, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?;
+        self.load(&origin, &tensors)
     }
 
     /// The tensors as the bytes of a safetensors file: the same values give the same bytes.

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lmht_nn::atomic::{clean_stale, is_temporary, write_file};
-use lmht_nn::{ModelCard, ModelConfig, ParamStore, save_pretrained};
+use lmht_nn::atomic::{FolderWriter, clean_stale, is_temporary, write_file};
+use lmht_nn::{ModelCard, ModelConfig, ParamStore, checksums, save_pretrained};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Found, State};
@@ -40,8 +40,13 @@ pub struct RunInfo {
     /// The data set and split, in words.
     pub data: String,
     /// Where the command was given: relative paths of the configuration start there.
-    #[serde(default)]
+    #[serde(default, serialize_with = "as_text")]
     pub directory: PathBuf,
+}
+
+/// A path that is no text is recorded as well as it can be: only a person reads it.
+fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// A run's folder, open for writing.
@@ -68,7 +73,9 @@ impl RunRecord {
     /// If the folder holds a run of another configuration or something else than a run, another process works in it, or it
     /// cannot be written.
     pub fn open(path: &Path, config: &impl Serialize, info: RunInfo) -> Result<Self> {
-        let config = checkpoint::to_json(config);
+        let config = serde_json::to_string_pretty(config)
+            .map_err(|error| Error::Config(format!("it cannot be recorded as JSON: {error}")))?
+            + "\n";
         // Before anything is made there.
         if config_of(path, &config)?.is_none() {
             check_empty(path)?;
@@ -146,12 +153,17 @@ impl RunRecord {
     }
 
     fn best_weights(&self, epoch: usize) -> PathBuf {
-        self.checkpoints().join(format!("best-{epoch:04}.safetensors"))
+        self.checkpoints().join(format!("best-{epoch:04}"))
     }
 
     /// Keeps the weights of an epoch that is the best so far. Before its checkpoint, which says that it is.
     pub(crate) fn keep_best(&mut self, epoch: usize, params: &ParamStore) -> Result<()> {
-        Ok(write_file(&self.best_weights(epoch), &params.to_safetensors()?)?)
+        let weights = params.to_safetensors()?;
+        let mut folder = FolderWriter::replacing(self.best_weights(epoch))?;
+        folder.write(WEIGHTS, &weights)?;
+        folder.write(checksums::FILE, checksums::of(&[(WEIGHTS, &weights)]).as_bytes())?;
+        folder.commit()?;
+        Ok(())
     }
 
     /// Removes the weights of epochs that are not the best any more. After the checkpoint.
@@ -161,7 +173,7 @@ impl RunRecord {
             let path = entry.map_err(|error| Error::file(&folder, error))?.path();
             let is_best = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("best-"));
             if is_best && path != kept {
-                remove_file(&path)?;
+                std::fs::remove_dir_all(&path).map_err(|error| Error::file(&path, error))?;
             }
         }
         Ok(())
@@ -227,12 +239,13 @@ impl RunRecord {
         };
         save_pretrained(&self.path.join("model"), config, params, &card)?;
         let best = self.best_weights(metrics.best_epoch);
-        // A run that an earlier version began may have none.
+        // None of a run whose weights of the best epoch somebody took away.
         if best.try_exists().map_err(|error| Error::file(&best, error))? {
             let weights = ParamStore::blank();
             let dtype = params.all().first().map_or(candle_core::DType::F32, |(_, var)| var.dtype());
             lmht_nn::Network::new(config, weights.builder(dtype, &candle_core::Device::Cpu))?;
-            weights.load_file(&best)?;
+            checksums::verify(&best, &[WEIGHTS])?;
+            weights.load_file(&best.join(WEIGHTS))?;
             card.top1 = Some(metrics.best_top1);
             card.data += &format!(
                 "; these are the weights after epoch {} of {}, the best on the test set: an optimistic choice",
@@ -250,6 +263,7 @@ const CONFIG: &str = "config.json";
 const METRICS: &str = "metrics.json";
 const PREPROCESSOR: &str = "preprocessor_config.json";
 const CHECKPOINTS: &str = "checkpoints";
+const WEIGHTS: &str = "model.safetensors";
 
 /// The configuration of the run that a folder holds, if it holds one.
 fn config_of(folder: &Path, config: &str) -> Result<Option<String>> {

@@ -152,7 +152,7 @@ fn what_is_wrong_with_a_folder_is_said() -> Result<()> {
     let (config_name, weights_name) = (config_path.display().to_string(), weights_path.display().to_string());
     let says_file = |result: Result<(Network, ParamStore)>, at: &Path, parts: &[&str]| {
         let error = result.map(|_| ()).expect_err("a broken folder");
-        assert!(matches!(&error, Error::File { path, .. } if path == at), "{error}");
+        assert!(matches!(&error, Error::File { path, .. } | Error::Read { path, .. } if path == at), "{error}");
         assert_error(Err::<(), _>(error), parts);
     };
     says_file(read(), &config_path, &[&config_name, "No such file", "expected a model folder"]);
