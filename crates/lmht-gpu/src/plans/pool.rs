@@ -49,8 +49,8 @@ impl Windows {
     /// Checks the sizes.
     pub(super) fn check(&self, what: &'static str) -> Result<()> {
         let fits = self.kernel <= (self.h.min(self.w)) + 2 * self.padding;
-        if self.stride == 0 || self.kernel == 0 || self.padding >= self.kernel || !fits {
-            let expected = "a stride above 0 and a window that fits in the padded map, wider than its padding";
+        if self.stride == 0 || self.kernel == 0 || !fits {
+            let expected = "a stride above 0 and a window that fits in the padded map";
             return size(what, expected, format!("{self:?}"));
         }
         count(what, self.n_in())?;
@@ -70,6 +70,10 @@ impl Windows {
 
 fn program<M: Machine>(m: &M, windows: &Windows, dtype: Dtype) -> Result<Program> {
     windows.check("pool")?;
+    // A window beside the map has no maximum.
+    if windows.padding >= windows.kernel {
+        return size("pool: padding", format!("less than the kernel, {}", windows.kernel), windows.padding);
+    }
     if windows.kernel > 15 {
         return size("pool: kernel", "at most 15, since a byte says which pixel was the maximum", windows.kernel);
     }

@@ -106,6 +106,17 @@ impl Work for Backward<'_> {
     }
 }
 
+/// What the operation gives for `inputs`, flat: the output first.
+pub(crate) fn forward(kernel: &Kernel, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+    Ok(run(&Forward(kernel), inputs)?.into_iter().map(flat).collect())
+}
+
+/// The gradients, flat: of the operation's first input, then of what is learned. `inputs` are its own, what the forward pass
+/// gave beside the output, and the gradient of the output.
+pub(crate) fn backward(kernel: &Kernel, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+    Ok(run(&Backward(kernel), inputs)?.into_iter().map(flat).collect())
+}
+
 /// The output of `shape`, differentiable in `xs` and up to two `learned` tensors, and what else the forward pass gives, flat.
 /// `constants` follow them as inputs.
 ///
@@ -128,7 +139,7 @@ pub(crate) fn apply(
     let ys = with_storage(kernel.name(), (ys, shape.into()), args, move |xs, first, second, grad| {
         let learned = &[first, second][..n_learned];
         let inputs: Vec<&Tensor> = [xs].into_iter().chain(learned.iter().copied()).chain(&kept).chain([grad]).collect();
-        let mut outputs = run(&Backward(&kernel), &inputs)?.into_iter().map(flat);
+        let mut outputs = backward(&kernel, &inputs)?.into_iter();
         let grad_xs = outputs.next().map(|grad| grad.reshape(xs.shape())).transpose()?;
         let of_learned = outputs.next();
         let (of_first, of_second) = match (n_learned, of_learned) {
@@ -146,6 +157,6 @@ pub(crate) fn apply(
 }
 
 /// A result as a tensor `[n]`.
-fn flat((storage, n): (Storage, usize)) -> Tensor {
+pub(super) fn flat((storage, n): (Storage, usize)) -> Tensor {
     Tensor::from_storage(storage, n, BackpropOp::none(), false)
 }

@@ -12,8 +12,18 @@ use super::metal::Metal;
 use super::work::run_on;
 use super::work::{Output, Work};
 
-/// Whether kernels of ours take such a tensor.
-pub(crate) fn takes(xs: &Tensor) -> bool {
+/// Whether kernels of ours take such a tensor: on a GPU whose feature the program has, of f32, f16 or bf16, or f64 on CUDA.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use lmht_nn::gpu;
+///
+/// let xs = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
+/// assert!(!gpu::takes(&xs));
+/// assert_ne!(gpu::emulated(|| gpu::takes(&xs)), Some(false));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn takes(xs: &Tensor) -> bool {
     let is_known = matches!(xs.dtype(), DType::F32 | DType::F64 | DType::F16 | DType::BF16);
     is_known
         && match xs.device() {

@@ -9,7 +9,7 @@ use crate::gpu::{self, Kernel};
 pub const BATCH_NORM_EPS: f64 = 1e-5;
 
 /// How far running statistics move towards those of a batch.
-const MOMENTUM: f64 = 0.1;
+pub(crate) const MOMENTUM: f64 = 0.1;
 
 /// Statistics of a batch, `[C]` each, detached: for running averages.
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@ use lmht_kernels::ConvShape;
 
 use super::with_gradient::with_gradient;
 use super::{check_operands, output_size};
+use crate::gpu::{self, convolution};
 
 /// Stride, zero padding and groups of [`conv2d`], equal for both axes, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,9 @@ impl Default for Conv2dParams {
 /// ```
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, p: Conv2dParams) -> Result<Tensor> {
     let s = conv_shape(xs, weight, bias, p)?;
+    if gpu::takes(xs) {
+        return by_kernel(xs, weight, bias, s);
+    }
     if s.groups == 1 {
         return one_group(xs, weight, bias, s);
     }
@@ -64,6 +68,25 @@ pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, p: Conv2dPara
         one_group(&xs, &weight, bias.as_ref(), of_group)
     });
     Tensor::cat(&maps.collect::<Result<Vec<_>>>()?, 1)
+}
+
+/// All groups at once, channels last.
+fn by_kernel(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) -> Result<Tensor> {
+    let (maps, weight) = (xs.permute((0, 2, 3, 1))?.contiguous()?, weight.contiguous()?);
+    let ys = convolution::forward(&maps.detach(), &weight.detach(), &s)?;
+    let (ys, third) = match bias {
+        Some(bias) => (ys.broadcast_add(&bias.detach())?, bias),
+        None => (ys, &weight),
+    };
+    let has_bias = bias.is_some();
+    let ys = with_gradient("conv2d", ys, (&maps, &weight, third), move |xs, weight, bias, grad| {
+        let dxs = xs.track_op().then(|| convolution::grad_input(grad, &weight.detach(), &s)).transpose()?;
+        let dweight = weight.track_op().then(|| convolution::grad_weight(&xs.detach(), grad, &s)).transpose()?;
+        let dweight = dweight.map(|grad| grad.to_dtype(weight.dtype())).transpose()?;
+        let dbias = (has_bias && bias.track_op()).then(|| grad.sum((0, 1, 2))).transpose()?;
+        Ok((dxs, dweight, dbias))
+    })?;
+    ys.permute((0, 3, 1, 2))?.contiguous()
 }
 
 /// One convolution forward, a transposed one for the input gradient, a dilated one for the weight gradient.
@@ -102,6 +125,7 @@ fn one_group(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, s: ConvShape) 
         Ok((dxs, dweight, dbias))
     })
 }
+
 /// The shape of what [`conv2d`] gives, after checking the operands.
 pub(crate) fn conv2d_dims(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, p: Conv2dParams) -> Result<Vec<usize>> {
     let s = conv_shape(xs, weight, bias, p)?;

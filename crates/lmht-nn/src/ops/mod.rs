@@ -2,8 +2,8 @@
 //!
 //! Each is composed of Candle's own operations: readable, on any device, in any floating-point type, and what every fast form
 //! is tested against. A network runs these layer by layer where the engine cannot take it; [`neuron`] and [`qcfs`] are fused
-//! on the CPU for people who call them from networks of plain Candle. On a GPU neurons, [`qcfs`], batch norm and pooling run
-//! the kernels of `lmht-gpu` ([`gpu`](crate::gpu)); convolution and the products of [`linear`] stay composed.
+//! on the CPU for people who call them from networks of plain Candle. On a GPU neurons, [`qcfs`], batch norm, pooling and
+//! convolution run the kernels of `lmht-gpu` or of cuDNN ([`gpu`](crate::gpu)); the products of [`linear`] stay composed.
 //!
 //! Some of Candle's gradients are wrong: that of max pooling on every device (scaled by the number of maxima over the window's
 //! area), that of a convolution's weight on Metal (a kernel that is not contiguous is misread), that of its input where height
@@ -26,12 +26,13 @@ pub(crate) mod storage;
 mod windows;
 pub(crate) mod with_gradient;
 
-pub(crate) use batch_norm::batch_norm_dims;
 pub use batch_norm::{BATCH_NORM_EPS, BatchStats, batch_norm_eval, batch_norm_train, update_running_stats};
+pub(crate) use batch_norm::{MOMENTUM, batch_norm_dims};
 pub(crate) use conv2d::conv2d_dims;
 pub use conv2d::{Conv2dParams, conv2d};
 pub use linear::linear;
 pub(crate) use linear::linear_dims;
+pub(crate) use neuron::learned_numbers;
 pub use neuron::{Learned, neuron, neuron_composed, tgim};
 pub use pool::{Pool2dParams, avg_pool2d, global_avg_pool, max_pool2d};
 pub(crate) use pool::{is_pool_by_kernel, pool_dims};

@@ -6,7 +6,9 @@
 //! are tested against.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail,
+};
 use lmht_core::{GradientMode, LmhtConfig, LmhtNeuron, Real, Tgim};
 
 use super::{as_real, is_fused};
@@ -125,11 +127,14 @@ fn check(xs: &Tensor, config: &LmhtConfig, learned: &Learned) -> Result<()> {
     }
 }
 
-/// Ω row by row and λ as one tensor for a kernel, differentiable.
-fn learned_numbers(xs: &Tensor, neuron: &LmhtNeuron, learned: &Learned) -> Result<Tensor> {
+/// Ω row by row and λ as one tensor for a kernel on such currents, differentiable.
+pub(crate) fn learned_numbers(xs: &Tensor, neuron: &LmhtNeuron, learned: &Learned) -> Result<Tensor> {
     let leak = |logit: &Tensor| sigmoid(&as_real(logit)?)? + 0.5;
     match learned {
-        Learned::Nothing { leak } => as_real(&Tensor::new(&[*leak], xs.device())?.to_dtype(xs.dtype())?),
+        Learned::Nothing { leak } => {
+            let real = if xs.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+            Tensor::new(&[*leak], &Device::Cpu)?.to_dtype(real)?.to_device(xs.device())
+        }
         Learned::Leak { leak_logit } => leak(leak_logit),
         Learned::TgimAndLeak { tgim_logit, leak_logit } => {
             Tensor::cat(&[tgim(&as_real(tgim_logit)?, neuron.tgim())?.flatten_all()?, leak(leak_logit)?], 0)

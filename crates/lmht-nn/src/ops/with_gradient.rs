@@ -9,7 +9,7 @@ pub(crate) type Grads3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 /// Gives `value`, which must come from detached arguments, the arguments `args` and the gradient `backward`.
 ///
 /// `backward(a, b, c, grad)` must return a gradient for every tracked argument. The value is copied once.
-pub(super) fn with_gradient<F>(
+pub(crate) fn with_gradient<F>(
     name: &'static str,
     value: Tensor,
     (a, b, c): (&Tensor, &Tensor, &Tensor),

@@ -1,7 +1,7 @@
 //! Convolution against loops, finite differences, other thread counts and `f32`.
 
 use crate::support::*;
-use crate::test_device;
+use crate::{test_device, test_emulated};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use lmht_nn::ops::{Conv2dParams, conv2d};
 
@@ -142,6 +142,7 @@ fn matches_the_definition(device: &Device) -> Result<()> {
 }
 
 test_device!(matches_the_definition, definition_cpu, definition_cuda, definition_metal);
+test_emulated!(matches_the_definition, definition_emulated);
 
 #[test]
 fn gradients_match_finite_differences() -> Result<()> {
