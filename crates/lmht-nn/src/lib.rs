@@ -21,6 +21,7 @@ mod backbones;
 mod body;
 pub mod checksums;
 mod config;
+mod device;
 mod engine;
 mod error;
 pub mod gpu;
@@ -36,6 +37,7 @@ mod param_kind;
 mod params;
 mod pass;
 mod plan;
+mod precision;
 mod pretrained;
 mod readout;
 mod signal;
@@ -57,7 +59,10 @@ pub use param_kind::ParamKind;
 pub use params::{ParamStore, read_safetensors, to_safetensors};
 pub use pass::{Mode, Pass};
 pub use plan::{How, Plan, PlanPart};
-pub use pretrained::{ModelCard, Pretrained, checkpoints, from_pretrained, from_pretrained_as, is_damage, save_pretrained};
+pub use precision::Precision;
+pub use pretrained::{
+    ModelCard, Pretrained, checkpoints, from_pretrained, from_pretrained_as, is_damage, save_pretrained,
+};
 pub use readout::{cumulative_readout, readout};
 pub use signal::{Signal, SignalKind, TimeBroadcast};
 

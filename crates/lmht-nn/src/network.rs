@@ -8,19 +8,21 @@ use candle_nn::VarBuilder;
 
 use crate::body::Body;
 use crate::config::ModelConfig;
+use crate::device::{self, Steps};
 use crate::engine::{Engine, Program};
 use crate::outline::check_memory;
 use crate::pass::{Mode, Pass};
 use crate::plan::Plan;
+use crate::precision::Precision;
 use crate::signal::{Signal, SignalKind, TimeBroadcast};
 use crate::tensors::{Tensors, copies};
 use crate::trace::Trace;
-use crate::{Error, Result};
+use crate::{Error, Result, gpu};
 
 /// A body with its neurons: images in, logits at every timestep out.
 ///
-/// On the CPU it is written down once ([`Network::trace`]) and run as a whole from then on, which [`Network::plan`] tells about.
-/// It keeps the memory that its last pass worked in for the next one, as a caching allocator does; that goes back when the
+/// It is written down once ([`Network::trace`]) and run as a whole from then on, which [`Network::plan`] tells about.
+/// On the CPU it keeps the memory that its last pass worked in for the next one, as a caching allocator does; that goes back when the
 /// network and its clones are dropped.
 ///
 /// ```
@@ -49,9 +51,22 @@ pub struct Network {
 /// The shape of an input without its batch, whether it has a time axis, its number type, the mode.
 type Key = (Vec<usize>, bool, DType, Mode);
 
-/// The programs of a network by the inputs they take, or why there is none.
+/// What is made of a trace, or why it cannot be.
+type Made<P> = std::result::Result<Arc<P>, String>;
+
+/// The programs of a network by the inputs they take: those of the engine, and of a GPU.
 #[derive(Debug, Default)]
-struct Programs(Mutex<HashMap<Key, std::result::Result<Arc<Program>, String>>>);
+struct Programs {
+    engine: Mutex<HashMap<Key, Made<Program>>>,
+    device: Mutex<HashMap<Key, Made<Steps>>>,
+}
+
+/// How a pass runs.
+enum Way {
+    Engine(Arc<Program>),
+    Device(Arc<Steps>),
+    Layers,
+}
 
 impl Network {
     /// Builds the network that `config` describes from the tensors of `vb`.
@@ -122,9 +137,10 @@ impl Network {
         let t = self.config.timesteps;
         let is_frames = self.is_frames(images);
         let n_images = images.dims()[usize::from(is_frames)];
-        let rows = match self.program(images, pass)? {
-            Ok(program) => self.engine.forward(&program, images, (t, is_frames), pass)?,
-            Err(_) => {
+        let rows = match self.way(images, pass)? {
+            Way::Engine(program) => self.engine.forward(&program, images, (t, is_frames), pass)?,
+            Way::Device(steps) => device::forward(&steps, self.input(images, is_frames, Some(0))?.values(), pass)?,
+            Way::Layers => {
                 pass.begin(t, n_images)?;
                 let input = self.input(images, is_frames, Some(0))?;
                 self.logits(self.body.forward(&input, pass)?)?
@@ -174,6 +190,12 @@ impl Network {
         let shape = [&[1], &self.config.example_input()[..]].concat();
         let sample = Tensor::zeros(shape, self.tensors.dtype(), &self.tensors.device())?;
         let trace = self.record(&sample, false, mode)?;
+        if gpu::takes(&sample) {
+            return Ok(match Steps::compile(&trace) {
+                Ok(steps) => Plan::on_device(&trace, mode, &sample, &|node| steps.is_within(node)),
+                Err(why) => Plan::new(&trace, mode, &sample, Some(why)),
+            });
+        }
         let refused = match Engine::refuses(&sample) {
             Some(why) => Some(why),
             None => Program::compile(&trace, self.config.timesteps).err(),
@@ -185,26 +207,51 @@ impl Network {
         images.rank() == self.config.example_input().len() + 2
     }
 
-    /// The program for such an input, or why it runs layer by layer.
-    fn program(&self, images: &Tensor, pass: &Pass<'_>) -> Result<std::result::Result<Arc<Program>, String>> {
-        if pass.is_layer_by_layer() {
-            return Ok(Err("the pass asks for it".into()));
+    /// How such a pass runs.
+    fn way(&self, images: &Tensor, pass: &Pass<'_>) -> Result<Way> {
+        let t = self.config.timesteps;
+        let made = if gpu::takes(images) {
+            match pass.is_layer_by_layer() || pass.is_observed() {
+                true => Err("the pass is watched, or asks to run layer by layer".into()),
+                false => self.made(&self.programs.device, Steps::compile, images, pass)?.map(Way::Device),
+            }
+        } else if pass.precision() != Precision::F32 {
+            Err(format!("it runs on {:?}, and 16 bits are for GPUs", images.device().location()))
+        } else if pass.is_layer_by_layer() || Engine::refuses(images).is_some() {
+            return Ok(Way::Layers);
+        } else {
+            let compile = |trace: &Trace| Program::compile(trace, t);
+            self.made(&self.programs.engine, compile, images, pass)?.map(Way::Engine)
+        };
+        match made {
+            Err(why) if pass.precision() != Precision::F32 => Err(Error::Config(format!(
+                "precision is {}, which this pass has not: {why}; use f32, or a GPU with a program of its feature",
+                pass.precision()
+            ))),
+            made => Ok(made.unwrap_or(Way::Layers)),
         }
-        if let Some(why) = Engine::refuses(images) {
-            return Ok(Err(why));
-        }
+    }
+
+    /// What `compile` makes of the trace for such an input, once.
+    fn made<P>(
+        &self,
+        known: &Mutex<HashMap<Key, Made<P>>>,
+        compile: impl Fn(&Trace) -> std::result::Result<P, String>,
+        images: &Tensor,
+        pass: &Pass<'_>,
+    ) -> Result<Made<P>> {
         let is_frames = self.is_frames(images);
         let key = (images.dims()[1 + usize::from(is_frames)..].to_vec(), is_frames, images.dtype(), pass.mode());
-        let lock = || self.programs.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(program) = lock().get(&key) {
-            return Ok(program.clone());
+        let lock = || known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = lock().get(&key) {
+            return Ok(made.clone());
         }
         // Not under the lock: a thread that waits in here for its tasks may take up another pass of the same network. If
         // two write the program down at once, the first is kept.
         let sample = images.narrow(usize::from(is_frames), 0, 1)?;
         let trace = self.record(&sample, is_frames, pass.mode())?;
-        let program = Program::compile(&trace, self.config.timesteps).map(Arc::new);
-        Ok(lock().entry(key).or_insert(program).clone())
+        let made = compile(&trace).map(Arc::new);
+        Ok(lock().entry(key).or_insert(made).clone())
     }
 
     /// Runs the body once on the outline of `sample`.

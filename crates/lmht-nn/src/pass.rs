@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use crate::Result;
 use crate::observer::{NeuronEvent, Observer, PassEvent, ProductEvent, SynapseEvent};
+use crate::precision::Precision;
 use crate::signal::{Signal, SignalKind, TimeBroadcast};
 use crate::trace::{Node, Op, Trace};
 
@@ -28,6 +29,7 @@ pub struct Pass<'a> {
     trace: Option<&'a mut Trace>,
     layer_by_layer: bool,
     recomputing: bool,
+    precision: Precision,
 }
 
 impl<'a> Pass<'a> {
@@ -43,7 +45,7 @@ impl<'a> Pass<'a> {
 
     /// A pass in a given mode.
     pub fn new(mode: Mode) -> Self {
-        Self { mode, observer: None, trace: None, layer_by_layer: false, recomputing: false }
+        Self { mode, observer: None, trace: None, layer_by_layer: false, recomputing: false, precision: Precision::F32 }
     }
 
     /// The same pass with a Candle operation for every layer, as on devices other than the CPU: readable, slower, with more
@@ -87,6 +89,28 @@ impl<'a> Pass<'a> {
     /// ```
     pub fn recomputing(self) -> Self {
         Self { recomputing: true, ..self }
+    }
+
+    /// The same pass with maps and products in 16 bits, on a GPU. See [`Precision`].
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use lmht_nn::{ModelConfig, Network, ParamStore, Pass, Precision};
+    ///
+    /// # fn main() -> lmht_nn::Result<()> {
+    /// let config = ModelConfig { width: 4, ..ModelConfig::resnet18(10) };
+    /// let network = Network::new(&config, ParamStore::new(42).builder(DType::F32, &Device::Cpu))?;
+    /// let images = Tensor::ones((1, 3, 8, 8), DType::F32, &Device::Cpu)?;
+    /// let refused = network.forward(&images, &mut Pass::train().with_precision(Precision::Bf16)).unwrap_err();
+    /// assert!(refused.to_string().contains("precision is bf16"), "{refused}");
+    /// # Ok(()) }
+    /// ```
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The same pass, watched.

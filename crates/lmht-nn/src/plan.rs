@@ -41,8 +41,10 @@ pub enum How {
     Engine,
     /// Composed of Candle's operations.
     LayerByLayer,
-    /// On a GPU, by kernels of `lmht-gpu`.
+    /// On a GPU, by kernels of `lmht-gpu` or of cuDNN.
     Kernel,
+    /// On a GPU, as a part of the kernel of the neurons behind it; what it gives is never written.
+    Fused,
     /// On the CPU, whatever the device: its input travels there and its output back.
     Host,
 }
@@ -56,6 +58,18 @@ impl Plan {
         Self { mode, parts: parts.collect(), refused }
     }
 
+    /// The plan of a network whose steps run on a GPU; `is_within` says which layers are part of the neuron behind them.
+    pub(crate) fn on_device(trace: &Trace, mode: Mode, sample: &Tensor, is_within: &dyn Fn(usize) -> bool) -> Self {
+        let mut plan = Self::new(trace, mode, sample, Some(String::new()));
+        plan.refused = None;
+        for (node, part) in (1..).zip(&mut plan.parts) {
+            if is_within(node) {
+                part.how = How::Fused;
+            }
+        }
+        plan
+    }
+
     /// Why a part of the network runs slowly, if one does.
     pub fn slow(&self) -> Option<&str> {
         self.refused.as_deref()
@@ -65,6 +79,9 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.refused {
+            None if self.parts.iter().any(|part| part.how != How::Engine) => {
+                writeln!(f, "{:?}: {} layers on the GPU", self.mode, self.parts.len())?;
+            }
             None => writeln!(f, "{:?}: {} layers in the engine, as one program", self.mode, self.parts.len())?,
             Some(why) => writeln!(f, "{:?}: {} layers one by one, since {why}", self.mode, self.parts.len())?,
         }
@@ -72,6 +89,7 @@ impl fmt::Display for Plan {
             let how = match part.how {
                 How::Engine | How::LayerByLayer => "",
                 How::Kernel => ", by a kernel",
+                How::Fused => ", with the neurons behind it",
                 How::Host => ", on the CPU",
             };
             writeln!(f, "  {:<12} {}{how}", part.what, part.name)?;
@@ -89,10 +107,9 @@ fn layer_by_layer(op: &Op, sample: &Tensor) -> How {
             Equation::Inference | Equation::Analog => How::LayerByLayer,
             Equation::MultiThreshold | Equation::Other | Equation::Quantized => by_kernel(gpu::takes(sample)),
         },
-        Op::BatchNorm(_) => by_kernel(gpu::takes(sample)),
+        Op::BatchNorm(_) | Op::Conv2d { .. } => by_kernel(gpu::takes(sample)),
         Op::MaxPool(params) | Op::AvgPool(params) => by_kernel(ops::is_pool_by_kernel(sample, *params)),
         Op::Input
-        | Op::Conv2d { .. }
         | Op::Linear { .. }
         | Op::Mean
         | Op::Scale(_)

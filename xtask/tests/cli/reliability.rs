@@ -10,7 +10,9 @@ use super::{CONFIG, assert_refused, config, run, text, xtask};
 fn a_sample_of_kills_and_refused_calls_ends_with_the_same_bytes() {
     let mut arguments = vec!["reliability", "--every", "70"];
     // Without the tables, each run of which takes a minute.
-    ["train", "extend", "convert", "to-pytorch", "energy", "eval"].iter().for_each(|it| arguments.extend(["--only", it]));
+    ["train", "extend", "convert", "to-pytorch", "energy", "eval"]
+        .iter()
+        .for_each(|it| arguments.extend(["--only", it]));
     let output = run(&arguments);
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}");

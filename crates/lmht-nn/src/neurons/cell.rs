@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use lmht_core::{Code, Dynamics};
+use lmht_core::{Code, Dynamics, LmhtConfig, LmhtNeuron};
 
 use super::kind::{LayerTensors, Leak, NeuronTraits, Site};
 use super::list::{NeuronConfig, param_kind};
@@ -116,6 +116,37 @@ impl NeuronCell {
             }
         }
         Ok(shared)
+    }
+
+    /// The numbers of a layer that computes Eqs. 5-7 on its currents and nothing else ([`Kind::multi_threshold`]), at the θ of
+    /// its configuration.
+    ///
+    /// [`Kind::multi_threshold`]: super::kind::Kind::multi_threshold
+    pub(crate) fn multi_threshold(&self) -> Option<LmhtConfig> {
+        let is_plain = self.input_scale == 1. && !self.unit_spikes;
+        self.config.multi_threshold(self.layer.timesteps).filter(|_| is_plain)
+    }
+
+    /// The tensor of θ, if it has one.
+    pub(crate) fn threshold(&self) -> Option<&Tensor> {
+        self.layer.tensor("v_threshold")
+    }
+
+    /// For a kernel on currents like `xs`: the neuron of [`Self::multi_threshold`] at the stored θ, and Ω row by row unless it
+    /// is the identity, then λ, differentiable.
+    pub(crate) fn kernel_numbers(
+        &self,
+        v_threshold: f64,
+        xs: &Tensor,
+        param: &dyn Fn(&Tensor) -> Tensor,
+    ) -> Result<(LmhtNeuron, Tensor)> {
+        let Some(config) = self.multi_threshold() else {
+            return Err(self
+                .layer
+                .wrong("has other equations than 5 to 7; this is a bug of lmht-nn, please report it"));
+        };
+        let config = LmhtConfig { v_threshold, ..config };
+        spiking::Spiking { config, leak: self.traits().leak }.kernel_numbers(&self.layer, xs, param)
     }
 
     /// Currents `[T·B, ...]` to what the layer sends, as tensor operations.

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use lmht_core::{Dynamics, Tgim};
+use lmht_core::{Dynamics, LmhtConfig, Tgim};
 
 use crate::ops::storage::Element;
 use crate::param_kind::ParamKind;
@@ -84,6 +84,12 @@ pub(super) trait Kind {
 
     /// What is worth knowing of it without knowing its kind.
     fn traits(&self) -> NeuronTraits;
+
+    /// The numbers of a kind whose layers compute Eqs. 5-7 on their currents and nothing else: what one kernel takes together
+    /// with the batch norm before it.
+    fn multi_threshold(&self, _timesteps: usize) -> Option<LmhtConfig> {
+        None
+    }
 
     /// Checks every field.
     fn check(&self, timesteps: usize) -> Result<()>;

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use lmht_core::Dynamics;
+use lmht_core::{Dynamics, LmhtConfig};
 use serde::{Deserialize, Serialize};
 
 use super::cos::Cos;
@@ -52,6 +52,12 @@ macro_rules! kinds {
             pub fn traits(&self) -> NeuronTraits {
                 match self {
                     $(Self::$kind(kind) => kind.traits(),)*
+                }
+            }
+
+            pub(super) fn multi_threshold(&self, timesteps: usize) -> Option<LmhtConfig> {
+                match self {
+                    $(Self::$kind(kind) => kind.multi_threshold(timesteps),)*
                 }
             }
 

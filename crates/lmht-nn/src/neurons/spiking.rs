@@ -132,16 +132,31 @@ impl Spiking {
         xs: &Tensor,
         param: &dyn Fn(&Tensor) -> Tensor,
     ) -> Result<Tensor> {
+        Ok(ops::neuron(xs, &self.stored(layer)?, &self.learned(layer, param)?)?)
+    }
+
+    /// What a layer learns, as a pass uses it.
+    fn learned(&self, layer: &LayerTensors, param: &dyn Fn(&Tensor) -> Tensor) -> Result<Learned> {
         let t = self.config.timesteps;
-        let learned = match (tgim_name(layer), self.leak) {
+        Ok(match (tgim_name(layer), self.leak) {
             (Some(name), _) => Learned::TgimAndLeak {
                 tgim_logit: param(layer.required(name)?).reshape((t, t))?,
                 leak_logit: param(layer.required("alpha")?),
             },
             (None, Leak::Learned) => Learned::Leak { leak_logit: param(layer.required("alpha")?) },
             (None, Leak::Fixed(leak)) => Learned::Nothing { leak },
-        };
-        Ok(ops::neuron(xs, &self.stored(layer)?, &learned)?)
+        })
+    }
+
+    /// For a kernel on currents like `xs`: the neuron, and Ω row by row unless it is the identity, then λ, differentiable.
+    pub(super) fn kernel_numbers(
+        &self,
+        layer: &LayerTensors,
+        xs: &Tensor,
+        param: &dyn Fn(&Tensor) -> Tensor,
+    ) -> Result<(LmhtNeuron, Tensor)> {
+        let neuron = self.config.check().map_err(|error| layer.wrong(error))?;
+        Ok((neuron, ops::learned_numbers(xs, &neuron, &self.learned(layer, param)?)?))
     }
 
     pub(super) fn dynamics<T: Element>(&self, layer: &LayerTensors) -> Result<Box<dyn lmht_core::Dynamics<T>>> {
@@ -158,6 +173,10 @@ impl Spiking {
 /// The answers of a kind whose `spiking(timesteps)` says what it is.
 macro_rules! answers {
     () => {
+        fn multi_threshold(&self, timesteps: usize) -> Option<lmht_core::LmhtConfig> {
+            Some(self.spiking(timesteps).config)
+        }
+
         fn check(&self, timesteps: usize) -> Result<()> {
             self.spiking(timesteps).check().map(|_| ())
         }

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use lmht_nn::neurons;
 use lmht_nn::{
-    GradientMode, Mode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, Result, Schedule,
-    Stem, SynapseEvent, Tgim, readout,
+    GradientMode, How, Mode, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Pass, Result,
+    Schedule, Stem, SynapseEvent, Tgim, gpu, readout,
 };
 use lmht_train::loss;
 
@@ -164,17 +164,44 @@ fn assert_same(what: &str, got: &Outcome, expected: &Outcome, tolerance: f64) ->
     Ok(())
 }
 
+/// Whatever runs a network as a whole. A new one is a line in each of these.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Executor {
+    /// The engine of the CPU.
+    Engine,
+    /// The steps and kernels of a GPU, emulated.
+    Emulator,
+}
+
+impl Executor {
+    /// Runs `f` on it; nothing where the machine has not what it takes.
+    fn run<T>(self, f: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        match self {
+            Self::Engine => f().map(Some),
+            Self::Emulator => gpu::emulated(f).transpose(),
+        }
+    }
+}
+
 /// Evaluating and training, keeping and recomputing; `shape` is that of static images or features.
 pub(crate) fn assert_program_equals_layers(name: &str, config: &ModelConfig, shape: &[usize]) -> Result<()> {
+    assert_equals_layers(Executor::Engine, name, config, shape)
+}
+
+fn assert_equals_layers(by: Executor, name: &str, config: &ModelConfig, shape: &[usize]) -> Result<()> {
     let frames = [&[config.n_frames()], shape].concat();
     for shape in [shape, &frames] {
         let images = (tensor(9, shape, DType::F64, &CPU)? * 2.)?;
         for mode in [Mode::Eval, Mode::Train] {
             let expected = outcome(config, &images, &mut Pass::new(mode).layer_by_layer())?;
-            let what = format!("{name}, {mode:?}, {shape:?}");
+            let what = format!("{by:?}, {name}, {mode:?}, {shape:?}");
             assert!(values(&expected.0)?.iter().any(|&x| x != 0.), "{what}: the test must see something");
-            assert_same(&what, &outcome(config, &images, &mut Pass::new(mode))?, &expected, 1e-9)?;
-            if mode == Mode::Train {
+            let Some(got) = by.run(|| outcome(config, &images, &mut Pass::new(mode)))? else {
+                println!("skipped {by:?}: it needs a C++ compiler");
+                return Ok(());
+            };
+            assert_same(&what, &got, &expected, 1e-9)?;
+            if mode == Mode::Train && by == Executor::Engine {
                 let got = outcome(config, &images, &mut Pass::train().recomputing())?;
                 assert_same(&format!("{what}, recomputing"), &got, &expected, 1e-9)?;
             }
@@ -187,6 +214,60 @@ pub(crate) fn assert_program_equals_layers(name: &str, config: &ModelConfig, sha
 fn a_program_equals_the_layers() -> Result<()> {
     for (name, config, side) in cases() {
         assert_program_equals_layers(&name, &config, &[3, config.in_channels, side, side + side % 2])?;
+    }
+    Ok(())
+}
+
+/// On the emulator, which compiles each kernel for each of its sizes, not every depth and width of a family: one of each
+/// structure, and every neuron in one network.
+#[test]
+fn the_steps_of_a_gpu_equal_the_layers() -> Result<()> {
+    let is_other = |name: &str| {
+        let alike = ["Resnet20", "Resnet34", "MsResnet34", "Resnet19", "Vgg11", "Vgg13Standard", "Vgg16", "Vgg19"];
+        let costly =
+            ["L = 4", "L = 40", "causal", "M-HT", "LIF", "QCFS", "ReLU", "ImagenetPoolFirst", "MsResnet18, Im"];
+        alike.contains(&name) || name.starts_with("Vgg13, ") || costly.iter().any(|part| name.contains(part))
+    };
+    let cases = cases().into_iter().filter(|(name, ..)| !is_other(name)).collect::<Vec<_>>();
+    assert!(cases.len() > 10, "{} cases", cases.len());
+    for (name, config, side) in cases {
+        assert_equals_layers(Executor::Emulator, &name, &config, &[3, config.in_channels, side, side + side % 2])?;
+    }
+    Ok(())
+}
+
+/// The gradient of images, which a training pass rarely wants, and an evaluation for an attack.
+#[test]
+fn images_get_their_gradient_from_the_steps_of_a_gpu() -> Result<()> {
+    let config = ModelConfig { width: 2, n_classes: 5, ..ModelConfig::resnet18(5) };
+    let (network, _) = build(&config, DType::F64)?;
+    for mode in [Mode::Train, Mode::Eval] {
+        let gradient = |pass: &mut Pass<'_>| -> Result<Tensor> {
+            let images = Var::from_tensor(&images(&config, 8, false, DType::F64)?)?;
+            let gradients = network.forward(&images, pass)?.sqr()?.sum_all()?.backward()?;
+            Ok(gradients.get(&images).expect("a gradient").clone())
+        };
+        let expected = gradient(&mut Pass::new(mode).layer_by_layer())?;
+        assert!(values(&expected)?.iter().any(|&x| x != 0.), "the test must see something");
+        let Some(got) = gpu::emulated(|| gradient(&mut Pass::new(mode))).transpose()? else { return Ok(()) };
+        assert_close(&format!("{mode:?}"), &got, &expected, 1e-9)?;
+    }
+    Ok(())
+}
+
+/// What a plan says is what runs: batch norms are within their neurons, but for those that others read, too.
+#[test]
+fn the_plan_of_a_gpu_names_what_is_fused() -> Result<()> {
+    for (config, n_fused, n_norms) in [(ModelConfig::resnet18(5), 19 + 8, 20), (ModelConfig::vgg13(5), 9, 10)] {
+        let config = ModelConfig { width: 2, n_classes: 5, ..config };
+        let (network, _) = build(&config, DType::F64)?;
+        let Some(plan) = gpu::emulated(|| network.plan(Mode::Train)).transpose()? else { return Ok(()) };
+        let count = |is: &dyn Fn(&lmht_nn::PlanPart) -> bool| plan.parts.iter().filter(|part| is(part)).count();
+        assert_eq!(plan.slow(), None, "{plan}");
+        assert_eq!(count(&|part| part.what == "batch norm"), n_norms, "{plan}");
+        // All but the stem's, and the sums before the second neurons of blocks.
+        assert_eq!(count(&|part| part.how == How::Fused), n_fused, "{plan}");
+        assert!(plan.to_string().contains("with the neurons behind it"), "{plan}");
     }
     Ok(())
 }
