@@ -1,6 +1,7 @@
 //! Adam with decoupled weight decay.
 
 use candle_core::{Tensor, Var, bail};
+use lmht_nn::gpu;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +123,11 @@ impl Rule for AdamWConfig {
                     *p = keep * *p - step_size * *m / (v.root() / correction + eps);
                 }
             });
+    }
+
+    fn kernel(&self, n: u64) -> (gpu::Rule, f64) {
+        let Self { lr, beta1, beta2, eps, weight_decay } = *self;
+        (gpu::Rule::AdamW(gpu::AdamW { lr, beta1, beta2, eps, update: n }), weight_decay)
     }
 
     fn composed(&self, n: u64, p: &Tensor, g: &Tensor, means: &mut [Tensor]) -> candle_core::Result<Tensor> {

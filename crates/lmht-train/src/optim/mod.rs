@@ -37,6 +37,7 @@
 //! ```
 
 mod adamw;
+mod at_once;
 mod gradients;
 mod means;
 mod positive;
@@ -112,6 +113,12 @@ pub trait Optimizer: Send {
     /// # Errors
     /// If a gradient's shape, type or device is not its parameter's; then nothing has been updated.
     fn step(&mut self, grads: &GradStore) -> candle_core::Result<()>;
+
+    /// Σ g² of the last step, `[1]`, if a kernel has computed it: not finite where a gradient was not, and then the step has
+    /// changed nothing. Reading it waits for the device.
+    fn sum_squares(&self) -> Option<&Tensor> {
+        None
+    }
 
     /// The parameters, in the order in which they were given.
     fn params(&self) -> &[(String, Var)];

@@ -1,9 +1,10 @@
-//! What an update rule is, and how one is applied to a parameter: fused on the CPU, composed of tensor operations
-//! elsewhere.
+//! What an update rule is, and how one is applied to a parameter: fused on the CPU, composed of tensor operations on a device
+//! without kernels. With kernels all parameters are updated at once (`at_once.rs`).
 
 use std::cell::RefCell;
 
 use candle_core::{CpuStorage, FloatDType, InplaceOp2, Layout, Tensor, Var, bail};
+use lmht_nn::gpu;
 
 use super::means::{Means, Slot};
 
@@ -34,6 +35,9 @@ pub(super) trait Rule {
 
     /// The rule on slices of equal lengths, in place; `n` is the number of this update, from 1.
     fn fused<T: Real>(&self, n: u64, p: &mut [T], g: &[T], means: &mut [Vec<T>]);
+
+    /// The rule of update `n` for a GPU's kernel, and its weight decay.
+    fn kernel(&self, n: u64) -> (gpu::Rule, f64);
 
     /// The rule as tensor operations: returns the next parameter and replaces the running means.
     fn composed(&self, n: u64, p: &Tensor, g: &Tensor, means: &mut [Tensor]) -> candle_core::Result<Tensor>;

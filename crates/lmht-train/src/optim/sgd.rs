@@ -1,6 +1,7 @@
 //! Stochastic gradient descent with momentum.
 
 use candle_core::{Tensor, Var};
+use lmht_nn::gpu;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -123,6 +124,11 @@ impl Rule for SgdConfig {
                 *p -= lr * direction;
             }
         });
+    }
+
+    fn kernel(&self, _: u64) -> (gpu::Rule, f64) {
+        let Self { lr, momentum, nesterov, weight_decay } = *self;
+        (gpu::Rule::Sgd(gpu::Sgd { lr, momentum, nesterov }), weight_decay)
     }
 
     fn composed(&self, _: u64, p: &Tensor, g: &Tensor, means: &mut [Tensor]) -> candle_core::Result<Tensor> {

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var, bail};
+use lmht_nn::gpu;
 
+use super::at_once::{self, Update};
 use super::means::{Means, Slot};
 use super::rule::{Rule, update};
 use crate::{Error, Result};
@@ -15,6 +17,8 @@ pub(super) struct Slots {
     pub(super) params: Vec<(String, Var)>,
     slots: Vec<Slot>,
     pub(super) steps: u64,
+    /// Σ g² of the last step, where a kernel has computed it.
+    pub(super) sum_squares: Option<Tensor>,
 }
 
 impl Slots {
@@ -42,7 +46,7 @@ impl Slots {
             }
         }
         let slots = params.iter().map(|_| Slot::default()).collect();
-        Ok(Self { params, slots, steps: 0 })
+        Ok(Self { params, slots, steps: 0, sum_squares: None })
     }
 
     pub(super) fn step<R: Rule>(&mut self, grads: &GradStore, rule: &R) -> candle_core::Result<()> {
@@ -66,6 +70,13 @@ impl Slots {
                 );
             }
             found.push(Some(grad.detach().contiguous()?));
+        }
+        if self.params.iter().any(|(_, var)| gpu::takes(var)) {
+            let all = self.slots.iter_mut().zip(&self.params).zip(found);
+            let updates = all.filter_map(|((slot, (_, var)), grad)| Some(Update { slot, var, grad: grad? }));
+            self.sum_squares = at_once::update(rule, updates.collect()).map_err(|error| error.context("optimizer"))?;
+            self.steps += 1;
+            return Ok(());
         }
         for ((slot, (name, var)), grad) in self.slots.iter_mut().zip(&self.params).zip(found) {
             if let Some(grad) = grad {
@@ -162,6 +173,10 @@ macro_rules! impl_optimizer {
         impl $crate::optim::Optimizer for $optimizer {
             fn step(&mut self, grads: &candle_core::backprop::GradStore) -> candle_core::Result<()> {
                 self.slots.step(grads, &self.config)
+            }
+
+            fn sum_squares(&self) -> Option<&Tensor> {
+                self.slots.sum_squares.as_ref()
             }
 
             fn params(&self) -> &[(String, Var)] {
