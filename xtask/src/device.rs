@@ -1,9 +1,11 @@
 //! `--device`: where a network runs.
 
+use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
+use lmht_nn::Pass;
 
 /// Where the network runs.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,7 +37,36 @@ impl FromStr for Place {
     }
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(gpu) => write!(f, "cuda:{gpu}"),
+            Self::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+impl fmt::Display for DeviceArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.device.fmt(f)
+    }
+}
+
 impl DeviceArgs {
+    /// Whether no GPU is asked for.
+    pub(crate) fn is_cpu(&self) -> bool {
+        self.device == Place::Cpu
+    }
+
+    /// The number of the NVIDIA GPU, if it is one.
+    pub(crate) fn gpu(&self) -> Option<usize> {
+        match self.device {
+            Place::Cuda(gpu) => Some(gpu),
+            Place::Cpu | Place::Metal => None,
+        }
+    }
+
     /// The device.
     ///
     /// # Errors
@@ -46,6 +77,7 @@ impl DeviceArgs {
             Place::Cuda(gpu) => {
                 let built = "--device cuda: built without cuda; cargo build --release --features cuda -p xtask";
                 ensure!(cfg!(feature = "cuda"), built);
+                libraries().with_context(|| format!("--device cuda:{gpu}"))?;
                 let what = "no such GPU, or no driver for it; nvidia-smi lists those that there are";
                 Device::new_cuda(gpu).with_context(|| format!("--device cuda:{gpu}: {what}"))
             }
@@ -55,6 +87,70 @@ impl DeviceArgs {
                 Device::new_metal(0).context("--device metal: no such GPU; Metal needs a Mac")
             }
         }
+    }
+}
+
+/// Says which of CUDA's libraries this machine lacks: a program that loads them would end at the first call.
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+#[allow(unsafe_code)]
+fn libraries() -> Result<()> {
+    const DRIVER: &str = "the driver is not installed; --device cpu needs none";
+    const WHEELS: &str = "pip install torch brings CUDA's libraries, and so do nvidia-cublas, nvidia-curand, \
+                          nvidia-cuda-nvrtc, nvidia-cudnn-cu13; name their folders in LD_LIBRARY_PATH";
+    let needed = [("cuda", DRIVER), ("cublas", WHEELS), ("cublasLt", WHEELS), ("curand", WHEELS), ("nvrtc", WHEELS)];
+    let cudnn = cfg!(feature = "cudnn").then_some(("cudnn", WHEELS));
+    for (name, hint) in needed.into_iter().chain(cudnn) {
+        // The names that cudarc tries.
+        let names = ["", ".13", ".12", ".11", ".10", ".9", ".1"].map(|version| format!("lib{name}.so{version}"));
+        // SAFETY: these are NVIDIA's libraries, which the program is about to load anyway.
+        let is_there = names.iter().any(|name| unsafe { libloading::Library::new(name) }.is_ok());
+        ensure!(is_there, "no lib{name}.so: {hint}");
+    }
+    Ok(())
+}
+
+#[cfg(not(all(feature = "cuda", target_os = "linux")))]
+fn libraries() -> Result<()> {
+    Ok(())
+}
+
+/// What runs networks in a check: a device, or the kernels of a GPU on the CPU.
+#[derive(Debug, Clone)]
+pub(crate) struct Executor {
+    device: Device,
+    is_emulator: bool,
+}
+
+impl Executor {
+    /// A device.
+    pub(crate) fn on(device: Device) -> Self {
+        Self { device, is_emulator: false }
+    }
+
+    /// A GPU, or in place of the CPU the emulator.
+    pub(crate) fn of_kernels(device: Device) -> Self {
+        let is_emulator = device.is_cpu();
+        Self { device, is_emulator }
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The pass that goes through this executor: on the CPU a network would run in one program, which has no kernels.
+    pub(crate) fn pass<'a>(&self, pass: Pass<'a>) -> Pass<'a> {
+        if self.is_emulator { pass.layer_by_layer() } else { pass }
+    }
+
+    /// Runs `f` on it.
+    ///
+    /// # Errors
+    /// Of `f`, or that the emulator has no C++ compiler.
+    pub(crate) fn run<T>(&self, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        if !self.is_emulator {
+            return f();
+        }
+        lmht_nn::gpu::emulated(f).context("the emulator needs a C++ compiler: install g++ or clang++, or set CXX")?
     }
 }
 

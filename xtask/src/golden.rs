@@ -21,6 +21,8 @@ use lmht_train::optim::{OptimizerConfig, SgdConfig};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::device::{DeviceArgs, Executor};
+
 /// Run golden cases: compare neurons, activations and whole networks with recorded float64 results.
 ///
 /// Prints one line per quantity with its largest relative error (largest difference over largest magnitude) and ends with
@@ -32,6 +34,7 @@ use serde::de::DeserializeOwned;
 #[command(after_help = "Examples:
   cargo xtask golden xtask/testdata/golden            every case of a folder
   cargo xtask golden case.safetensors                 one case
+  cargo xtask golden xtask/testdata/golden --device cuda
   cargo xtask golden --float32 xtask/testdata/golden  spikes that float32 moves, layer by layer")]
 pub(crate) struct Args {
     /// Files, or folders of *.safetensors files.
@@ -44,12 +47,24 @@ pub(crate) struct Args {
     /// of the logits. Status 1 if the logits are off by more than 1e-4 although no spike differs.
     #[arg(long, conflicts_with = "tolerance")]
     float32: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let files = files(&args.paths)?;
+    if args.float32 {
+        ensure!(args.device.is_cpu(), "--float32 is measured on the CPU; leave out --device");
+        return float32::report(&files);
+    }
+    check(&files, args.tolerance, &Executor::on(args.device.open()?))
+}
+
+/// The cases of files and folders.
+pub(crate) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for path in &args.paths {
+    for path in paths {
         if path.is_dir() {
             let entries = std::fs::read_dir(path).with_context(|| path.display().to_string())?;
             for entry in entries {
@@ -63,14 +78,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     files.sort();
-    ensure!(!files.is_empty(), "{}: expected golden cases, found no *.safetensors file", args.paths[0].display());
-    if args.float32 {
-        return float32::report(&files);
-    }
+    ensure!(!files.is_empty(), "{}: expected golden cases, found no *.safetensors file", paths[0].display());
+    Ok(files)
+}
+
+/// Runs the cases, with a line for each quantity; an error if one is out of tolerance.
+pub(crate) fn check(files: &[PathBuf], tolerance: f64, executor: &Executor) -> Result<()> {
     let mut failures = Vec::new();
-    for file in &files {
+    for file in files {
         println!("{}", file.display());
-        let mut case = Case::read(file, args.tolerance).with_context(|| file.display().to_string())?;
+        let mut case = Case::read(file, tolerance, executor).with_context(|| file.display().to_string())?;
         case.run().with_context(|| file.display().to_string())?;
         ensure!(case.n_checks > 0, "{}: nothing to compare in this case", file.display());
         failures.extend(case.failures.into_iter().map(|failure| format!("{}: {failure}", file.display())));
@@ -78,7 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(first) = failures.first() {
         bail!("{first}; {} out of tolerance in all, marked above", failures.len());
     }
-    println!("{} cases within {:e}", files.len(), args.tolerance);
+    println!("{} cases within {tolerance:e}", files.len());
     Ok(())
 }
 
@@ -86,18 +103,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 struct Case {
     metadata: HashMap<String, String>,
     tensors: HashMap<String, Tensor>,
+    executor: Executor,
     tolerance: f64,
     n_checks: usize,
     failures: Vec<String>,
 }
 
 impl Case {
-    fn read(path: &Path, tolerance: f64) -> Result<Self> {
+    fn read(path: &Path, tolerance: f64, executor: &Executor) -> Result<Self> {
         let bytes = std::fs::read(path)?;
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).context("expected a safetensors file")?;
         let metadata = header.metadata().clone().context("expected metadata with a `case`")?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
-        Ok(Self { metadata, tensors, tolerance, n_checks: 0, failures: Vec::new() })
+        let tensors = candle_core::safetensors::load_buffer(&bytes, executor.device())?;
+        let executor = executor.clone();
+        Ok(Self { metadata, tensors, executor, tolerance, n_checks: 0, failures: Vec::new() })
     }
 
     /// Makes all comparisons of the case.
@@ -231,7 +250,7 @@ fn neuron_config(case: &Case) -> Result<(NeuronConfig, &'static [(&'static str, 
 fn neuron_layer(case: &Case, xs: &Tensor) -> Result<(Vec<(&'static str, Var)>, Tensor)> {
     let (config, names) = neuron_config(case)?;
     let params = ParamStore::blank();
-    let layer = Neuron::new(&config, case.json("timesteps")?, Site::Maps, params.builder(xs.dtype(), &Device::Cpu))?;
+    let layer = Neuron::new(&config, case.json("timesteps")?, Site::Maps, params.builder(xs.dtype(), xs.device()))?;
     let mut vars = Vec::new();
     for (name, var) in params.all() {
         if let Some((_, recorded)) = names.iter().find(|(ours, _)| *ours == name) {
@@ -239,7 +258,7 @@ fn neuron_layer(case: &Case, xs: &Tensor) -> Result<(Vec<(&'static str, Var)>, T
             vars.push((*recorded, var));
         }
     }
-    let ys = layer.forward(&Signal::analog(xs.clone()), &mut Pass::train())?;
+    let ys = layer.forward(&Signal::analog(xs.clone()), &mut case.executor.pass(Pass::train()))?;
     Ok((vars, ys.values().clone()))
 }
 
@@ -407,7 +426,7 @@ impl NetworkCase {
 
     fn build(&self, dtype: DType) -> Result<(Network, ParamStore)> {
         let params = ParamStore::blank();
-        let network = Network::new(&self.model, params.builder(dtype, &Device::Cpu))?;
+        let network = Network::new(&self.model, params.builder(dtype, self.input.device()))?;
         params.load("param/", &self.published)?;
         Ok((network, params))
     }
@@ -423,9 +442,10 @@ fn reparameterized(case: &mut Case, description: &NetworkCase) -> Result<()> {
         }
         let (_, params) = description.build(DType::F64)?;
         let single = reparameterize(&Model::of(&description.model, &params), schedule)?;
-        let (network, _) = single.build(DType::F64, &Device::Cpu)?;
+        let (network, _) = single.build(DType::F64, description.input.device())?;
         let mut recorder = Recorder::default();
-        let logits = network.forward(&description.input, &mut Pass::eval().observed_by(&mut recorder))?;
+        let logits =
+            network.forward(&description.input, &mut case.executor.pass(Pass::eval().observed_by(&mut recorder)))?;
         let (steps, batch, classes) = logits.dims3()?;
         let windows = single.config.n_frames();
         let summed = ops::sum_windows(&logits.flatten(0, 1)?, windows, steps / windows)?;
@@ -453,7 +473,7 @@ fn network(case: &mut Case) -> Result<()> {
 
     let (network, _) = build()?;
     let mut recorder = Recorder::default();
-    let logits = network.forward(input, &mut Pass::eval().observed_by(&mut recorder))?;
+    let logits = network.forward(input, &mut case.executor.pass(Pass::eval().observed_by(&mut recorder)))?;
     case.compare("eval/logits", &logits)?;
     for name in case.below("eval/spikes/").keys() {
         let spikes = recorder.spikes.get(name).with_context(|| format!("{name}: no such neuron layer here"))?;
@@ -468,7 +488,7 @@ fn network(case: &mut Case) -> Result<()> {
     reparameterized(case, &description)?;
 
     let (network, params) = build()?;
-    let logits = network.forward(input, &mut Pass::train())?;
+    let logits = network.forward(input, &mut case.executor.pass(Pass::train()))?;
     let value = loss::cross_entropy(&readout(&logits)?, &labels, 0.)?;
     let gradients = value.backward()?;
     case.compare("train/logits", &logits)?;
@@ -503,7 +523,7 @@ fn network(case: &mut Case) -> Result<()> {
         let mut optimizer =
             OptimizerConfig::Sgd(SgdConfig { lr, momentum, weight_decay, nesterov }).build(params.trainable())?;
         for _ in 0..steps {
-            let logits = network.forward(input, &mut Pass::train())?;
+            let logits = network.forward(input, &mut case.executor.pass(Pass::train()))?;
             optimizer.step(&loss::cross_entropy(&readout(&logits)?, &labels, 0.)?.backward()?)?;
         }
         let vars: HashMap<String, Var> = params.all().into_iter().collect();

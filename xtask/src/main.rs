@@ -21,7 +21,9 @@ mod energy;
 mod eval;
 mod experiment;
 mod golden;
+mod gpu_build;
 mod gpu_check;
+mod gpu_run;
 mod predict;
 mod provenance;
 mod published;
@@ -58,6 +60,8 @@ enum Command {
     Golden(golden::Args),
     GpuCheck(gpu_check::Args),
     Reliability(reliability::Args),
+    GpuBuild(gpu_build::Args),
+    GpuRun(gpu_run::Args),
     Compare(compare::Args),
     #[command(hide = true)]
     CompareWorker(compare::worker::Args),
@@ -75,6 +79,8 @@ fn main() -> std::process::ExitCode {
         Command::Golden(args) => golden::run(&args),
         Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Reliability(args) => reliability::run(&args),
+        Command::GpuBuild(args) => gpu_build::run(&args),
+        Command::GpuRun(args) => gpu_run::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::CompareWorker(args) => compare::worker::run(&args),
         Command::Ci(args) => ci::run(&args),

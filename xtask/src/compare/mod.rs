@@ -20,6 +20,7 @@ use lmht_train::{BatchSource, FirstImages};
 use self::load::Usage;
 use self::measure::{Row, Side, measure};
 use self::protocol::{Ask, Case, ConvCase, ConvPass, NetworkCase, Number, Outputs, Reply, Request, Worker, unexpected};
+pub(crate) use self::report::today;
 use self::report::{Agreement, MemoryRow, Report};
 use crate::data;
 use crate::experiment::DataConfig;
