@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::repository;
+use crate::{gpu_check, repository};
 
-/// Run every check: format, lints, docs, each crate alone, tests, doc tests, and the smoke preset of reproduce-tables.
+/// Run every check: format, lints, docs, each crate alone, GPU kernels, tests, doc tests, and the smoke preset of reproduce-tables.
 ///
 /// Installs cargo-nextest if it is missing. Tests and commands share the release profile, so that the dependencies are compiled
 /// once; what only type-checks shares the dev profile.
@@ -76,6 +76,10 @@ pub(crate) fn run(_: &Args) -> Result<()> {
                 let bare = [&alone[..], &["--no-default-features"]].concat();
                 step(&cargo, &format!("{package} without features"), &bare, &[])?;
             }
+            println!("== GPU kernels: cargo xtask gpu-check --kernels");
+            let started = Instant::now();
+            gpu_check::run(&gpu_check::Args::kernels()).context("repeat it with `cargo xtask gpu-check --kernels`")?;
+            println!("== GPU kernels: passed in {:.0} s", started.elapsed().as_secs_f64());
         }
     }
     println!("== every check passed");

@@ -60,7 +60,7 @@ pub(crate) fn open_test(
              normalization of the images are those of the training split of {}",
             data.path.display()
         );
-        return open_test_of_training(data, model);
+        return open_test_of_training(data, model, device);
     };
     let (data, normalize) = (of_preprocessor(data, preprocessor, model), &preprocessor.normalize);
     let source = open_source(&data, &data.parquet)?;
@@ -72,9 +72,9 @@ pub(crate) fn open_test(
 }
 
 /// The test batches of an experiment: the training split, which has to be there, decides how images become inputs.
-pub(crate) fn open_test_of_training(data: &DataConfig, model: &ModelConfig) -> Result<Loader> {
+pub(crate) fn open_test_of_training(data: &DataConfig, model: &ModelConfig, device: &Device) -> Result<Loader> {
     let (_, test, normalize) = read_both(data, model)?;
-    test_source(data, test, &normalize, &Device::Cpu)
+    test_source(data, test, &normalize, device)
 }
 
 /// The same data, read as a preprocessor says.
@@ -101,13 +101,14 @@ pub(crate) fn open_plain_train(
     model: &ModelConfig,
     preprocessor: Option<&Preprocessor>,
     n_images: usize,
+    device: &Device,
 ) -> Result<Loader> {
     let (train, _, normalize) = match preprocessor {
         Some(preprocessor) => read_both(&of_preprocessor(data, preprocessor, model), model)?,
         None => read_both(data, model)?,
     };
     let config = LoaderConfig { drop_last: false, ..LoaderConfig::train(n_images, 0) };
-    Ok(Loader::new(Arc::new(train), &config, &normalize, &Device::Cpu)?)
+    Ok(Loader::new(Arc::new(train), &config, &normalize, device)?)
 }
 
 /// The training images and how their pixels are normalized.

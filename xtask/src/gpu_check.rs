@@ -7,6 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use lmht_gpu::check::{self, Options, Outcome, Part};
 
+use crate::repository;
+
 /// Check everything of the GPU code that can be checked without a GPU.
 ///
 /// Kernel texts through the compilers of OpenCL, Metal and CUDA, the suite on an OpenCL of the CPU, and the types of both
@@ -16,13 +18,22 @@ pub(crate) struct Args {
     /// Only the types of the launchers, which needs nothing installed.
     #[arg(long)]
     launchers: bool,
+    /// Only the kernels, without the types of the launchers, for which Candle is checked twice the first time.
+    #[arg(long, conflicts_with = "launchers")]
+    kernels: bool,
 }
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+impl Args {
+    /// Those of `ci`.
+    pub(crate) fn kernels() -> Self {
+        Self { launchers: false, kernels: true }
+    }
+}
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let target = PathBuf::from(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| format!("{ROOT}/target").into()));
+    let root = repository::root()?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let mut failed = Vec::new();
     let mut show = |part: &Part| {
         println!("{part}");
@@ -30,7 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             failed.push(part.name);
         }
     };
-    launchers(&target)?.iter().for_each(&mut show);
+    if !args.kernels {
+        launchers(&root, &target)?.iter().for_each(&mut show);
+    }
     if !args.launchers {
         check::run(&Options::below(&target))?.iter().for_each(&mut show);
     }
@@ -40,12 +53,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// The types of both launchers, without a CUDA toolkit and on any system: against copies of two crates that are made here from
 /// what cargo has fetched, one without its kernels, one without its link to a framework.
-fn launchers(target: &Path) -> Result<[Part; 2]> {
+fn launchers(root: &Path, target: &Path) -> Result<[Part; 2]> {
     let folder = target.join("gpu-check").join("launchers");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    stub_kernels(&fetched("candle-kernels", "cuda")?, &folder.join("candle-kernels"))?;
-    unlinked_metal(&fetched("objc2-metal", "metal")?, &folder.join("objc2-metal"))?;
-    let root = fs::canonicalize(ROOT)?;
+    stub_kernels(&fetched(root, "candle-kernels", "cuda")?, &folder.join("candle-kernels"))?;
+    unlinked_metal(&fetched(root, "objc2-metal", "metal")?, &folder.join("objc2-metal"))?;
+    let root = fs::canonicalize(root)?;
     let manifest = format!(
         r#"# Made by `cargo xtask gpu-check`.
 [package]
@@ -98,8 +111,8 @@ fn cargo() -> Command {
 }
 
 /// The folder of a crate that a feature of lmht-nn needs; cargo fetches it if it is not there.
-fn fetched(name: &str, feature: &str) -> Result<PathBuf> {
-    let manifest = format!("{ROOT}/crates/lmht-nn/Cargo.toml");
+fn fetched(root: &Path, name: &str, feature: &str) -> Result<PathBuf> {
+    let manifest = root.join("crates/lmht-nn/Cargo.toml");
     let arguments = ["metadata", "--format-version", "1", "--locked", "--features", feature, "--manifest-path"];
     let output = cargo().args(arguments).arg(manifest).output().context("cannot start cargo")?;
     ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());

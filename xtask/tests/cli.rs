@@ -6,6 +6,8 @@ mod compare;
 mod golden;
 #[path = "cli/reliability.rs"]
 mod reliability;
+#[path = "cli/gpu_run.rs"]
+mod gpu_run;
 #[path = "cli/runs.rs"]
 mod runs;
 

@@ -367,7 +367,7 @@ impl Driver {
     /// The first test images, normalized, as one file that every side reads.
     fn take_images(&self, args: &Args) -> Result<()> {
         let data = DataConfig { path: args.data.clone(), parquet: worker::parquet(None), ..DataConfig::default() };
-        let source = data::open_test_of_training(&data, &self.base)?;
+        let source = data::open_test_of_training(&data, &self.base, &Device::Cpu)?;
         let n_images = self.batches(args).into_iter().max().unwrap_or(1).max(AGREE_IMAGES);
         let (mut images, mut labels) = (Vec::new(), Vec::new());
         for batch in FirstImages::new(&source, n_images).batches(0, 0)? {

@@ -16,6 +16,7 @@ use lmht_nn::{ModelCard, Network, NeuronConfig, Pretrained, Schedule, from_pretr
 use lmht_train::{BatchSource, FirstImages};
 
 use crate::data;
+use crate::device::DeviceArgs;
 use crate::experiment::DataConfig;
 use crate::provenance;
 use crate::trained::Trained;
@@ -64,6 +65,8 @@ pub(super) struct Hybrid {
     /// Measure on the first N test images only; 0 measures nothing and reads no test images.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// The model folder to write; a model folder there is replaced.
     #[arg(long)]
     pub(super) out: PathBuf,
@@ -103,6 +106,8 @@ pub(super) struct Inference {
     /// A parquet folder for that [default: the data of the run; for a model folder the repository's sample].
     #[arg(long)]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// The model folder to write; a model folder there is replaced.
     #[arg(long)]
     pub(super) out: PathBuf,
@@ -144,6 +149,8 @@ pub(super) struct Reparameterize {
     /// Compare on the first N test images only; 0 compares nothing.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// The model folder to write; a model folder there is replaced.
     #[arg(long)]
     pub(super) out: PathBuf,
@@ -179,6 +186,7 @@ pub(super) struct Fold {
 impl Hybrid {
     pub(super) fn run(&self) -> Result<()> {
         let (model, mut trained) = load(&self.model, self.data.as_deref())?;
+        trained.device = self.device.open()?;
         self.splits.apply(&mut trained.data);
         let spiking = self.convert(&model, &trained).with_context(|| shown(&self.model))?;
         // Before anything is written, so that a wrong data set leaves nothing behind.
@@ -214,7 +222,7 @@ impl Hybrid {
         let steps = steps.filter(|&steps| steps > 0).context("--levels and --timesteps: expected 1 or more of each")?;
         let rule = self.percentile.map_or(Rule::LeastError { steps }, Rule::Percentile);
         let of = (&trained.data, trained.preprocessor.as_ref());
-        let calibration = calibrate(model, of, self.calibration_images, rule)?;
+        let calibration = calibrate(model, of, self.calibration_images, rule, &trained.device)?;
         Ok(relu_to_lmht(model, &calibration, self.levels, self.timesteps)?)
     }
 }
@@ -222,10 +230,10 @@ impl Hybrid {
 impl Inference {
     pub(super) fn run(&self) -> Result<()> {
         let (model, trained) = load(&self.model, self.data.as_deref())?;
-        let of = (&trained.data, trained.preprocessor.as_ref());
+        let (of, device) = ((&trained.data, trained.preprocessor.as_ref()), self.device.open()?);
         let calibration = match self.method {
             Method::Rmp | Method::Snm => Some(
-                calibrate(&model, of, self.calibration_images, Rule::Percentile(self.percentile))
+                calibrate(&model, of, self.calibration_images, Rule::Percentile(self.percentile), &device)
                     .with_context(|| shown(&self.model))?,
             ),
             Method::If | Method::Srp | Method::Cos => None,
@@ -237,7 +245,8 @@ impl Inference {
 
 impl Reparameterize {
     pub(super) fn run(&self) -> Result<()> {
-        let (model, trained) = load(&self.model, self.data.as_deref())?;
+        let (model, mut trained) = load(&self.model, self.data.as_deref())?;
+        trained.device = self.device.open()?;
         let schedule = match self.schedule {
             WindowSchedule::FrontLoaded => Schedule::FrontLoaded,
             WindowSchedule::Uniform => Schedule::Uniform,
@@ -247,7 +256,7 @@ impl Reparameterize {
         let test = if self.limit == Some(0) { None } else { Some(trained.test(&model.config)?) };
         save(&self.out, &single, &self.model)?;
         if let Some(test) = test {
-            print!("{}", describe(&compare(&model, &single, &test, self.limit)?));
+            print!("{}", describe(&compare(&model, &single, &test, self.limit, &trained.device)?));
         }
         Ok(())
     }
@@ -304,13 +313,14 @@ pub(crate) fn calibrate(
     (data, preprocessor): (&DataConfig, Option<&Preprocessor>),
     n_images: usize,
     rule: Rule,
+    device: &Device,
 ) -> Result<Calibration> {
     ensure!(n_images > 0, "--calibration-images is 0; expected at least one image");
-    let (network, _) = model.build(DType::F32, &Device::Cpu)?;
+    let (network, _) = model.build(DType::F32, device)?;
     // The largest of all batches is the largest of all images; any other rule needs them in one.
     let is_largest = matches!(rule, Rule::Percentile(percentile) if percentile == 100.);
     let batch_size = if is_largest { n_images.min(CALIBRATION_BATCH) } else { n_images };
-    let source = data::open_plain_train(data, &model.config, preprocessor, batch_size)?;
+    let source = data::open_plain_train(data, &model.config, preprocessor, batch_size, device)?;
     let mut calibration = Calibration::default();
     for batch in source.batches(0, 0)?.take(n_images.div_ceil(batch_size)) {
         let images = batch?.images;
@@ -324,8 +334,14 @@ pub(crate) fn calibrate(
 }
 
 /// The spikes of two networks on the first `limit` test images, or on all.
-pub(crate) fn compare(before: &Model, after: &Model, test: &Loader, limit: Option<usize>) -> Result<SpikeComparison> {
-    let build = |model: &Model| -> Result<Network> { Ok(model.build(DType::F32, &Device::Cpu)?.0) };
+pub(crate) fn compare(
+    before: &Model,
+    after: &Model,
+    test: &Loader,
+    limit: Option<usize>,
+    device: &Device,
+) -> Result<SpikeComparison> {
+    let build = |model: &Model| -> Result<Network> { Ok(model.build(DType::F32, device)?.0) };
     let (before, after) = (build(before)?, build(after)?);
     with_images(test, limit, "comparing spikes", |batches| compare_spikes(&before, &after, batches))
 }

@@ -66,7 +66,7 @@ pub(crate) struct Args {
     /// Parts to run, or correctness, speed, training for all parts of a kind [default: all].
     #[arg(long, value_delimiter = ',', value_name = "PART")]
     only: Vec<String>,
-    /// Run again what has passed.
+    /// Run again what has passed, a training from its start.
     #[arg(long)]
     again: bool,
     /// How much there is to do.
@@ -90,6 +90,14 @@ pub(crate) struct Args {
     breaks: Vec<String>,
 }
 
+impl Args {
+    /// Whether what a part learns from is named.
+    fn has_data(&self, part: &Part) -> bool {
+        let folder = if part.name.starts_with("cifar10") { &self.cifar10 } else { &self.tiny_imagenet };
+        self.size == Size::Small || folder.is_some()
+    }
+}
+
 /// A part with less time than this is not begun.
 const SHORTEST: f64 = 3.;
 /// What ending a process can take.
@@ -108,7 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn run_all(args: &Args) -> Result<()> {
     let started = Instant::now();
     let is_time = |seconds: f64| seconds.is_finite() && seconds > 0. && seconds < 1e9;
-    ensure!(is_time(args.minutes), "--minutes is {}; expected a positive number", args.minutes);
+    ensure!(is_time(args.minutes - 0.5), "--minutes is {}; expected more than half a minute", args.minutes);
     ensure!(args.limit.is_none_or(is_time), "--limit is {:?}; expected a positive number", args.limit);
     let selected = selected(&args.only)?;
     for (option, folder) in [("--cifar10", &args.cifar10), ("--tiny-imagenet", &args.tiny_imagenet)] {
@@ -134,10 +142,13 @@ fn run_all(args: &Args) -> Result<()> {
             println!("{}: passed before", part.name);
             continue;
         }
-        let to_come =
-            selected.iter().copied().filter(|other| other.group == Group::Training && !results.has_passed(other));
-        let to_come: Vec<&Part> =
-            to_come.skip_while(|other| part.group == Group::Training && other.name != part.name).collect();
+        if args.again && part.group == Group::Training {
+            forget(&work.join("runs"), part)?;
+        }
+        let has_work = |other: &Part| args.has_data(other) && (args.again || !results.has_passed(other));
+        let training = selected.iter().copied().filter(|other| other.group == Group::Training && has_work(other));
+        let is_before = |other: &&Part| part.group == Group::Training && other.name != part.name;
+        let to_come: Vec<&Part> = training.skip_while(is_before).collect();
         let limit = limit(part, &to_come, seconds_left(), args);
         let entry = if limit < SHORTEST {
             skipped(format!("no time was left; give the command again with --only {} or more --minutes", part.name))
@@ -153,7 +164,10 @@ fn run_all(args: &Args) -> Result<()> {
             println!("  {}", entry.message.replace('\n', "\n  "));
         }
         let is_over = stop.load(Ordering::Relaxed) || (part.name == MACHINE && entry.outcome != Outcome::Passed);
-        results.set(part, entry);
+        // What an earlier call left is worth more than that this one had no time.
+        if entry.outcome != Outcome::Skipped || !results.has_result(part) {
+            results.set(part, entry);
+        }
         results.write(&args.out)?;
         write_logs(&args.out, &work)?;
         if is_over {
@@ -181,12 +195,26 @@ fn selected(names: &[String]) -> Result<Vec<&'static Part>> {
     Ok(PARTS.iter().filter(|part| names.is_empty() || part.name == MACHINE || is_named(part)).collect())
 }
 
+/// Removes a training run, so that it starts again.
+fn forget(runs: &Path, part: &Part) -> Result<()> {
+    let (run, plan) = (runs.join(part.name), runs.join(format!("{}.json", part.name)));
+    for removed in [fs::remove_dir_all(&run), fs::remove_file(&plan)] {
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("{}: cannot be removed", run.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Seconds that a part may take.
 fn limit(part: &Part, training_to_come: &[&Part], seconds_left: f64, args: &Args) -> f64 {
     let left = seconds_left - RESERVE;
     if part.group == Group::Training {
         let all: f64 = training_to_come.iter().map(|part| part.limit).sum();
-        return left * part.limit / all;
+        return left * part.limit / all.max(part.limit);
     }
     let kept = if training_to_come.is_empty() { 0. } else { TRAINING * args.minutes * 60. };
     part.limit.min(args.limit.unwrap_or(f64::MAX)).min(left - kept)
@@ -204,7 +232,8 @@ fn cuda_libraries(python: &Path) -> Option<OsString> {
     let found = String::from_utf8(output.stdout).ok()?.trim().to_string();
     let before = std::env::var_os("LD_LIBRARY_PATH").filter(|path| !path.is_empty());
     let paths = before.iter().flat_map(std::env::split_paths).chain(std::env::split_paths(&found));
-    std::env::join_paths(paths.filter(|path| !path.as_os_str().is_empty())).ok()
+    let joined = std::env::join_paths(paths.filter(|path| !path.as_os_str().is_empty())).ok()?;
+    (!joined.is_empty()).then_some(joined)
 }
 
 /// A part about to be run by a process.
@@ -226,7 +255,7 @@ impl Child<'_> {
             Runner::Own(_) => self.own(&result)?,
             Runner::Python(arguments) => self.python(arguments, &result)?,
         };
-        let memory = self.args.device.gpu().filter(|_| self.part.group == Group::Speed).and_then(MemoryWatch::start);
+        let memory = self.args.device.gpu().filter(|_| self.part.group == Group::Speed).map(MemoryWatch::start);
         let started = Instant::now();
         // A training stops by itself before; this is for one that does not.
         let limit = Duration::from_secs_f64(self.limit);
@@ -276,7 +305,7 @@ impl Child<'_> {
             &self.limit.to_string(),
         ]);
         command.arg("--result").arg(result);
-        if let Some(Plan { epochs, images_per_epoch }) = self.plan {
+        if let (Some(Plan { epochs, images_per_epoch }), None) = (self.plan, self.args.plan) {
             command.args(["--plan", &format!("{epochs}x{images_per_epoch}")]);
         }
         if let Some(libraries) = self.libraries {

@@ -52,13 +52,14 @@ const fn own(
 }
 
 /// The first one decides whether there is a device at all.
-pub(super) const PARTS: [Part; 12] = [
+pub(super) const PARTS: [Part; 13] = [
     own("machine", Group::Correctness, "the device opens and adds", 60., correct::machine),
     own("suite", Group::Correctness, "every kernel against a loop or the reference", 150., correct::suite),
     own("golden", Group::Correctness, "golden cases in float64", 120., correct::golden_cases),
     own("networks", Group::Correctness, "networks against the CPU, gradients and updates", 90., correct::networks),
     own("neuron", Group::Speed, "the neuron's kernels beside a copy", 60., speed::neuron),
-    own("step", Group::Speed, "the training step of ResNet-18", 90., speed::step),
+    own("step", Group::Speed, "the training step of ResNet-18, in bf16 on a GPU", 75., speed::step),
+    own("step-f32", Group::Speed, "the same in float32", 45., speed::step_f32),
     Part {
         name: "pytorch",
         group: Group::Speed,

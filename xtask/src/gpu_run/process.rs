@@ -1,9 +1,9 @@
 //! A part in a process of its own, with a time limit: what crashes or hangs there ends nothing else.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -83,28 +83,34 @@ pub(super) fn last_words(log: &Path, n: usize) -> String {
 
 /// Watches the memory of a GPU by nvidia-smi until it is asked what it saw.
 pub(super) struct MemoryWatch {
-    nvidia_smi: Child,
-    reader: JoinHandle<Vec<f64>>,
+    is_over: Arc<AtomicBool>,
+    watcher: JoinHandle<Vec<f64>>,
 }
 
 impl MemoryWatch {
-    /// None where there is no nvidia-smi.
-    pub(super) fn start(gpu: usize) -> Option<Self> {
-        let arguments = ["--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "100", "-i"];
-        let mut command = Command::new("nvidia-smi");
-        command.args(arguments).arg(gpu.to_string()).stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped());
-        let mut nvidia_smi = command.spawn().ok()?;
-        let output = nvidia_smi.stdout.take()?;
-        let lines = BufReader::new(output).lines().map_while(std::io::Result::ok);
-        let reader = std::thread::spawn(move || lines.filter_map(|line| line.trim().parse().ok()).collect());
-        Some(Self { nvidia_smi, reader })
+    pub(super) fn start(gpu: usize) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&is_over);
+        let used = move || -> Option<f64> {
+            let arguments = ["--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i"];
+            let output = Command::new("nvidia-smi").args(arguments).arg(gpu.to_string()).output().ok()?;
+            String::from_utf8_lossy(&output.stdout).trim().parse().ok()
+        };
+        let watcher = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            while let (false, Some(used)) = (flag.load(Ordering::Relaxed), used()) {
+                seen.push(used);
+                std::thread::sleep(POLL);
+            }
+            seen
+        });
+        Self { is_over, watcher }
     }
 
-    /// MiB between the smallest and the largest use.
-    pub(super) fn peak_mib(mut self) -> Option<f64> {
-        let _ = self.nvidia_smi.kill();
-        let _ = self.nvidia_smi.wait();
-        let used = self.reader.join().ok()?;
+    /// MiB between the smallest and the largest use; none where there is no nvidia-smi.
+    pub(super) fn peak_mib(self) -> Option<f64> {
+        self.is_over.store(true, Ordering::Relaxed);
+        let used = self.watcher.join().ok()?;
         let smallest = used.iter().copied().reduce(f64::min)?;
         Some(used.iter().copied().fold(smallest, f64::max) - smallest)
     }

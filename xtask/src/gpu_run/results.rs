@@ -95,6 +95,10 @@ impl Results {
         self.parts.get(part.name).is_some_and(|entry| entry.outcome == Outcome::Passed)
     }
 
+    pub(super) fn has_result(&self, part: &Part) -> bool {
+        self.parts.get(part.name).is_some_and(|entry| !entry.result.is_null())
+    }
+
     /// Epochs and images of a run that has been planned.
     pub(super) fn plan(&self, part: &str) -> Option<Plan> {
         serde_json::from_value(self.parts.get(part)?.result.clone()).ok()
@@ -178,17 +182,10 @@ impl Results {
     }
 
     fn step(&self) -> String {
-        let mut sides: Vec<(String, &Value, Option<f64>)> = Vec::new();
-        let memory = |part: &str| self.parts.get(part).and_then(|entry| entry.memory_mib);
-        if let Some(result) = self.result("step") {
-            // Of several precisions the memory is that of the largest.
-            sides.extend(rows(result).map(|row| (format!("ours, {}", text(&row["precision"])), row, memory("step"))));
-        }
-        for (part, name) in [("pytorch", "PyTorch"), ("pytorch-compiled", "PyTorch, compiled")] {
-            let result = self.result(part).filter(|result| result["step_ms"].is_number());
-            sides
-                .extend(result.map(|result| (format!("{name}, {}", text(&result["precision"])), result, memory(part))));
-        }
+        let sides =
+            [("step", "ours"), ("step-f32", "ours"), ("pytorch", "PyTorch"), ("pytorch-compiled", "PyTorch, compiled")];
+        let sides = sides.into_iter().filter_map(|(part, name)| Some((name, self.parts.get(part)?)));
+        let sides: Vec<_> = sides.filter(|(_, entry)| entry.result["step_ms"].is_number()).collect();
         if sides.is_empty() {
             return String::new();
         }
@@ -196,22 +193,19 @@ impl Results {
         let of = self.result("step").map(|result| format!("{}, batch {}", text(&result["network"]), result["batch"]));
         let mut out = format!("\n## The training step{}\n\n", of.map_or(String::new(), |of| format!(": {of}")));
         out += "| | ms | images/s | of PyTorch's | memory, MiB | allocated by PyTorch, MiB |\n|---|---:|---:|---:|---:|---:|\n";
-        for (name, row, memory) in sides {
-            if let Some(error) = row["error"].as_str() {
-                out += &format!("| {name} | {} | | | | |\n", first_line(error).replace('|', "\\|"));
-                continue;
-            }
-            let factor =
-                row["images_per_second"].as_f64().zip(base).map_or("–".into(), |(a, b)| format!("{:.2}", a / b));
-            let memory = memory.map_or("–".into(), |mib| format!("{mib:.0}"));
+        for (name, Entry { result, memory_mib, .. }) in sides {
+            let factor = result["images_per_second"].as_f64().zip(base).map(|(a, b)| format!("{:.2}", a / b));
             out += &format!(
-                "| {name} | {} | {} | {factor} | {memory} | {} |\n",
-                number(&row["step_ms"], 2, 1.),
-                number(&row["images_per_second"], 0, 1.),
-                number(&row["allocated_mib"], 0, 1.)
+                "| {name}, {} | {} | {} | {} | {} | {} |\n",
+                text(&result["precision"]),
+                number(&result["step_ms"], 2, 1.),
+                number(&result["images_per_second"], 0, 1.),
+                factor.unwrap_or("–".into()),
+                memory_mib.map_or("–".into(), |mib| format!("{mib:.0}")),
+                number(&result["allocated_mib"], 0, 1.)
             );
         }
-        out + "\nMemory is what nvidia-smi saw the process take, the largest of its precisions.\n"
+        out + "\nMemory is what nvidia-smi saw the process take, from its start on.\n"
     }
 
     fn training(&self) -> String {
@@ -284,8 +278,8 @@ mod tests {
         };
         let row = json!({ "dtype": "f32", "copy_gb_s": 3000., "forward_gb_s": 2700., "forward_of_copy": 0.9 });
         results.set(part("neuron"), entry(Outcome::Passed, "", json!({ "shape": [4, 1], "rows": [row] })));
-        let ours = json!({ "precision": "bf16", "step_ms": 10., "images_per_second": 3000. });
-        results.set(part("step"), entry(Outcome::Passed, "", json!({ "batch": 256, "rows": [ours] })));
+        let ours = json!({ "precision": "bf16", "step_ms": 10., "images_per_second": 3000., "batch": 256 });
+        results.set(part("step"), entry(Outcome::Passed, "", ours));
         let theirs = json!({ "precision": "bf16", "step_ms": 20., "images_per_second": 2000., "torch": "2.11" });
         results.set(part("pytorch"), entry(Outcome::Passed, "", theirs));
         results.set(part("suite"), entry(Outcome::Failed, "pool, f64: index 3", Value::Null));

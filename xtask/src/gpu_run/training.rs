@@ -13,7 +13,7 @@ use lmht_train::{Error, FirstImages, Progress, RunRecord, TrainConfig, evaluate,
 use serde_json::{Value, json};
 
 use super::setup::{Plan, Setup, Skipped};
-use super::speed::{Noted, WARM, precisions, sgd, with_precision};
+use super::speed::{self, Noted, WARM, sgd, with_precision};
 use crate::experiment::{DataConfig, Experiment};
 use crate::{data, provenance, stop};
 
@@ -148,12 +148,10 @@ fn train(
 
 /// 16 bits where the build and the device have them, and else what is missing.
 fn precision(device: &Device, batch_size: usize) -> (Option<&'static str>, Option<String>) {
-    match precisions(device) {
-        [] | [None, ..] => (None, None),
-        [first, ..] => match with_precision(sgd(batch_size, 1, 0.1), *first) {
-            Ok(_) => (*first, None),
-            Err(error) => (None, Some(format!("{error:#}"))),
-        },
+    let wanted = speed::precision(device);
+    match with_precision(sgd(batch_size, 1, 0.1), wanted) {
+        Ok(_) => (wanted, None),
+        Err(error) => (None, Some(format!("{error:#}"))),
     }
 }
 

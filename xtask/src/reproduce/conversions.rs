@@ -156,7 +156,8 @@ pub(crate) fn table4(preset: Preset, [qcfs, relu]: &[Run; 2], hybrids: &[Run], p
     let model = read(&qcfs.folder.join("model"))?;
     let inference = recorded(&qcfs.folder.join("conversions.json"), || {
         let relu_model = read(&relu.folder.join("model"))?;
-        let calibration = calibrate(&relu_model, (&relu.experiment.data, None), 500, Rule::Percentile(100.))?;
+        let calibration =
+            calibrate(&relu_model, (&relu.experiment.data, None), 500, Rule::Percentile(100.), &Device::Cpu)?;
         let mut converted = Vec::new();
         let [rmp, srp, qcfs_if] = preset.inference_timesteps();
         for &timesteps in rmp {
@@ -197,7 +198,7 @@ pub(crate) fn table4(preset: Preset, [qcfs, relu]: &[Run; 2], hybrids: &[Run], p
 /// Top-1 on the test images, %.
 fn top1(preset: Preset, model: &Model, experiment: &Experiment, progress: Progress) -> Result<f64> {
     let (network, _) = model.build(DType::F32, &Device::Cpu)?;
-    let test = data::open_test_of_training(&experiment.data, &model.config)?;
+    let test = data::open_test_of_training(&experiment.data, &model.config, &Device::Cpu)?;
     let shown = FirstImages::new(&test, preset.compared_images().unwrap_or(test.data().len()));
     Ok(100. * evaluate(&network, &shown, progress, None)?.top1)
 }
@@ -206,7 +207,7 @@ fn top1(preset: Preset, model: &Model, experiment: &Experiment, progress: Progre
 pub(crate) fn table2(preset: Preset, arch: &str, run: &Run, progress: Progress) -> Result<Vec<Reparameterized>> {
     recorded(&run.folder.join("reparameterized.json"), || {
         let model = read(&run.folder.join("model"))?;
-        let test = data::open_test_of_training(&run.experiment.data, &model.config)?;
+        let test = data::open_test_of_training(&run.experiment.data, &model.config, &Device::Cpu)?;
         let shown = FirstImages::new(&test, preset.compared_images().unwrap_or(test.data().len()));
         let sops_m = |model: &Model| -> Result<f64> {
             let (network, _) = model.build(DType::F32, &Device::Cpu)?;
@@ -218,7 +219,7 @@ pub(crate) fn table2(preset: Preset, arch: &str, run: &Run, progress: Progress) 
         let mut rows = Vec::new();
         for schedule in [Schedule::Uniform, Schedule::FrontLoaded] {
             let single = reparameterize(&model, schedule)?;
-            let comparison = compare(&model, &single, &test, preset.compared_images())?;
+            let comparison = compare(&model, &single, &test, preset.compared_images(), &Device::Cpu)?;
             let percent = |correct: u64| 100. * correct as f64 / comparison.n_images as f64;
             rows.push(Reparameterized {
                 arch: arch.to_string(),
