@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::optim::Optimizer;
+use crate::scale::LossScale;
 use crate::{EpochMetrics, Error, Result};
 
 /// Where a run is.
@@ -27,6 +28,9 @@ pub(crate) struct State {
     pub(crate) partial: Partial,
     /// Metrics of the whole epochs.
     pub(crate) history: Vec<EpochMetrics>,
+    /// The factor on the loss of a run in f16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) loss_scale: Option<LossScale>,
 }
 
 /// Running sums of an epoch.

@@ -1,9 +1,9 @@
 //! Accuracy over a whole data set, after every timestep.
 
-use candle_core::DType;
 use lmht_nn::{Network, Observer, Pass};
 use serde::{Deserialize, Serialize};
 
+use crate::loss::scalar;
 use crate::{BatchSource, Confusion, Error, Progress, Result, Targets, loss};
 
 /// What a network reaches on a data set; every image counts once.
@@ -92,7 +92,7 @@ fn pass(
         let b = labels.dim(0)?;
         let readout = loss::readout(&logits)?;
         let loss = loss::cross_entropy(&readout, &labels, 0.)?;
-        loss_sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * b as f64;
+        loss_sum += scalar(&loss)? * b as f64;
         for (total, hits) in correct.iter_mut().zip(loss::cumulative_top1(&logits, &labels)?) {
             *total += hits;
         }

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use candle_core::DType;
-use lmht_nn::{Mode, Network, ParamStore, Pass};
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+use lmht_nn::{Mode, Network, ParamStore, Pass, Precision, gpu};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Partial, State};
@@ -48,6 +49,14 @@ pub struct TrainConfig {
     /// Trade time for memory as [`Pass::recomputing`] does; no bit of the result changes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recompute: bool,
+    /// The type of maps, products and their gradients; in 16 bits on a GPU alone. Parameters, statistics and sums stay f32. In
+    /// f16 the loss is scaled so that small gradients are not lost, and a step whose gradients overflow is left out.
+    #[serde(default, skip_serializing_if = "is_whole")]
+    pub precision: Precision,
+}
+
+fn is_whole(precision: &Precision) -> bool {
+    *precision == Precision::F32
 }
 
 impl Default for TrainConfig {
@@ -61,9 +70,13 @@ impl Default for TrainConfig {
             label_smoothing: 0.,
             checkpoint_every_steps: None,
             recompute: false,
+            precision: Precision::F32,
         }
     }
 }
+
+/// Steps on a GPU between two looks at their losses, each of which waits for the GPU.
+const LOOK_EVERY: usize = 20;
 
 impl TrainConfig {
     /// Checks every field.
@@ -104,7 +117,8 @@ impl TrainConfig {
 /// see [`Batch`](crate::Batch).
 ///
 /// # Errors
-/// [`Error::NonFinite`] as soon as the loss or a gradient is not finite, before a parameter is moved, or a parameter or running
+/// [`Error::NonFinite`] as soon as the loss or a gradient is not finite, before a parameter is moved (on a GPU some steps later,
+/// which move nothing either), or a parameter or running
 /// statistic, before it is saved; [`Error::Stopped`] if the record was asked to stop; otherwise if the configuration, the
 /// data or the record do not fit, or the disk cannot be written: earlier checkpoints are intact then, and the message says
 /// how to go on.
@@ -148,7 +162,16 @@ pub fn fit(
         record.forget_others(best(&state).map_or(0, |best| best.epoch))?;
         record.write_history(&state.history)?;
     }
+    let has_kernels = params.trainable().iter().all(|(_, var)| gpu::takes(var));
+    if config.precision != Precision::F32 && !has_kernels {
+        return Err(Error::Config(format!(
+            "precision is {}, and the network is not on a GPU that this program has kernels for; expected f32 there, or a GPU \
+             (--device of the command)",
+            config.precision
+        )));
+    }
     let mut positive = Positive::of(&params.trainable())?;
+    let mut unseen = Vec::new();
     let mut told = BTreeSet::new();
     let mut first_loss = state.history.first().map(|first| first.train_loss);
     // Where nothing useful can be said by a network that knows nothing.
@@ -163,7 +186,7 @@ pub fn fit(
             let batch = batch?;
             let lr = learning_rate(config, epoch, state.step, n_steps)?;
             optimizer.set_lr(lr)?;
-            let pass = Pass::train();
+            let pass = Pass::train().with_precision(config.precision);
             let mut pass = if config.recompute { pass.recomputing() } else { pass };
             let logits = network.forward(&batch.images, &mut pass)?;
             let readout = loss::readout(&logits)?;
@@ -174,18 +197,44 @@ pub fn fit(
                     (loss::soft_cross_entropy(&readout, &smoothed)?, targets.argmax(1)?)
                 }
             };
-            let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-            let gradients = loss.backward()?;
-            // A spike or a ReLU turns NaN into 0, so a network full of NaN can have a finite loss: the gradients tell.
-            let culprit = if value.is_finite() {
-                find_non_finite(&gradients, optimizer.params())?.map(|name| format!("the gradient of {name}"))
+            let not_finite =
+                |culprit: &str, step| Error::NonFinite(non_finite(culprit, epoch, step, lr, record.is_some()));
+            if config.precision == Precision::F16 {
+                let scale = state.loss_scale.get_or_insert_default();
+                let gradients = scaled_gradients(&loss, scale.factor(), optimizer.params())?;
+                match find_non_finite(&gradients, optimizer.params())? {
+                    None => {
+                        optimizer.step(&gradients)?;
+                        scale.grow();
+                    }
+                    Some(_) if scale.shrink() => {}
+                    Some(name) => return Err(not_finite(&format!("the gradient of {name}"), state.step)),
+                }
             } else {
-                Some(format!("the loss ({value})"))
-            };
-            if let Some(culprit) = culprit {
-                return Err(Error::NonFinite(non_finite(&culprit, epoch, state.step, lr, record.is_some())));
+                let gradients = loss.backward()?;
+                if !has_kernels {
+                    // A spike or a ReLU turns NaN into 0, so a network full of NaN can have a finite loss: the gradients tell.
+                    let value = loss::scalar(&loss)?;
+                    let culprit = if value.is_finite() {
+                        find_non_finite(&gradients, optimizer.params())?.map(|name| format!("the gradient of {name}"))
+                    } else {
+                        Some(format!("the loss ({value})"))
+                    };
+                    if let Some(culprit) = culprit {
+                        return Err(not_finite(&culprit, state.step));
+                    }
+                }
+                optimizer.step(&gradients)?;
             }
-            optimizer.step(&gradients)?;
+            let sum_squares = optimizer.sum_squares().filter(|_| config.precision != Precision::F16).cloned();
+            unseen.push(Unseen {
+                step: state.step,
+                lr,
+                loss: loss.detach(),
+                readout: readout.detach(),
+                labels,
+                sum_squares,
+            });
             for name in positive.keep()? {
                 if told.insert(name.clone()) {
                     progress.line(&format!(
@@ -194,18 +243,29 @@ pub fn fit(
                     ));
                 }
             }
-            let b = labels.dim(0)?;
-            state.partial.add(value, loss::top1(&readout.detach(), &labels)?, b);
             state.step += 1;
-            let first_loss = *first_loss.get_or_insert(value);
+            let is_due = config.checkpoint_every_steps.is_some_and(|every| state.step.is_multiple_of(every));
+            let stops = record.as_deref().is_some_and(RunRecord::should_stop);
+            if !has_kernels || unseen.len() == LOOK_EVERY || state.step == n_steps || is_due || stops {
+                for seen in look(&mut unseen)? {
+                    if let Some(culprit) = seen.culprit {
+                        let has_record = record.is_some();
+                        return Err(Error::NonFinite(non_finite(&culprit, epoch, seen.step, seen.lr, has_record)));
+                    }
+                    state.partial.add(seen.loss, seen.n_correct, seen.n_images);
+                    first_loss.get_or_insert(seen.loss);
+                    if let Some(record) = record.as_deref_mut() {
+                        record.log_step(epoch * n_steps + seen.step + 1, seen.loss, seen.lr)?;
+                    }
+                }
+            }
             bar.step(|| {
                 let message = state.partial.message(started, (state.step - first) * config.batch_size);
-                message + &runaway(state.partial.loss(), first_loss, uninformed).unwrap_or_default()
+                let first = first_loss.unwrap_or(f64::INFINITY);
+                message + &runaway(state.partial.loss(), first, uninformed).unwrap_or_default()
             });
             let Some(record) = record.as_deref_mut() else { continue };
-            record.log_step(epoch * n_steps + state.step, value, lr)?;
             // The one after an epoch's last step follows its evaluation.
-            let is_due = config.checkpoint_every_steps.is_some_and(|every| state.step.is_multiple_of(every));
             if (is_due || record.should_stop()) && state.step < n_steps {
                 check_finite(params, epoch, state.step - 1, lr)?;
                 record.checkpoint(&state, params, optimizer.as_ref())?;
@@ -271,6 +331,55 @@ pub fn fit(
         record.finish(&metrics, network.config(), params)?;
     }
     Ok(metrics)
+}
+
+/// What a step has left on the device.
+struct Unseen {
+    step: usize,
+    lr: f64,
+    loss: Tensor,
+    readout: Tensor,
+    labels: Tensor,
+    /// Σ g² of its gradients, where a kernel has computed it.
+    sum_squares: Option<Tensor>,
+}
+
+/// The numbers of a step.
+struct Seen {
+    step: usize,
+    lr: f64,
+    loss: f64,
+    n_correct: usize,
+    n_images: usize,
+    /// What of it is not finite.
+    culprit: Option<String>,
+}
+
+/// Brings the numbers of all steps here.
+fn look(unseen: &mut Vec<Unseen>) -> Result<Vec<Seen>> {
+    let see = |Unseen { step, lr, loss, readout, labels, sum_squares }: Unseen| {
+        let loss = loss::scalar(&loss)?;
+        let squares = sum_squares.map(|sum| loss::scalar(&sum.reshape(())?)).transpose()?;
+        let culprit = if !loss.is_finite() {
+            Some(format!("the loss ({loss})"))
+        } else {
+            squares.filter(|sum| !sum.is_finite()).map(|_| "a gradient".to_string())
+        };
+        let n_correct = if culprit.is_none() { loss::top1(&readout, &labels)? } else { 0 };
+        Ok(Seen { step, lr, loss, n_correct, n_images: labels.dim(0)?, culprit })
+    };
+    unseen.drain(..).map(see).collect()
+}
+
+/// The gradients of a loss, computed with a factor on it that they have not at the end.
+fn scaled_gradients(loss: &Tensor, factor: f64, params: &[(String, Var)]) -> Result<GradStore> {
+    let mut gradients = (loss * factor)?.backward()?;
+    for (_, var) in params {
+        if let Some(grad) = gradients.remove(var) {
+            gradients.insert(var, (grad / factor)?);
+        }
+    }
+    Ok(gradients)
 }
 
 fn learning_rate(config: &TrainConfig, epoch: usize, step: usize, steps_per_epoch: usize) -> Result<f64> {

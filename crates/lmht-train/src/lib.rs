@@ -61,6 +61,7 @@ mod predict;
 mod progress;
 mod random;
 mod run;
+mod scale;
 pub mod schedule;
 mod source;
 pub mod tensorboard;

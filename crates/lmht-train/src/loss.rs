@@ -27,7 +27,7 @@
 //! # }
 //! ```
 
-use candle_core::{D, DType, Result, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 use lmht_nn::gpu;
 pub use lmht_nn::{cumulative_readout, readout};
 
@@ -224,10 +224,15 @@ pub fn top1(logits: &Tensor, labels: &Tensor) -> Result<usize> {
     Ok(answers(logits)?.into_iter().zip(labels).filter(|(answer, label)| *answer == Some(*label as usize)).count())
 }
 
+/// The number of a loss; Metal has no f64.
+pub(crate) fn scalar(loss: &Tensor) -> Result<f64> {
+    loss.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()
+}
+
 /// The class of each row of logits `[B, K]`, or `None` if one of them is NaN.
 pub(crate) fn answers(logits: &Tensor) -> Result<Vec<Option<usize>>> {
     // f64 holds every narrower float exactly, so ties stay ties.
-    let rows = logits.detach().to_dtype(DType::F64)?.to_vec2::<f64>()?;
+    let rows = logits.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     Ok(rows.iter().map(|row| first_maximum(row)).collect())
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use lmht_datasets::{Augment, ReadOptions};
-use lmht_nn::{Backbone, ModelConfig, NeuronConfig, Stem};
+use lmht_nn::{Backbone, ModelConfig, NeuronConfig, Precision, Stem};
 use lmht_train::TrainConfig;
 use lmht_train::optim::{OptimizerConfig, SgdConfig};
 use lmht_train::schedule::{ScheduleConfig, UpdateEvery};
@@ -171,6 +171,7 @@ pub(crate) fn stand_in(preset: Preset, model: ModelConfig) -> Experiment {
             label_smoothing: 0.,
             checkpoint_every_steps: None,
             recompute: false,
+            precision: Precision::F32,
         },
         data: DataConfig {
             parquet: ReadOptions { max_per_class: (preset == Preset::Smoke).then_some(32), ..ReadOptions::default() },

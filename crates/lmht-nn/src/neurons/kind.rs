@@ -45,13 +45,18 @@ impl LayerTensors {
 
     /// The number of a tensor that every layer of this kind has.
     pub(super) fn number(&self, name: &str) -> Result<f64> {
-        Ok(self.required(name)?.detach().to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?[0])
+        // Metal has no f64.
+        let tensor = self.required(name)?.detach().to_device(&Device::Cpu)?;
+        Ok(tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?[0])
     }
 
     /// The numbers of a tensor in the type asked for: that of the pass, or f64 for what the layer says of itself; none if the layer has none of that name.
     pub(super) fn numbers<T: Element>(&self, name: &str) -> Result<Vec<T>> {
         match self.tensor(name) {
-            Some(tensor) => Ok(tensor.detach().to_dtype(T::DTYPE)?.flatten_all()?.to_vec1::<T>()?),
+            Some(tensor) => {
+                let tensor = tensor.detach().to_device(&Device::Cpu)?;
+                Ok(tensor.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1::<T>()?)
+            }
             None => Ok(Vec::new()),
         }
     }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use lmht_core::{GradientMode, LmhtConfig, Tgim};
 use lmht_nn::ops::{Learned, neuron, neuron_composed};
-use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Pass, gpu, neurons, readout};
+use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Pass, Precision, gpu, neurons, readout};
 use lmht_train::loss;
 
 use crate::support::*;
@@ -96,6 +96,46 @@ fn networks_equal_themselves_layer_by_layer() -> lmht_nn::Result<()> {
         assert!(expected.iter().filter(|(name, _)| name.starts_with("gradient")).count() > 20, "few gradients");
         for ((name, got), (_, expected)) in got.iter().zip(&expected) {
             assert_close(&format!("{:?}: {name}", config.neuron), got, expected, 1e-9)?;
+        }
+    }
+    Ok(())
+}
+
+/// Maps and products in 16 bits, everything else f32: gradients are f32, and point where those of f32 do. Of ReLU, since spikes
+/// that flip would hide an error.
+#[test]
+fn a_network_in_16_bits_is_near_one_in_f32() -> lmht_nn::Result<()> {
+    let config = ModelConfig { width: 4, timesteps: 1, neuron: NeuronConfig::relu(), ..ModelConfig::resnet20(5) };
+    let images = (tensor(1, &[4, 3, 16, 16], DType::F32, &Device::Cpu)? * 2.)?;
+    let labels = Tensor::new(&[0u32, 3, 1, 4], &Device::Cpu)?;
+    let outcome = |precision: Precision| -> lmht_nn::Result<(Tensor, Vec<(String, Tensor)>)> {
+        let params = ParamStore::new(42);
+        let network = Network::new(&config, params.builder(DType::F32, &Device::Cpu))?;
+        let logits = network.forward(&images, &mut Pass::train().with_precision(precision))?;
+        // As with a loss scale: small gradients would be 0 in f16.
+        let grads = (loss::cross_entropy(&readout(&logits)?, &labels, 0.)? * 256.)?.backward()?;
+        let of = |(name, var): (String, Var)| (name, grads.get(&var).expect("a gradient").clone());
+        let mut all: Vec<_> = params.trainable().into_iter().map(of).collect();
+        let buffers = params.all().into_iter().filter(|(name, _)| name.contains("running"));
+        all.extend(buffers.map(|(name, var)| (name, var.as_detached_tensor())));
+        Ok((logits.detach(), all))
+    };
+    let Some(expected) = gpu::emulated(|| outcome(Precision::F32)).transpose()? else { return Ok(()) };
+    for (precision, tolerance) in [(Precision::Bf16, 0.1), (Precision::F16, 0.02)] {
+        let Some(got) = gpu::emulated(|| outcome(precision)).transpose()? else { return Ok(()) };
+        assert_eq!(got.0.dtype(), DType::F32);
+        let far = |got: &Tensor, expected: &Tensor| -> Result<f64> {
+            let (got, expected) = (values(got)?, values(expected)?);
+            let square = |xs: &mut dyn Iterator<Item = f64>| xs.map(|x| x * x).sum::<f64>().sqrt();
+            let difference = square(&mut got.iter().zip(&expected).map(|(got, expected)| got - expected));
+            Ok(difference / square(&mut expected.iter().copied()))
+        };
+        let of_logits = far(&got.0, &expected.0)?;
+        assert!(of_logits > 1e-5 && of_logits < tolerance, "{precision}: logits are off by {of_logits}");
+        for ((name, got), (_, expected)) in got.1.iter().zip(&expected.1) {
+            assert_eq!(got.dtype(), DType::F32, "{precision}: {name}");
+            let off = far(got, expected)?;
+            assert!(off < 4. * tolerance, "{precision}: {name} is off by {off}");
         }
     }
     Ok(())

@@ -29,6 +29,7 @@ pub(super) fn update<R: Rule>(rule: &R, updates: Vec<Update<'_>>) -> candle_core
         let grads = flat(group.iter().map(|update| &update.grad))?;
         let share = gpu::sum_squares(&grads)?;
         sum = Some(match sum {
+            Some(sum) if sum.dtype() == share.dtype() => (sum + share)?,
             Some(sum) => (sum.to_dtype(DType::F64)? + share.to_dtype(DType::F64)?)?,
             None => share,
         });

@@ -1,7 +1,8 @@
 //! Questions to all gradients together: their norm, and whether one of them is not finite.
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, Device, Storage, Tensor, Var, bail};
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor, Var, bail};
+use lmht_nn::gpu;
 use rayon::prelude::*;
 
 use super::rule::CHUNK;
@@ -52,6 +53,15 @@ pub fn grad_norm(grads: &GradStore, params: &[(String, Var)]) -> candle_core::Re
 /// # }
 /// ```
 pub fn find_non_finite(grads: &GradStore, params: &[(String, Var)]) -> candle_core::Result<Option<String>> {
+    // On a device one sum says that all are, as they nearly always are.
+    let found: Vec<&Tensor> = params.iter().filter_map(|(_, var)| grads.get(var)).collect();
+    if !found.is_empty() && found.iter().all(|grad| gpu::takes(grad)) {
+        let flat = found.iter().map(|grad| grad.detach().flatten_all()).collect::<candle_core::Result<Vec<_>>>()?;
+        let sum = gpu::sum_squares(&Tensor::cat(&flat, 0)?)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        if sum.to_vec1::<f64>()?.iter().all(|sum| sum.is_finite()) {
+            return Ok(None);
+        }
+    }
     for (name, var) in params {
         if let Some(grad) = grads.get(var)
             && reduce_grad(grad, all_finite::<f32>, all_finite::<f64>)?.contains(&false)

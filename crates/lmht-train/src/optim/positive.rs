@@ -23,7 +23,7 @@ impl Positive {
         let mut halved = Vec::new();
         for (name, var, before) in &mut self.0 {
             let least = (&*before * 0.5)?;
-            let fell = var.as_detached_tensor().lt(&least)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
+            let fell = var.as_detached_tensor().lt(&least)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
             if fell > 0. {
                 var.set(&var.as_detached_tensor().maximum(&least)?)?;
                 halved.push(name.clone());

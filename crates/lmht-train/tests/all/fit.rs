@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore};
+use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Precision};
 use lmht_train::optim::{OptimizerConfig, SgdConfig};
 use lmht_train::schedule::ScheduleConfig;
 use lmht_train::{
@@ -74,6 +74,7 @@ fn config() -> TrainConfig {
         label_smoothing: 0.,
         checkpoint_every_steps: Some(2),
         recompute: false,
+        precision: Precision::F32,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Integration tests of `lmht-train`, one binary because linking Candle is slow.
 
+mod device;
 #[cfg(feature = "datasets")]
 mod examples;
 mod fit;
