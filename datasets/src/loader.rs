@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ use crate::dataset::ImageDataset;
 use crate::error::{Error, Result};
 use crate::mix::Mix;
 use crate::random::{Purpose, keyed, shuffle};
-use crate::transform::{Augment, Normalize, Window};
+use crate::transform::{Augment, Cut, Normalize, Window};
 
 /// How images become batches.
 ///
@@ -115,6 +115,7 @@ pub struct Loader {
     /// The normalized value of each byte, `[C][256]`.
     table: Arc<Vec<[f32; 256]>>,
     device: Device,
+    sends_bytes: bool,
 }
 
 impl Loader {
@@ -159,7 +160,25 @@ impl Loader {
             mix.check()?;
         }
         let table = Arc::new(normalize.table());
-        Ok(Self { data, config: config.clone(), normalize: normalize.clone(), table, device: device.clone() })
+        let (normalize, device, sends_bytes) = (normalize.clone(), device.clone(), !device.is_cpu());
+        Ok(Self { data, config: config.clone(), normalize, table, device, sends_bytes })
+    }
+
+    /// The same loader whose images travel to the device as bytes, a quarter of the numbers, and are normalized there: the
+    /// same bits. One for another device than the CPU does so by itself; mixed batches are numbers before they travel.
+    ///
+    /// ```
+    /// use candle_core::Device;
+    /// use lmht_datasets::{ImageDataset, Loader, LoaderConfig, Normalize};
+    ///
+    /// let data = ImageDataset::new(vec![0, 51, 255, 102], vec![0], (1, 2, 2), 1)?;
+    /// let loader = Loader::new(data.into(), &LoaderConfig::eval(1), &Normalize::unit(1), &Device::Cpu)?.sending_bytes();
+    /// let batch = loader.epoch(0)?.next().expect("a batch")?;
+    /// assert_eq!(batch.images.flatten_all()?.to_vec1::<f32>()?, [0., 0.2, 1., 0.4]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn sending_bytes(self) -> Self {
+        Self { sends_bytes: true, ..self }
     }
 
     /// (height, width) of the images in a batch.
@@ -255,44 +274,80 @@ struct Plan {
 impl Plan {
     /// Makes batch `step` on all cores.
     fn batch(&self, step: usize) -> Result<Batch> {
-        let Loader { data, config, table, device, .. } = &self.loader;
-        let (c, h, w) = data.shape();
+        let Loader { data, config, table, device, sends_bytes, .. } = &self.loader;
+        let (c, (out_h, out_w)) = (data.shape().0, self.loader.size());
         let start = step * config.batch_size;
         let indices = &self.order[start..(start + config.batch_size).min(self.order.len())];
+        let labels: Vec<u32> = indices.iter().map(|index| data.labels()[*index]).collect();
+        let b = indices.len();
+        let shape = (b, c, out_h, out_w);
+        let (images, targets) = match &config.mix {
+            Some(mix) => {
+                let (mut images, _) = self.images(indices, table);
+                let mixture = mix.draw(out_h, out_w, config.seed, self.epoch, step);
+                let targets = mixture.apply(&mut images, &labels, out_h, out_w, data.n_classes());
+                (
+                    Tensor::from_vec(images, shape, device)?,
+                    Some(Tensor::from_vec(targets, (b, data.n_classes()), device)?),
+                )
+            }
+            None if *sends_bytes => {
+                let same: [u8; 256] = std::array::from_fn(|byte| byte as u8);
+                let (bytes, cuts) = self.images(indices, &vec![same; c]);
+                (normalized(&Tensor::from_vec(bytes, shape, device)?, table, &cuts)?, None)
+            }
+            None => (Tensor::from_vec(self.images(indices, table).0, shape, device)?, None),
+        };
+        Ok(Batch { step, images, labels: Tensor::from_vec(labels, b, device)?, targets, indices: indices.to_vec() })
+    }
+
+    /// Images `[B, C, H, W]` by a table for each channel, and what is cut out of each.
+    fn images<T>(&self, indices: &[usize], table: &[[T; 256]]) -> (Vec<T>, Vec<Option<Cut>>)
+    where
+        T: Copy + Default + Send + Sync,
+    {
+        let Loader { data, config, .. } = &self.loader;
+        let (c, h, w) = data.shape();
         let (image_len, (out_h, out_w)) = (c * h * w, self.loader.size());
         let out_len = c * out_h * out_w;
-        let mut images = vec![0f32; indices.len() * out_len];
+        let mut images = vec![T::default(); indices.len() * out_len];
         // Small images go to a core several at a time: handing out one costs more than a small one takes.
         let at_once = (1 << 14) / image_len + 1;
-        images.par_chunks_exact_mut(out_len).zip(indices).with_min_len(at_once).for_each(|(out, &index)| {
+        let write = |(out, &index): (&mut [T], &usize)| {
             let image = &data.pixels()[index * image_len..(index + 1) * image_len];
             let key = (config.seed, self.epoch, index);
             match config.center_crop {
                 Some(size) => {
                     let middle = Window::centre((h, w), size).cut(image, h, w);
-                    config.augment.write(&middle, (c, size.0, size.1), key, table, out);
+                    config.augment.write(&middle, (c, size.0, size.1), key, table, out)
                 }
                 None => config.augment.write(image, (c, h, w), key, table, out),
             }
-        });
-        let labels: Vec<u32> = indices.iter().map(|index| data.labels()[*index]).collect();
-        let b = indices.len();
-        let targets = match &config.mix {
-            Some(mix) => {
-                let mixture = mix.draw(out_h, out_w, config.seed, self.epoch, step);
-                let targets = mixture.apply(&mut images, &labels, out_h, out_w, data.n_classes());
-                Some(Tensor::from_vec(targets, (b, data.n_classes()), device)?)
-            }
-            None => None,
         };
-        Ok(Batch {
-            step,
-            images: Tensor::from_vec(images, (b, c, out_h, out_w), device)?,
-            labels: Tensor::from_vec(labels, b, device)?,
-            targets,
-            indices: indices.to_vec(),
-        })
+        let cuts = images.par_chunks_exact_mut(out_len).zip(indices).with_min_len(at_once).map(write).collect();
+        (images, cuts)
     }
+}
+
+/// Bytes `[B, C, H, W]` by the table of each channel, looked up where they are; what is cut out is 0.
+fn normalized(bytes: &Tensor, table: &[[f32; 256]], cuts: &[Option<Cut>]) -> candle_core::Result<Tensor> {
+    let ((b, c, h, w), device) = (bytes.dims4()?, bytes.device());
+    let table = Tensor::from_slice(table.as_flattened(), c * 256, device)?;
+    let firsts: Vec<u32> = (0..c as u32).map(|channel| channel * 256).collect();
+    let places = bytes.to_dtype(DType::U32)?.broadcast_add(&Tensor::from_vec(firsts, (1, c, 1, 1), device)?)?;
+    let images = table.index_select(&places.flatten_all()?, 0)?.reshape((b, c, h, w))?;
+    if cuts.iter().all(Option::is_none) {
+        return Ok(images);
+    }
+    let mut is_cut = vec![0u8; b * h * w];
+    for (is_cut, cut) in is_cut.chunks_exact_mut(h * w).zip(cuts) {
+        let Some(((top, bottom), (left, right))) = *cut else { continue };
+        for row in is_cut.chunks_exact_mut(w).take(bottom).skip(top) {
+            row[left..right].fill(1);
+        }
+    }
+    let is_cut = Tensor::from_vec(is_cut, (b, 1, h, w), device)?.broadcast_as(images.shape())?.contiguous()?;
+    is_cut.where_cond(&images.zeros_like()?, &images)
 }
 
 /// Where batches come from.

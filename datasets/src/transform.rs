@@ -108,15 +108,15 @@ impl Augment {
     }
 
     /// Changes an image `[C, H, W]` of the shape as (seed, epoch, index) decide, normalizes it by `table`, and writes it
-    /// into `out`, `[C, ..]` with the size of [`size`](Self::size).
-    pub(crate) fn write(
+    /// into `out`, `[C, ..]` with the size of [`size`](Self::size). Gives what is cut out, which is 0 there.
+    pub(crate) fn write<T: Copy + Default>(
         &self,
         image: &[u8],
         (c, h, w): (usize, usize, usize),
         (seed, epoch, index): (u64, u64, usize),
-        table: &[[f32; 256]],
-        out: &mut [f32],
-    ) {
+        table: &[[T; 256]],
+        out: &mut [T],
+    ) -> Option<Cut> {
         let image = match self.resized_crop {
             Some(size) => {
                 let window = Window::draw(h, w, seed, epoch, index);
@@ -136,6 +136,7 @@ impl Augment {
                 View { cut: view.cut, ..View::default() }.write(&bytes, h, w, table, out);
             }
         }
+        view.cut
     }
 
     /// Crop, flip and cutout of image `index` in `epoch`, for the size after a resized crop; nothing else decides them.
@@ -306,6 +307,9 @@ impl Window {
     }
 }
 
+/// Rows and columns, half open.
+pub(crate) type Cut = ((usize, usize), (usize, usize));
+
 /// One outcome of [`Augment`]; the default changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct View {
@@ -315,7 +319,7 @@ pub(crate) struct View {
     right: isize,
     flip: bool,
     /// Rows and columns that are 0, half open, in the output.
-    cut: Option<((usize, usize), (usize, usize))>,
+    cut: Option<Cut>,
 }
 
 impl View {

@@ -149,6 +149,29 @@ fn padding_is_black_and_cutout_is_the_mean() {
     assert_eq!(see(Augment { cutout: 2, ..Augment::default() }, 50), BTreeSet::from(["2", "0"].map(str::to_owned)));
 }
 
+/// As a GPU gets them: normalized where they arrive, to the same bits; a mixed batch, which does not travel so, too.
+#[test]
+fn bytes_are_normalized_at_their_end_to_the_same_bits() {
+    let all = Augment { auto_augment: Some(AutoAugment::new(Policy::Cifar10)), ..AUGMENT };
+    let mixed = LoaderConfig { mix: Some(Mix::default()), ..LoaderConfig::train(4, 2) };
+    for (data, config) in [
+        (data(9), LoaderConfig::eval(4)),
+        (data(9), LoaderConfig { center_crop: Some((2, 3)), ..LoaderConfig::eval(4) }),
+        (data(9), LoaderConfig { augment: AUGMENT, ..LoaderConfig::train(4, 2) }),
+        (data(9), mixed),
+        (rgb(9), LoaderConfig { augment: all, ..LoaderConfig::train(4, 2) }),
+    ] {
+        let c = data.shape().0;
+        let normalize = Normalize { mean: vec![0.3; c], std: vec![0.2; c] };
+        let loader = Loader::new(data, &config, &normalize, &Device::Cpu).unwrap();
+        let sent = loader.clone().sending_bytes();
+        for (batch, sent) in loader.epoch(1).unwrap().zip(sent.epoch(1).unwrap()) {
+            let bits = |batch: Batch| values(&batch).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            assert_eq!(bits(batch.unwrap()), bits(sent.unwrap()), "{config:?}");
+        }
+    }
+}
+
 #[test]
 fn a_dropped_epoch_does_not_hang() {
     let data = data(3_000);
