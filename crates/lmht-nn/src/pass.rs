@@ -71,7 +71,7 @@ impl<'a> Pass<'a> {
     /// The same training pass with less memory: of every synapse only the packed spikes are kept that it reads, and what it
     /// gave is computed once more on the way back. The results are the same bits.
     ///
-    /// It has no effect on a pass that runs [layer by layer](Pass::layer_by_layer).
+    /// It has no effect on a GPU, nor on a pass that runs [layer by layer](Pass::layer_by_layer).
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor};

@@ -162,7 +162,7 @@ pub fn fit(
         record.forget_others(best(&state).map_or(0, |best| best.epoch))?;
         record.write_history(&state.history)?;
     }
-    let has_kernels = params.trainable().iter().all(|(_, var)| gpu::takes(var));
+    let has_kernels = !params.trainable().is_empty() && params.trainable().iter().all(|(_, var)| gpu::takes(var));
     if config.precision != Precision::F32 && !has_kernels {
         return Err(Error::Config(format!(
             "precision is {}, and the network is not on a GPU that this program has kernels for; expected f32 there, or a GPU \

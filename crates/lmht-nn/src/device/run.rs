@@ -383,7 +383,8 @@ impl Run<'_> {
             Op::Linear { weight, bias } => ops::linear(first, &cast(weight)?, Some(&cast(bias)?))?,
             Op::MaxPool(params) => in_maps(first, |maps| ops::max_pool2d(maps, *params))?,
             Op::AvgPool(params) => in_maps(first, |maps| ops::avg_pool2d(maps, *params))?,
-            Op::Mean => first.mean((1, 2))?,
+            // Candle adds 16 bits up in 16 bits.
+            Op::Mean => as_real(first)?.mean((1, 2))?.to_dtype(first.dtype())?,
             Op::Scale(factor) => (first * *factor)?,
             Op::ShortcutScale(factor) => first.broadcast_mul(&factor.detach().to_dtype(first.dtype())?)?,
             Op::Broadcast(broadcast) => {
@@ -485,14 +486,15 @@ fn params_of(op: &Op) -> Vec<&Tensor> {
     }
 }
 
-/// The sizes of a convolution of maps with channels last.
+/// The sizes of a convolution of maps with channels last, which fitted when the trace was written down.
 fn conv_shape(xs: &Tensor, weight: &Tensor, p: Conv2dParams) -> candle_core::Result<ConvShape> {
-    let (n, h, w, c_in) = xs.dims4()?;
-    let outline = Tensor::zeros(1, weight.dtype(), weight.device())?.broadcast_as((n, c_in, h, w))?;
-    let dims = ops::conv2d_dims(&outline, weight, None, p)?;
+    let ((n, h, w, c_in), (c_out, in_group, k, _)) = (xs.dims4()?, weight.dims4()?);
     let Conv2dParams { stride, padding, groups } = p;
-    let (c_out, k) = (weight.dims()[0], weight.dims()[2]);
-    Ok(ConvShape { n, c_in, h, w, c_out, k, stride, padding, groups, h_out: dims[2], w_out: dims[3] })
+    if c_in != in_group * groups || k > h.min(w) + 2 * padding {
+        candle_core::bail!("conv2d: expected maps for weights {:?} and {p:?}, got {:?}", weight.dims(), xs.dims())
+    }
+    let steps = |size: usize| (size + 2 * padding - k) / stride + 1;
+    Ok(ConvShape { n, c_in, h, w, c_out, k, stride, padding, groups, h_out: steps(h), w_out: steps(w) })
 }
 
 fn bug(name: &str, what: &str) -> Error {

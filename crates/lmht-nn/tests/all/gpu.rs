@@ -121,21 +121,30 @@ fn a_network_in_16_bits_is_near_one_in_f32() -> lmht_nn::Result<()> {
         Ok((logits.detach(), all))
     };
     let Some(expected) = gpu::emulated(|| outcome(Precision::F32)).transpose()? else { return Ok(()) };
-    for (precision, tolerance) in [(Precision::Bf16, 0.1), (Precision::F16, 0.02)] {
+    // Of everything together: a gradient that is a sum of many that cancel is nearly all rounding.
+    let flat = |all: &[(String, Tensor)], is: fn(&str) -> bool| -> Result<Vec<f64>> {
+        let parts = all.iter().filter(|(name, _)| is(name)).map(|(_, tensor)| values(tensor));
+        Ok(parts.collect::<Result<Vec<_>>>()?.concat())
+    };
+    let size = |xs: &[f64]| xs.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let off = |got: &[f64], expected: &[f64]| {
+        let difference: Vec<f64> = got.iter().zip(expected).map(|(got, expected)| got - expected).collect();
+        size(&difference) / size(expected)
+    };
+    // Masks of ReLU that flip near 0 are most of the error of the gradients: it falls with the root of the rounding.
+    for (precision, tolerance, of_gradients) in [(Precision::Bf16, 0.1, 0.4), (Precision::F16, 0.02, 0.15)] {
         let Some(got) = gpu::emulated(|| outcome(precision)).transpose()? else { return Ok(()) };
         assert_eq!(got.0.dtype(), DType::F32);
-        let far = |got: &Tensor, expected: &Tensor| -> Result<f64> {
-            let (got, expected) = (values(got)?, values(expected)?);
-            let square = |xs: &mut dyn Iterator<Item = f64>| xs.map(|x| x * x).sum::<f64>().sqrt();
-            let difference = square(&mut got.iter().zip(&expected).map(|(got, expected)| got - expected));
-            Ok(difference / square(&mut expected.iter().copied()))
-        };
-        let of_logits = far(&got.0, &expected.0)?;
-        assert!(of_logits > 1e-5 && of_logits < tolerance, "{precision}: logits are off by {of_logits}");
         for ((name, got), (_, expected)) in got.1.iter().zip(&expected.1) {
-            assert_eq!(got.dtype(), DType::F32, "{precision}: {name}");
-            let off = far(got, expected)?;
-            assert!(off < 4. * tolerance, "{precision}: {name} is off by {off}");
+            assert_eq!((got.dtype(), got.dims()), (DType::F32, expected.dims()), "{precision}: {name}");
+        }
+        let of_logits = off(&values(&got.0)?, &values(&expected.0)?);
+        assert!(of_logits > 1e-5 && of_logits < tolerance, "{precision}: logits are off by {of_logits}");
+        let (statistics, gradients): (fn(&str) -> bool, fn(&str) -> bool) =
+            (|name| name.contains("running"), |name| !name.contains("running"));
+        for (what, is, tolerance) in [("statistics", statistics, tolerance), ("gradients", gradients, of_gradients)] {
+            let off = off(&flat(&got.1, is)?, &flat(&expected.1, is)?);
+            assert!(off > 1e-6 && off < tolerance, "{precision}: {what} are off by {off}");
         }
     }
     Ok(())
