@@ -266,11 +266,11 @@ pub fn fit(
             });
             let Some(record) = record.as_deref_mut() else { continue };
             // The one after an epoch's last step follows its evaluation.
-            if (is_due || record.should_stop()) && state.step < n_steps {
+            if (is_due || stops) && state.step < n_steps {
                 check_finite(params, epoch, state.step - 1, lr)?;
                 record.checkpoint(&state, params, optimizer.as_ref())?;
             }
-            if record.should_stop() && state.step < n_steps {
+            if stops && state.step < n_steps {
                 return Err(stopped(&state, record));
             }
         }

@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Tensor, TensorId};
+use candle_core::{DType, Device, Tensor, TensorId};
 
 use super::run::{Gradients, Run, params};
-use super::steps::{Action, Steps};
+use super::steps::{Action, Step, Steps};
 use crate::ops::with_gradient::with_gradient;
 use crate::trace::Op;
 use crate::{Mode, Pass, Result};
@@ -42,7 +42,7 @@ pub(crate) fn forward(steps: &Steps, rows: &Tensor, pass: &Pass<'_>) -> Result<T
         token = deliver(&token, param, &slot)?;
     }
     let (way, images, is_map) = (Mutex::new(Some(way)), rows.id(), rows.rank() == 4);
-    let all = with_gradient("network", logits, (&token, &token, &token), move |token, _, _, grad| {
+    Ok(with_gradient("network", logits, (&token, &token, &token), move |token, _, _, grad| {
         let Some(way) = lock(&way).take() else {
             candle_core::bail!(
                 "network: a second backward pass through one forward pass; the first has given the activations up, so run \
@@ -54,8 +54,7 @@ pub(crate) fn forward(steps: &Steps, rows: &Tensor, pass: &Pass<'_>) -> Result<T
         let of_rows = of_rows.transpose()?.map(|grad| (images, grad));
         *lock(&slot) = Some((gradients, of_rows));
         Ok((Some(token.zeros_like()?), None, None))
-    })?;
-    Ok(all)
+    })?)
 }
 
 /// Where the way back leaves the gradients: those of parameters, and that of the images.
@@ -82,20 +81,15 @@ fn deliver(token: &Tensor, param: &Tensor, slot: &Slot) -> candle_core::Result<T
 
 /// θ of all layers of neurons that kernels take, in one transfer: a checkpoint may have set them since the last pass.
 fn thresholds(steps: &Steps) -> Result<HashMap<TensorId, f64>> {
-    let cells = steps.steps.iter().filter_map(|step| match &step.action {
-        Action::NormNeuron { cell, .. } | Action::Layer(Op::Neuron(cell)) => cell.threshold(),
+    let of_step = |step: &Step| match &step.action {
+        Action::NormNeuron { cell, .. } | Action::Layer(Op::Neuron(cell)) => cell.threshold().cloned(),
         _ => None,
-    });
-    let all: Vec<Tensor> = cells.map(Tensor::detach).collect();
-    let ids = steps.steps.iter().filter_map(|step| match &step.action {
-        Action::NormNeuron { cell, .. } | Action::Layer(Op::Neuron(cell)) => cell.threshold().map(Tensor::id),
-        _ => None,
-    });
+    };
+    let all: Vec<Tensor> = steps.steps.iter().filter_map(of_step).collect();
     if all.is_empty() {
         return Ok(HashMap::new());
     }
-    let flat = all.iter().map(Tensor::flatten_all).collect::<candle_core::Result<Vec<_>>>()?;
-    let numbers =
-        Tensor::cat(&flat, 0)?.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-    Ok(ids.zip(numbers).collect())
+    let flat = all.iter().map(|theta| theta.detach().flatten_all()).collect::<candle_core::Result<Vec<_>>>()?;
+    let numbers = Tensor::cat(&flat, 0)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    Ok(all.iter().map(Tensor::id).zip(numbers).collect())
 }
