@@ -174,6 +174,8 @@ pub(crate) enum Executor {
 }
 
 impl Executor {
+    const ALL: [Self; 2] = [Self::Engine, Self::Emulator];
+
     /// Runs `f` on it; nothing where the machine has not what it takes.
     fn run<T>(self, f: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
         match self {
@@ -380,11 +382,16 @@ fn a_frozen_parameter_gets_no_gradient() -> Result<()> {
             *tensor = tensor.detach();
         }
     }
-    let vb = candle_nn::VarBuilder::from_tensors(tensors.clone(), DType::F64, &CPU);
-    let logits = Network::new(&config, vb)?.forward(&images, &mut Pass::train())?;
-    let gradients = logits.sum_all()?.backward()?;
-    for (name, tensor) in &tensors {
-        assert_eq!(gradients.get(tensor).is_some(), name.starts_with("fc"), "{name}");
+    for by in Executor::ALL {
+        by.run(|| {
+            let vb = candle_nn::VarBuilder::from_tensors(tensors.clone(), DType::F64, &CPU);
+            let logits = Network::new(&config, vb)?.forward(&images, &mut Pass::train())?;
+            let gradients = logits.sum_all()?.backward()?;
+            for (name, tensor) in &tensors {
+                assert_eq!(gradients.get(tensor).is_some(), name.starts_with("fc"), "{by:?}: {name}");
+            }
+            Ok(())
+        })?;
     }
     Ok(())
 }
@@ -393,9 +400,14 @@ fn a_frozen_parameter_gets_no_gradient() -> Result<()> {
 fn a_second_backward_pass_is_refused() -> Result<()> {
     let config = ModelConfig { width: 2, n_classes: 5, ..ModelConfig::resnet20(5) };
     let (network, _) = build(&config, DType::F32)?;
-    let logits = network.forward(&images(&config, 8, false, DType::F32)?, &mut Pass::train())?;
-    let loss = logits.sum_all()?;
-    loss.backward()?;
-    assert_error(loss.backward(), &["network", "second backward pass", "run the forward pass again"]);
+    for by in Executor::ALL {
+        by.run(|| {
+            let logits = network.forward(&images(&config, 8, false, DType::F32)?, &mut Pass::train())?;
+            let loss = logits.sum_all()?;
+            loss.backward()?;
+            assert_error(loss.backward(), &["network", "second backward pass", "run the forward pass again"]);
+            Ok(())
+        })?;
+    }
     Ok(())
 }
