@@ -98,10 +98,8 @@ pub(super) fn golden_cases(setup: &Setup<'_>) -> Result<Value> {
 /// Largest relative error of a float64 network on the device against the CPU.
 const TOLERANCE: f64 = 1e-9;
 
-/// Networks of every kind of layer and neuron: logits, gradients, statistics and parameters after two updates.
-pub(super) fn networks(setup: &Setup<'_>) -> Result<Value> {
-    let device = setup.open()?;
-    let executor = Executor::of_kernels(device.clone());
+/// Small networks of every kind of layer and neuron.
+fn every_network() -> Vec<ModelConfig> {
     let resnet18 = ModelConfig::resnet18(10);
     let of = |backbone, neuron, config: &ModelConfig| ModelConfig { backbone, neuron, ..config.clone() };
     let mut configs = vec![
@@ -109,7 +107,7 @@ pub(super) fn networks(setup: &Setup<'_>) -> Result<Value> {
         of(Backbone::Vgg13, neurons::Ilif::default().into(), &resnet18),
         of(Backbone::MsResnet18, NeuronConfig::mht(3), &resnet18),
         of(Backbone::Resnet19, neurons::Ternary { v_threshold: 0.3, ..Default::default() }.into(), &resnet18),
-        of(Backbone::Vgg16, NeuronConfig::integrate_and_fire(), &resnet18),
+        of(Backbone::Cifarnet, NeuronConfig::integrate_and_fire(), &resnet18),
         of(Backbone::Resnet20, NeuronConfig::qcfs(4), &ModelConfig { timesteps: 1, ..resnet18.clone() }),
         of(Backbone::Resnet20, NeuronConfig::relu(), &ModelConfig { timesteps: 1, ..resnet18.clone() }),
         ModelConfig { width: 24, depth: Some(1), heads: Some(2), ..ModelConfig::spikformer(10) },
@@ -117,9 +115,18 @@ pub(super) fn networks(setup: &Setup<'_>) -> Result<Value> {
     for config in &mut configs {
         config.width = if config.backbone == Backbone::Spikformer { 24 } else { 8 };
     }
+    configs
+}
+
+/// Networks of every kind of layer and neuron: logits, gradients, statistics and parameters after two updates.
+pub(super) fn networks(setup: &Setup<'_>) -> Result<Value> {
+    let device = setup.open()?;
+    let executor = Executor::of_kernels(device.clone());
+    let mut configs = every_network();
     if setup.is_small() {
         configs = vec![ModelConfig { width: 2, ..configs[1].clone() }];
     }
+    let side = if setup.is_small() { 16 } else { 32 };
     let (mut failures, mut largest, mut rows) = (Vec::new(), 0f64, Vec::new());
     for config in &configs {
         let name = format!("{} of {}", config.backbone.title(), serde_json::to_string(&config.neuron)?);
@@ -128,9 +135,9 @@ pub(super) fn networks(setup: &Setup<'_>) -> Result<Value> {
             if dtype == DType::F64 && device.is_metal() {
                 continue;
             }
-            let expected = outcome(config, dtype, &Executor::on(Device::Cpu))?;
+            let expected = outcome(config, side, dtype, &Executor::on(Device::Cpu))?;
             let error = executor
-                .run(|| outcome(config, dtype, &executor))
+                .run(|| outcome(config, side, dtype, &executor))
                 .and_then(|got| difference(&got, &expected, tolerance))
                 .with_context(|| format!("{name}, {dtype:?}"));
             match error {
@@ -151,7 +158,7 @@ pub(super) fn networks(setup: &Setup<'_>) -> Result<Value> {
 }
 
 /// A training pass, two updates and an evaluation.
-fn outcome(config: &ModelConfig, dtype: DType, executor: &Executor) -> Result<Vec<(String, Vec<f64>)>> {
+fn outcome(config: &ModelConfig, side: usize, dtype: DType, executor: &Executor) -> Result<Vec<(String, Vec<f64>)>> {
     let device = executor.device();
     // The same weights wherever they are to be.
     let made = ParamStore::new(42);
@@ -161,7 +168,6 @@ fn outcome(config: &ModelConfig, dtype: DType, executor: &Executor) -> Result<Ve
     for ((_, to), (_, from)) in params.all().iter().zip(made.all()) {
         to.set(&from.to_device(device)?)?;
     }
-    let side = 32;
     let len = 2 * config.in_channels * side * side;
     let pixels: Vec<f64> = (0..len).map(|i| ((i * 7919 % 1009) as f64 / 1009. - 0.5) * 3.).collect();
     let images = Tensor::from_vec(pixels, (2, config.in_channels, side, side), &Device::Cpu)?;
@@ -221,6 +227,19 @@ fn difference(got: &[(String, Vec<f64>)], expected: &[(String, Vec<f64>)], toler
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Here, so that no mistake of ours is found on a machine that is lent for minutes.
+    #[test]
+    fn every_network_runs_on_the_cpu_and_fires() {
+        for config in every_network() {
+            let got = outcome(&config, 32, DType::F32, &Executor::on(Device::Cpu)).unwrap();
+            assert!(difference(&got, &got, 0.).unwrap() == 0., "{:?}", config.backbone);
+            let gradients = got
+                .iter()
+                .filter(|(name, values)| name.starts_with("gradient") && values.iter().any(|value| *value != 0.));
+            assert!(gradients.count() > 5, "{:?}: it does not learn", config.backbone);
+        }
+    }
 
     #[test]
     fn a_difference_is_found_and_rounding_of_a_gradient_of_nothing_is_not() {

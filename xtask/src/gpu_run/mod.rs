@@ -255,7 +255,8 @@ impl Child<'_> {
             Runner::Own(_) => self.own(&result)?,
             Runner::Python(arguments) => self.python(arguments, &result)?,
         };
-        let memory = self.args.device.gpu().filter(|_| self.part.group == Group::Speed).map(MemoryWatch::start);
+        let is_step = name.starts_with("step") || name.starts_with("pytorch");
+        let memory = self.args.device.gpu().filter(|_| is_step).map(MemoryWatch::start);
         let started = Instant::now();
         // A training stops by itself before; this is for one that does not.
         let limit = Duration::from_secs_f64(self.limit);
@@ -323,7 +324,7 @@ impl Child<'_> {
         command.arg(folder.join("gpu.py")).arg("--result").arg(result).args(arguments);
         command.args(["--device", &self.args.device.to_string().replace("metal", "mps")]);
         if self.args.size == Size::Small {
-            command.args(["--width", "4", "--batch", "4", "--side", "8", "--steps", "2"]);
+            command.args(["--width", "16", "--batch", "4", "--side", "8", "--steps", "2"]);
         }
         Ok(command)
     }

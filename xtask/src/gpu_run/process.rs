@@ -20,6 +20,8 @@ pub(super) enum End {
 }
 
 const POLL: Duration = Duration::from_millis(20);
+/// Often enough to see a step of training, and seldom enough not to be seen in it.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 /// What is left to a process to end by itself when it is asked to, and to the system when it is made to.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -33,7 +35,11 @@ pub(super) fn run(command: &mut Command, log: &Path, limit: Duration, stop: &Ato
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
     let end = match wait(&mut child, limit, Some(stop))? {
-        Some(status) => return Ok(End::Exited(status)),
+        Some(status) => {
+            // What it started would take part in what is measured next.
+            signal(&child, "KILL");
+            return Ok(End::Exited(status));
+        }
         None if stop.load(Ordering::Relaxed) => End::Stopped,
         None => End::TimedOut,
     };
@@ -100,7 +106,7 @@ impl MemoryWatch {
             let mut seen = Vec::new();
             while let (false, Some(used)) = (flag.load(Ordering::Relaxed), used()) {
                 seen.push(used);
-                std::thread::sleep(POLL);
+                std::thread::sleep(BETWEEN_LOOKS);
             }
             seen
         });

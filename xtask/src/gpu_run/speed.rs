@@ -219,7 +219,7 @@ pub(super) fn step_f32(setup: &Setup<'_>) -> Result<Value> {
 }
 
 fn step_in(setup: &Setup<'_>, device: &Device, precision: Option<&str>) -> Result<Value> {
-    let (width, batch, side, n) = if setup.is_small() { (4, 4, 8, 3) } else { (64, 256, 32, WARM + 31) };
+    let (width, batch, side, n) = if setup.is_small() { (4, 4, 8, 3) } else { (64, 256, 32, WARM + 61) };
     let config = ModelConfig { width, ..ModelConfig::resnet18(10) };
     let train = with_precision(sgd(batch, 1, 1e-4), precision)?;
     let seconds = step_seconds(&config, device, &train, (batch, side, n))?;
