@@ -11,16 +11,16 @@ use crate::repository;
 /// Build this program for NVIDIA GPUs on a machine without CUDA: the compiler comes as Python wheels into target/cuda-env.
 ///
 /// The program loads CUDA's libraries when a GPU is asked for and not before, so it starts where there is no driver. It needs
-/// Linux, Python with pip, a C compiler, and 600 MB. With an installed toolkit, `cargo build --release --features cuda,cudnn
+/// Linux, Python with pip, a C compiler, and 500 MB. With an installed toolkit, `cargo build --release --features cuda,cudnn
 /// -p xtask` does without this command.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask gpu-build                         target/gpu/xtask for compute capability 8.0 and newer
-  cargo xtask gpu-build --compute-cap 80        from the A100 on
   eval \"$(cargo xtask gpu-build --env)\"         for a cargo build, test or check of one's own")]
 pub(crate) struct Args {
-    /// The oldest GPU to run on: 80 for the A100, 86 and 89 for GeForce 30 and 40, 90 for the H100.
-    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(80..))]
+    /// The oldest GPU to run on: 80 for the A100 and all that came after it, 86 and 89 for GeForce 30 and 40. What Candle
+    /// compiles for 90 and more runs on that GPU alone.
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(80..90))]
     compute_cap: u32,
     /// An interpreter with pip.
     #[arg(long, default_value = "python3")]
@@ -188,6 +188,10 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn kernels_that_nothing_calls_become_empty_objects() {
+        if Command::new("cc").arg("--version").output().is_err() {
+            println!("skipped: no C compiler; install gcc or clang");
+            return;
+        }
         let folder = tempfile::tempdir().unwrap();
         let nvcc = folder.path().join("bin/nvcc");
         fs::create_dir_all(nvcc.parent().unwrap()).unwrap();
