@@ -26,7 +26,7 @@ pub enum HybridStart {
 ///
 /// Ω = 1/T, λ = 1, v(0) = θ/2; θ from each layer's learned scale ϑ, see [`HybridStart`]. All weights are taken over.
 ///
-/// The exact start takes the maximum before the stem's neuron where the ANN takes it after ([`Stem::ImagenetPoolFirst`] for
+/// The exact start takes the maximum before the neuron where the ANN takes it after ([`Stem::ImagenetPoolFirst`] for
 /// [`Stem::Imagenet`], T > 1): the QCFS staircase grows with its input, so that is the same function of activations. The
 /// spikes of a unit at one timestep do not grow with its current: at T = 2, 0.3 θ gives 0, 1 and 0.5 θ gives 1, 0, of which
 /// the maximum at every timestep would be 1, 1. [`hybrid_report`](crate::hybrid_report) says where something else keeps the
@@ -78,7 +78,7 @@ pub fn qcfs_to_lmht(model: &Model, levels: u32, timesteps: usize, start: HybridS
     }
 }
 
-/// Takes the maximum before the stem's neuron, if all layers stay and no other layer pools spikes then.
+/// Takes the maximum before the neuron, if all layers stay and no other layer pools spikes then.
 fn pool_first(config: ModelConfig) -> Result<ModelConfig> {
     if config.stem != Stem::Imagenet {
         return Ok(config);

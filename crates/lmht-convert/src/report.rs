@@ -42,7 +42,7 @@ pub struct LogitComparison {
 /// What [`hybrid_report`] found.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HybridReport {
-    /// Whether the maximum of the stem is taken before its neuron now, which the ANN takes after.
+    /// Whether a maximum is taken before its neuron now, which the ANN takes after.
     pub pools_first: bool,
     /// Where the networks part, in the order of the forward pass; none if they are the same function up to rounding.
     pub deviations: Vec<Deviation>,
@@ -144,7 +144,7 @@ fn deviations(ann: &Model, spiking: &Model) -> Result<Vec<Deviation>> {
             if pools.contains(&i) {
                 deviations.push(Deviation {
                     layer: format!("max-pooling after {}", called(&trace.nodes[node.inputs[0]])),
-                    why: "it takes the maximum of spikes at every timestep, the ANN that of activations; average pooling, or \
+                    why: "it takes the maximum at every timestep, the ANN that of activations, which are means over time; average pooling, or \
                           a maximum before the first neurons, is exact"
                         .into(),
                 });

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device};
-use lmht_nn::{Backbone, ModelConfig, Network, ParamStore};
+use lmht_nn::{Backbone, ModelConfig, Network, ParamStore, Stem};
 
 use super::contents::{Checkpoint, ImportOptions};
 use super::names::{self, Expected, Layout, Renames, bare, is_counter, listed, no_such_name};
@@ -177,7 +177,9 @@ impl<'o> Fitted<'o> {
         let with = |n_classes| shapes(&ModelConfig { n_classes, ..config.clone() });
         // At a bound of the number of classes only one neighbour is a network.
         let other = with(config.n_classes + 1).or_else(|_| with(config.n_classes.saturating_sub(1)))?;
+        // All linear layers of a VGG that reads another map than the file's.
         let is_vgg = options.layout == Layout::Torchvision
+            && config.stem == Stem::Cifar
             && !matches!(config.backbone, Backbone::Resnet18 | Backbone::Resnet34);
         let is_head =
             |name: &&String| other.get(*name) != shapes_here.get(*name) || is_vgg && name.starts_with("classifier.");

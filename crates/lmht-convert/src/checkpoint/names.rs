@@ -189,9 +189,9 @@ impl std::str::FromStr for Layout {
     }
 }
 
-/// Where torchvision's VGG differs from ours; nobody can tell it from names and shapes.
+/// Where torchvision's VGG differs from ours with the stem "cifar".
 pub(super) const VGG_DIFFERS: &str = "torchvision's VGG takes the maximum in its poolings and reads 7 x 7 positions of the \
-                                      last map, ours takes the mean and reads the mean of all positions";
+                                      last map, the configuration's takes the mean and reads the mean of all positions";
 
 impl Layout {
     /// What the names of a file become, for the network of `config`.
@@ -250,10 +250,10 @@ impl Layout {
                 if has_norm { ("has", "leave batch_norm out") } else { ("has no", "set batch_norm to false") };
             return Err(format!("the file {file} batch norm, other than the configuration; {set} there"));
         }
-        if !starts_anew {
+        if config.stem == Stem::Cifar && !starts_anew {
             return Err(format!(
-                "{VGG_DIFFERS}: the same weights are another function. Its convolutions can start a fine-tuning with new \
-                 linear layers (`--new-head`, `ImportOptions::new_head`)"
+                "{VGG_DIFFERS}: the same weights are another function. Set its stem to \"imagenet\", or take the convolutions \
+                 alone to start a fine-tuning with new linear layers (`--new-head`, `ImportOptions::new_head`)"
             ));
         }
         let mut map = BTreeMap::new();

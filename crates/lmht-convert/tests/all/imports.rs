@@ -617,7 +617,7 @@ fn another_number_of_classes_starts_with_a_new_head() {
 }
 
 /// torchvision's names of ours, as its ResNet and VGG define them.
-fn torchvision(name: &str, backbone: &Backbone) -> String {
+pub(crate) fn torchvision(name: &str, backbone: &Backbone, has_norm: bool) -> String {
     let n_convs: [usize; 5] = match backbone {
         Backbone::Resnet18 | Backbone::Resnet34 => {
             let name = name.replace(".downsample.0.", ".downsample.").replace("fc.0.", "fc.");
@@ -635,8 +635,9 @@ fn torchvision(name: &str, backbone: &Backbone) -> String {
         return format!("classifier.{}.{}", at - 1, parts[2]);
     }
     let stage: usize = parts[0]["layer".len()..].parse().expect("a number");
-    let before: usize = n_convs[..stage - 1].iter().map(|n| 3 * n + 1).sum();
-    format!("features.{}.{}", before + at / 4 * 3 + at % 4, parts[2])
+    let n_parts = if has_norm { 3 } else { 2 };
+    let before: usize = n_convs[..stage - 1].iter().map(|n| n_parts * n + 1).sum();
+    format!("features.{}.{}", before + at / 4 * n_parts + at % 4, parts[2])
 }
 
 #[test]
@@ -646,7 +647,7 @@ fn torchvisions_networks_are_read_or_what_differs_is_said() {
     for backbone in [Backbone::Resnet18, Backbone::Resnet34] {
         let config = relu(backbone.clone(), Stem::Imagenet);
         let (expected, mut python) = (model(&config, DType::F32), Python::default());
-        let file = python.save_state(&expected, |name| torchvision(name, &backbone));
+        let file = python.save_state(&expected, |name| torchvision(name, &backbone, true));
         assert_eq!(bytes(&import(&file, &config, &options).unwrap().0), bytes(&expected));
         assert_refused(import(&file, &config, &ImportOptions::default()), &["torchvision's", "--layout torchvision"]);
         let cifar = ModelConfig { stem: Stem::Cifar, ..config.clone() };
@@ -657,23 +658,38 @@ fn torchvisions_networks_are_read_or_what_differs_is_said() {
     // The deeper one into the shallower one.
     let deep = relu(Backbone::Resnet34, Stem::Imagenet);
     let mut python = Python::default();
-    let names = |name: &str| torchvision(name, &Backbone::Resnet34);
+    let names = |name: &str| torchvision(name, &Backbone::Resnet34, true);
     let file = python.save_state(&model(&deep, DType::F32), names);
     assert_refused(import(&file, &relu(Backbone::Resnet18, Stem::Imagenet), &options), &["layer1.2.conv1.0.weight"]);
 
     for backbone in [Backbone::Vgg11, Backbone::Vgg13Standard, Backbone::Vgg16, Backbone::Vgg19] {
         let config = relu(backbone.clone(), Stem::Cifar);
         let (expected, mut python) = (model(&config, DType::F32), Python::default());
-        let file = python.save_state(&expected, |name| torchvision(name, &backbone));
-        assert_refused(import(&file, &config, &options), &["takes the maximum", "7 x 7 positions", "--new-head"]);
+        let file = python.save_state(&expected, |name| torchvision(name, &backbone, true));
+        assert_refused(
+            import(&file, &config, &options),
+            &["takes the maximum", "7 x 7 positions", "\"imagenet\"", "--new-head"],
+        );
         let start = ImportOptions { new_head: Some(1), ..options.clone() };
         let (read, notes) = import(&file, &config, &start).unwrap();
         for (name, tensor) in sorted(&expected) {
             assert_eq!(values(&read.tensors[name]) == values(tensor), !name.starts_with("classifier."), "{name}");
         }
         assert!(notes.iter().any(|note| note.contains("takes the maximum")), "{notes:?}");
-        let folded = ModelConfig { batch_norm: false, ..config };
+        let folded = ModelConfig { batch_norm: false, ..config.clone() };
         assert_refused(import(&file, &folded, &start), &["the file has batch norm"]);
+        // As torchvision has it: with 49 positions.
+        let config = ModelConfig { stem: Stem::Imagenet, ..config };
+        assert_refused(import(&file, &config, &options), &["classifier.1.weight", "784"]);
+        let (expected, mut python) = (model(&config, DType::F32), Python::default());
+        let file = python.save_state(&expected, |name| torchvision(name, &backbone, true));
+        assert_eq!(bytes(&import(&file, &config, &options).unwrap().0), bytes(&expected));
+        let (read, notes) = import(&file, &config, &start).unwrap();
+        for (name, tensor) in sorted(&expected) {
+            let is_new = name.starts_with("classifier.7.");
+            assert_eq!(values(&read.tensors[name]) == values(tensor), !is_new, "{name}");
+        }
+        assert!(!notes.iter().any(|note| note.contains("takes the maximum")), "{notes:?}");
     }
     let vgg13 = relu(Backbone::Vgg13, Stem::Cifar);
     assert_refused(import(&file, &vgg13, &options), &["that fit here are", "vgg13_standard"]);

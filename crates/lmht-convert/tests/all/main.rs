@@ -14,3 +14,4 @@ mod nir;
 mod own;
 mod reparameterize;
 mod support;
+mod torchvision;

@@ -14,15 +14,19 @@
 //! hidden layers have 64 times the width (4096 in the published networks); images larger than 32 x 32 are averaged
 //! over the last map, which for 32 x 32 has one position, so that the first linear layer always reads 8 times the width.
 //!
+//! With [`Stem::Imagenet`] a standard VGG is torchvision's: the poolings take the maximum, and the first linear layer reads all
+//! 7 x 7 positions of the last map, channel by channel, so that images have sides of 224 to 255. With
+//! [`Stem::ImagenetPoolFirst`] each maximum is taken before the neuron.
+//!
 //! The hidden linear layers have no batch norm: from random weights hardly a neuron there reaches its threshold. Hybrid
 //! training starts from the weights of a QCFS network instead.
 
 use candle_nn::VarBuilder;
 
 use super::classifier::{Classifier, ClassifierNames};
-use crate::layers::{ConvNorm, Neuron, Site, avg_pool2d, global_avg_pool};
+use crate::layers::{ConvNorm, Neuron, Site, avg_pool2d, flatten, global_avg_pool, max_pool2d};
 use crate::ops::{Conv2dParams, Pool2dParams};
-use crate::{Architecture, Backbone, Body, InputShape, ModelConfig, Pass, Result, Signal};
+use crate::{Architecture, Backbone, Body, InputShape, ModelConfig, Pass, Result, Signal, Stem};
 
 /// The members of the family.
 #[derive(Debug, Clone, Copy)]
@@ -76,8 +80,18 @@ impl Architecture for Vgg {
         InputShape::Images { sides: smallest..=usize::MAX }
     }
 
+    fn input_of(&self, config: &ModelConfig) -> InputShape {
+        match config.stem {
+            Stem::Cifar => self.input(),
+            // Five poolings leave a map of 7x7.
+            Stem::Imagenet | Stem::ImagenetPoolFirst => {
+                InputShape::Images { sides: 32 * MAP_SIDE..=32 * MAP_SIDE + 31 }
+            }
+        }
+    }
+
     fn check(&self, config: &ModelConfig) -> Result<()> {
-        config.refuse_stem_and_depth(false)
+        config.refuse_stem_and_depth(!matches!(self, Self::V13))
     }
 
     fn build(&self, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Body>> {
@@ -111,6 +125,9 @@ impl ModelConfig {
         Self::of(Backbone::Vgg19, 64, n_classes)
     }
 }
+
+/// Side of the map that the first linear layer of torchvision's reads.
+const MAP_SIDE: usize = 7;
 
 /// What tells one VGG from another.
 struct Plan {
@@ -158,7 +175,8 @@ impl Layout {
                 (vec![64 * width; 2], ClassifierNames { linear, neuron: |i| format!("classifier.{}", 3 * i + 2) })
             }
         };
-        Classifier::new(config, 8 * width, &hidden, &names, vb)
+        let n_positions = if config.stem == Stem::Cifar { 1 } else { MAP_SIDE * MAP_SIDE };
+        Classifier::new(config, 8 * width * n_positions, &hidden, &names, vb)
     }
 }
 
@@ -167,6 +185,7 @@ struct Layers {
     stages: Vec<Vec<(ConvNorm, Neuron)>>,
     /// Whether a pooling follows the last stage too.
     pool_last: bool,
+    stem: Stem,
     classifier: Classifier,
 }
 
@@ -195,22 +214,36 @@ impl Layers {
             stages.push(layers);
         }
         let pool_last = plan.layout == Layout::Standard;
-        Ok(Self { stages, pool_last, classifier: plan.layout.classifier(config, vb)? })
+        Ok(Self { stages, pool_last, stem: config.stem, classifier: plan.layout.classifier(config, vb)? })
     }
 }
 
 impl Body for Layers {
     fn forward(&self, xs: &Signal, pass: &mut Pass<'_>) -> Result<Signal> {
+        let window = Pool2dParams { kernel: 2, stride: 2, padding: 0 };
         let mut xs = xs.clone();
         for (stage, layers) in self.stages.iter().enumerate() {
-            for (synapse, neuron) in layers {
-                let current = synapse.forward(&xs, pass)?;
+            let pools = self.pool_last || stage + 1 < self.stages.len();
+            for (i, (synapse, neuron)) in layers.iter().enumerate() {
+                let is_last = i + 1 == layers.len();
+                let mut current = synapse.forward(&xs, pass)?;
+                if pools && is_last && self.stem == Stem::ImagenetPoolFirst {
+                    current = max_pool2d(&current, window, pass)?;
+                }
                 xs = neuron.forward(&current, pass)?;
             }
-            if self.pool_last || stage + 1 < self.stages.len() {
-                xs = avg_pool2d(&xs, Pool2dParams { kernel: 2, stride: 2, padding: 0 }, pass)?;
+            if pools {
+                xs = match self.stem {
+                    Stem::Cifar => avg_pool2d(&xs, window, pass)?,
+                    Stem::Imagenet => max_pool2d(&xs, window, pass)?,
+                    Stem::ImagenetPoolFirst => xs,
+                };
             }
         }
-        self.classifier.forward(&global_avg_pool(&xs, pass)?, pass)
+        let features = match self.stem {
+            Stem::Cifar => global_avg_pool(&xs, pass)?,
+            Stem::Imagenet | Stem::ImagenetPoolFirst => flatten(&xs, pass)?,
+        };
+        self.classifier.forward(&features, pass)
     }
 }

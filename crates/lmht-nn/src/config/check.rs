@@ -45,8 +45,8 @@ impl ModelConfig {
         let title = self.backbone.title();
         if self.stem != super::model::Stem::Cifar && !has_stems {
             return Err(Error::Config(format!(
-                "stem is {}, which {title} does not have; expected cifar (the others are for ResNet-18, -19, -34 and \
-                 MS-ResNet-18, -34)",
+                "stem is {}, which {title} does not have; expected cifar (the others are for ResNet-18, -19, -34, \
+                 MS-ResNet-18, -34 and the standard VGG-11, -13, -16, -19)",
                 if self.stem == super::model::Stem::Imagenet { "imagenet" } else { "imagenet_pool_first" }
             )));
         }
@@ -63,7 +63,7 @@ impl ModelConfig {
     /// The shape of one input, without batch and time: `[C, H, W]` of the smallest image of at most 32x32 that every layer
     /// takes, or `[F]`.
     pub fn example_input(&self) -> Vec<usize> {
-        match self.backbone.architecture().input() {
+        match self.backbone.architecture().input_of(self) {
             InputShape::Images { sides } => {
                 let side = 32.clamp(*sides.start(), *sides.end());
                 vec![self.in_channels, side, side]
@@ -74,9 +74,18 @@ impl ModelConfig {
 
     /// Checks the shape of what a network is shown: images or features `[B, ...]`, or frames `[T, B, ...]`, nothing empty,
     /// sides that survive the strides.
-    pub(crate) fn check_input(&self, dims: &[usize]) -> candle_core::Result<()> {
+    ///
+    /// # Errors
+    /// What was expected, and `dims`.
+    ///
+    /// ```
+    /// let config = lmht_nn::ModelConfig::vgg16(10);
+    /// assert!(config.check_input(&[1, 3, 32, 32]).is_ok());
+    /// assert!(config.check_input(&[1, 3, 28, 28]).is_err()); // five poolings leave nothing of it
+    /// ```
+    pub fn check_input(&self, dims: &[usize]) -> candle_core::Result<()> {
         let (t, c) = (self.n_frames(), self.in_channels);
-        let input = self.backbone.architecture().input();
+        let input = self.backbone.architecture().input_of(self);
         let (axes, what) = match &input {
             InputShape::Images { .. } => (3, format!("images [B, {c}, H, W] or frames [{t}, B, {c}, H, W]")),
             InputShape::Features => (1, format!("features [B, {c}] or [{t}, B, {c}]")),

@@ -170,6 +170,12 @@ pub trait Architecture: fmt::Debug + Send + Sync + 'static {
     /// What it is shown.
     fn input(&self) -> InputShape;
 
+    /// What it is shown in the network of `config`, where that depends on more than the body.
+    fn input_of(&self, config: &ModelConfig) -> InputShape {
+        let _ = config;
+        self.input()
+    }
+
     /// Checks what no other part of the configuration knows.
     ///
     /// # Errors
@@ -186,16 +192,17 @@ pub trait Architecture: fmt::Debug + Send + Sync + 'static {
     fn build(&self, config: &ModelConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Body>>;
 }
 
-/// How an image enters a residual network.
+/// How an image enters a residual network, and which of two forms a standard VGG has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stem {
-    /// 3x3 convolution, stride 1.
+    /// 3x3 convolution, stride 1. Of a VGG: poolings take the mean, the linear layers read the mean over the last map.
     #[default]
     Cifar,
-    /// 7x7 convolution, stride 2, the neuron, then 3x3 max-pooling, stride 2.
+    /// 7x7 convolution, stride 2, the neuron, then 3x3 max-pooling, stride 2. Of a VGG, as torchvision has it: poolings take
+    /// the maximum, the linear layers read all 7x7 positions of the last map.
     Imagenet,
-    /// As [`Stem::Imagenet`], the neuron after the max-pooling. It is the same function of activations that grow with their
+    /// As [`Stem::Imagenet`], the neurons after the max-poolings. It is the same function of activations that grow with their
     /// input, but not of spikes, whose maximum is taken at every timestep. A hybrid start has this stem.
     ImagenetPoolFirst,
 }
@@ -218,7 +225,7 @@ pub struct ModelConfig {
     pub format_version: u32,
     /// The body.
     pub backbone: Backbone,
-    /// The entry of a residual network; the others know [`Stem::Cifar`] only.
+    /// The entry of a residual network, the form of a standard VGG; the others know [`Stem::Cifar`] only.
     #[serde(default)]
     pub stem: Stem,
     /// Channels of the first stage; the others are multiples of it. The embedding size of a Transformer. A body of one's own may
