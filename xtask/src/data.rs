@@ -14,7 +14,7 @@ use lmht_nn::ModelConfig;
 use crate::experiment::{DataConfig, Experiment};
 
 /// Which part of the data is used for what.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct SplitArgs {
     /// The split to learn from, or a part of one: NAME[:80%] is the first 80 % of each class [default: train].
     #[arg(long, value_name = "NAME")]

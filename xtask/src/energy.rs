@@ -39,10 +39,12 @@ An energy model is a TOML file:
   access_bits = 64
   access_pj = [[8192, 10.0], [32768, 20.0]]   # bytes of a memory, pJ of an access")]
 pub(crate) struct Args {
-    /// A run folder, or a model folder with config.json and model.safetensors.
+    /// A run, finished or interrupted, one of its checkpoints, or a model folder.
     model: PathBuf,
-    /// A parquet folder or file, or `sample`.
+    /// A data set, or `sample`.
     data: PathBuf,
+    #[command(flatten)]
+    splits: data::SplitArgs,
     /// What is printed.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -87,7 +89,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         repository::make_parent(path)?;
     }
     let out = args.out.as_ref().map(|path| FolderWriter::replacing(path.as_path())).transpose()?;
-    let trained = Trained { device: args.device.open()?, ..Trained::locate(&args.model, Some(&args.data))? };
+    let mut trained = Trained { device: args.device.open()?, ..Trained::locate(&args.model, Some(&args.data))? };
+    args.splits.apply(&mut trained.data);
     let (network, params) = from_pretrained(&trained.folder, DType::F32, &trained.device)?;
     let test = trained.test(network.config())?;
     let n_images = args.limit.unwrap_or(usize::MAX).min(test.data().len());

@@ -4,10 +4,10 @@
 mod compare;
 #[path = "cli/golden.rs"]
 mod golden;
-#[path = "cli/reliability.rs"]
-mod reliability;
 #[path = "cli/gpu_run.rs"]
 mod gpu_run;
+#[path = "cli/reliability.rs"]
+mod reliability;
 #[path = "cli/runs.rs"]
 mod runs;
 

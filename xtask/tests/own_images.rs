@@ -84,6 +84,7 @@ fn every_command_of_the_guide_runs_and_the_model_is_of_use() {
     answers_agree_with_eval(folder);
     what_is_no_image_is_named(folder);
     models_in_every_place(folder);
+    any_split_is_measured(folder);
     a_test_split_is_enough(folder);
 }
 
@@ -141,6 +142,11 @@ fn models_in_every_place(folder: &Path) {
     for model in [Path::new("runs/photos/model"), &checkpoint] {
         assert_eq!(succeeds(folder, &["predict", model.to_str().unwrap(), image]), said);
     }
+    // By a relative path that shows no run above it, too.
+    let (inside, name) = (checkpoint.parent().unwrap(), checkpoint.file_name().unwrap().to_str().unwrap());
+    let output = run(inside, &["eval", name]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("preprocessor_config.json"), "{said}");
     // An older folder says what it lacks.
     for name in ["runs/photos/model/preprocessor_config.json", "runs/photos/preprocessor_config.json"] {
         std::fs::rename(folder.join(name), folder.join(format!("{name}.away"))).unwrap();
@@ -148,6 +154,19 @@ fn models_in_every_place(folder: &Path) {
     is_refused(folder, &["predict", "runs/photos", image], &["preprocessor_config.json", "copy it"]);
     for name in ["runs/photos/model/preprocessor_config.json", "runs/photos/preprocessor_config.json"] {
         std::fs::rename(folder.join(format!("{name}.away")), folder.join(name)).unwrap();
+    }
+}
+
+/// Every command that takes data takes a split of it.
+fn any_split_is_measured(folder: &Path) {
+    for (command, part) in [
+        ("eval runs/photos", "32 test images"),
+        ("energy runs/photos photos --format json", "\"n_images\": 32"),
+        ("convert reparameterize runs/photos --out models/split", "32 images: top-1"),
+    ] {
+        let arguments = format!("{command} --test-split train");
+        let said = succeeds(folder, &arguments.split(' ').collect::<Vec<_>>());
+        assert!(said.contains(part), "{arguments}: {said}");
     }
 }
 

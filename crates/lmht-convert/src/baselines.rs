@@ -11,8 +11,8 @@ use crate::{Model, Result};
 /// RMP (Han et al., CVPR 2020): IF neurons with reset by subtraction, v(0) = 0 and a threshold for each layer, the (percentile
 /// of the) largest current that the layer has in the ANN.
 ///
-/// Its authors balance thresholds layer by layer on spiking inputs and train without bias and batch norm; here the ANN's own
-/// activations are taken, and biases and batch norm stay.
+/// Its authors balance thresholds layer by layer on spikes: [`Calibration::on_spikes`]; [`Calibration::of`] takes the ANN's own
+/// activations. They train without bias and batch norm; here both stay.
 ///
 /// # Errors
 /// If the network is not a ReLU network, its tensors do not fit its configuration, T is 0, or a layer has no positive
@@ -39,14 +39,14 @@ pub fn relu_to_if(model: &Model, calibration: &Calibration, timesteps: usize) ->
     calibrated(model, calibration, neuron, timesteps, "v_threshold")
 }
 
-/// SNM (Wang et al., IJCAI 2022): neurons that can take back a spike, thresholds as for RMP at percentile 100.
+/// SNM (Wang et al., IJCAI 2022): neurons that can take back a spike, a threshold for each layer.
 ///
-/// Its authors give every unit a threshold of its own; here a layer has one.
+/// Its authors give every unit a threshold of its own: [`relu_to_unit_snm`](crate::relu_to_unit_snm).
 ///
 /// # Errors
 /// As [`relu_to_if`], where there is an example of both.
 pub fn relu_to_snm(model: &Model, calibration: &Calibration, timesteps: usize) -> Result<Model> {
-    let neuron = NeuronConfig::Snm(neurons::Snm { v_threshold: 1., v_init: 0. });
+    let neuron = NeuronConfig::Snm(neurons::Snm { v_threshold: 1., v_init: 0., units: Default::default() });
     calibrated(model, calibration, neuron, timesteps, "v_threshold")
 }
 

@@ -38,9 +38,7 @@ impl Calibration {
     /// # Ok(()) }
     /// ```
     pub fn of(network: &Network, images: &Tensor, percentile: f64) -> Result<Self> {
-        if !(0. ..=100.).contains(&percentile) {
-            return Err(Error::Config(format!("percentile is {percentile}; expected a number in 0..=100")));
-        }
+        check_percentile(percentile)?;
         check_relu(&network.config().neuron)?;
         let mut ceilings = Ceilings { percentile, calibration: Self::default() };
         network.forward(images, &mut Pass::eval().observed_by(&mut ceilings))?;
@@ -103,13 +101,17 @@ struct Ceilings {
     calibration: Calibration,
 }
 
+/// The smallest value that so many percent do not exceed.
+pub(crate) fn percentile_of(values: &Tensor, percentile: f64) -> lmht_nn::Result<f64> {
+    let mut values = values.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    let rank = (percentile / 100. * values.len() as f64).ceil() as usize;
+    let index = rank.clamp(1, values.len()) - 1;
+    Ok(*values.select_nth_unstable_by(index, f64::total_cmp).1)
+}
+
 impl Observer for Ceilings {
     fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
-        let mut values = event.output.to_tensor()?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-        // The smallest value that so many percent do not exceed.
-        let rank = (self.percentile / 100. * values.len() as f64).ceil() as usize;
-        let index = rank.clamp(1, values.len()) - 1;
-        let (_, &mut ceiling, _) = values.select_nth_unstable_by(index, f64::total_cmp);
+        let ceiling = percentile_of(&event.output.to_tensor()?, self.percentile)?;
         // A layer that is gone through twice has one threshold for both.
         let entry = self.calibration.ceilings.entry(event.name.to_string()).or_insert(ceiling);
         *entry = entry.max(ceiling);
@@ -201,7 +203,14 @@ pub(crate) fn calibrated(
     Ok(Model { config, tensors })
 }
 
-fn check_relu(neuron: &NeuronConfig) -> Result<()> {
+pub(crate) fn check_percentile(percentile: f64) -> Result<()> {
+    if (0. ..=100.).contains(&percentile) {
+        return Ok(());
+    }
+    Err(Error::Config(format!("percentile is {percentile}; expected a number in 0..=100")))
+}
+
+pub(crate) fn check_relu(neuron: &NeuronConfig) -> Result<()> {
     match neuron {
         NeuronConfig::Relu(Relu {}) => Ok(()),
         other => Err(Error::Refused(format!(

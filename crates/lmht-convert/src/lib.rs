@@ -10,7 +10,8 @@
 //!
 //! - [`qcfs_to_lmht`] and [`qcfs_to_if`] make a spiking network of a pretrained QCFS network (§4.4),
 //!   [`relu_to_lmht`] of a ReLU network; [`hybrid_report`] says where it is not the same function, and how far it is off;
-//! - [`relu_to_if`] (RMP), [`relu_to_snm`], [`qcfs_to_srp`] and [`qcfs_to_cos`] are the conversions that the paper compares with;
+//! - [`relu_to_if`] (RMP), [`relu_to_snm`], [`relu_to_unit_snm`], [`qcfs_to_srp`] and [`qcfs_to_cos`] are the conversions that the
+//!   paper compares with;
 //! - [`reparameterize`] makes single-threshold neurons of multi-level ones, with nothing lost (§4.5);
 //! - [`absorb_bn`] and [`absorb_thresholds`] take batch norm and the amplitude of spikes into the weights;
 //! - [`compare_spikes`] says whether two networks send the same spikes;
@@ -33,6 +34,7 @@
 //! ```
 
 mod absorb;
+mod balance;
 mod baselines;
 mod calibration;
 pub mod checkpoint;
@@ -46,6 +48,7 @@ mod reparameterize;
 mod report;
 
 pub use absorb::{absorb_bn, absorb_thresholds};
+pub use balance::{UnitCalibration, relu_to_unit_snm};
 pub use baselines::{qcfs_to_cos, qcfs_to_srp, relu_to_if, relu_to_snm};
 pub use calibration::Calibration;
 pub use compare::{LayerSpikes, SpikeComparison, compare_spikes};

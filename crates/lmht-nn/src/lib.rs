@@ -52,8 +52,8 @@ pub use lmht_core::{GradientMode, QcfsGate, Schedule, Tgim};
 pub use network::Network;
 pub use neurons::NeuronConfig;
 pub use observer::{
-    ChannelsLast, Form, NeuronEvent, Numbers, Observer, PackedSpikes, PassEvent, ProductEvent, SynapseEvent,
-    SynapseKind, Values,
+    ChannelsLast, CurrentEvent, Form, NeuronEvent, Numbers, Observer, PackedSpikes, PassEvent, ProductEvent,
+    SynapseEvent, SynapseKind, Values,
 };
 pub use param_kind::ParamKind;
 pub use params::{ParamStore, read_safetensors, to_safetensors};

@@ -231,6 +231,23 @@ pub struct NeuronEvent<'a> {
     pub has_leak: bool,
 }
 
+/// What an [`Observer`] is shown of the currents of a neuron layer, if it [wants](Observer::wants_currents) them.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct CurrentEvent<'a> {
+    /// Its path: `layer1.0.sn1`.
+    pub name: &'a str,
+    /// What it receives, before Ω: `[T·B, ...]`, time outermost.
+    pub current: &'a Tensor,
+}
+
+impl<'a> CurrentEvent<'a> {
+    /// An event, for code that feeds an observer without a network.
+    pub fn new(name: &'a str, current: &'a Tensor) -> Self {
+        Self { name, current }
+    }
+}
+
 /// The numbers of a neuron that do not change with its spikes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NeuronTraits {
@@ -355,6 +372,22 @@ pub trait Observer {
     /// # Errors
     /// An error ends the pass.
     fn synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
+        let _ = event;
+        Ok(())
+    }
+
+    /// Whether [`Observer::current`] is to be called. Such a pass runs [layer by layer](crate::Pass::layer_by_layer): the
+    /// engine keeps no currents.
+    fn wants_currents(&self) -> bool {
+        false
+    }
+
+    /// Called before a neuron layer fires, if [`Observer::wants_currents`]. A tensor of the layer that is set here counts for
+    /// this pass already, but for [`Network::inference`](crate::Network::inference), which has copies.
+    ///
+    /// # Errors
+    /// An error ends the pass.
+    fn current(&mut self, event: &CurrentEvent<'_>) -> Result<()> {
         let _ = event;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::Result;
-use crate::observer::{NeuronEvent, Observer, PassEvent, ProductEvent, SynapseEvent};
+use crate::observer::{CurrentEvent, NeuronEvent, Observer, PassEvent, ProductEvent, SynapseEvent};
 use crate::precision::Precision;
 use crate::signal::{Signal, SignalKind, TimeBroadcast};
 use crate::trace::{Node, Op, Trace};
@@ -124,7 +124,7 @@ impl<'a> Pass<'a> {
     }
 
     pub(crate) fn is_layer_by_layer(&self) -> bool {
-        self.layer_by_layer
+        self.layer_by_layer || self.wants_currents()
     }
 
     pub(crate) fn is_recomputing(&self) -> bool {
@@ -138,6 +138,11 @@ impl<'a> Pass<'a> {
     /// Whether the observer, if there is one, lets an evaluation take some images at a time.
     pub(crate) fn takes_parts(&self) -> bool {
         self.observer.as_ref().is_none_or(|observer| observer.takes_parts())
+    }
+
+    /// Whether the observer, if there is one, is to see currents.
+    pub(crate) fn wants_currents(&self) -> bool {
+        self.observer.as_ref().is_some_and(|observer| observer.wants_currents())
     }
 
     /// Whether this pass only writes down what the network does.
@@ -213,6 +218,10 @@ impl<'a> Pass<'a> {
 
     pub(crate) fn show_synapse(&mut self, event: &SynapseEvent<'_>) -> Result<()> {
         self.observer.as_mut().map_or(Ok(()), |observer| observer.synapse(event))
+    }
+
+    pub(crate) fn show_current(&mut self, event: &CurrentEvent<'_>) -> Result<()> {
+        self.observer.as_mut().map_or(Ok(()), |observer| observer.current(event))
     }
 
     pub(crate) fn show_neuron(&mut self, event: &NeuronEvent<'_>) -> Result<()> {

@@ -116,11 +116,10 @@ impl Pretrained {
     /// # Errors
     /// [`Error::File`] if it cannot be read.
     pub fn preprocessor(&self) -> Result<Option<String>> {
-        let of_run = self
-            .folder
-            .ancestors()
-            .nth(2)
-            .filter(|_| self.folder.parent().is_some_and(|it| it.ends_with("checkpoints")));
+        // A relative path may show no folder above it.
+        let folder = self.folder.canonicalize().map_err(|error| Error::file(&self.folder, error))?;
+        let is_checkpoint = folder.parent().is_some_and(|parent| parent.ends_with("checkpoints"));
+        let of_run = folder.ancestors().nth(2).filter(|_| is_checkpoint);
         for path in [Some(self.folder.as_path()), of_run].into_iter().flatten().map(|folder| folder.join(PREPROCESSOR))
         {
             match std::fs::read_to_string(&path) {

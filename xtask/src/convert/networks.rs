@@ -7,9 +7,9 @@ use candle_core::{DType, Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 use lmht_convert::nir::{self, Profile};
 use lmht_convert::{
-    Calibration, HybridReport, HybridStart, Model, SpikeComparison, absorb_bn, absorb_thresholds, compare_spikes,
-    hybrid_report, qcfs_to_cos, qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, relu_to_if, relu_to_lmht, relu_to_snm,
-    reparameterize,
+    Calibration, HybridReport, HybridStart, Model, SpikeComparison, UnitCalibration, absorb_bn, absorb_thresholds,
+    compare_spikes, hybrid_report, qcfs_to_cos, qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, relu_to_if, relu_to_lmht,
+    relu_to_snm, relu_to_unit_snm, reparameterize,
 };
 use lmht_datasets::{Loader, Preprocessor};
 use lmht_nn::{ModelCard, Network, NeuronConfig, Pretrained, Schedule, from_pretrained, save_pretrained};
@@ -40,7 +40,7 @@ Of a ReLU network, without training:
   cargo xtask convert hybrid runs/relu --levels 15 --timesteps 2 --out relu-L15T2
   cargo xtask convert hybrid models/torchvision --data data/imagenet --levels 15 --limit 1000 --out spiking")]
 pub(super) struct Hybrid {
-    /// A run folder or model folder of a QCFS or ReLU network.
+    /// A run, finished or interrupted, a checkpoint or a model folder, of a QCFS or ReLU network.
     model: PathBuf,
     /// L.
     #[arg(long, default_value_t = 2)]
@@ -79,14 +79,19 @@ enum Start {
 }
 
 /// Convert an ANN without training, by QCFS inference, RMP, SNM, SRP or COS.
+///
+/// The thresholds of rmp and snm come from training images, by default as their authors choose them: of rmp layer by layer the
+/// largest current that comes at a timestep while the layers before spike, of snm the largest activation of each unit, for
+/// images of that size.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask convert inference runs/qcfs --method if --timesteps 4 --out qcfs-4
   cargo xtask convert inference runs/qcfs --method srp --first-stage 4 --timesteps 2 --out srp-4-2
   cargo xtask convert inference runs/relu --method rmp --timesteps 32 --percentile 99.9 --out rmp-32
+  cargo xtask convert inference runs/relu --method snm --timesteps 32 --thresholds activations --out snm-32
   cargo xtask eval rmp-32")]
 pub(super) struct Inference {
-    /// A run folder or model folder: a QCFS network for if, srp and cos, a ReLU network for rmp and snm.
+    /// A run, a checkpoint or a model folder: a QCFS network for if, srp and cos, a ReLU network for rmp and snm.
     model: PathBuf,
     /// The method.
     #[arg(long, value_enum)]
@@ -97,20 +102,34 @@ pub(super) struct Inference {
     /// Timesteps of the first stage of srp and cos (τ, ρ).
     #[arg(long, default_value_t = 4)]
     first_stage: usize,
-    /// Percentile of the activations that becomes the threshold of rmp and snm.
-    #[arg(long, default_value_t = 100.)]
-    percentile: f64,
-    /// Training images that are shown for that.
+    /// What becomes the thresholds of rmp and snm.
+    #[arg(long, value_enum, default_value_t = Thresholds::Published)]
+    thresholds: Thresholds,
+    /// Percentile of currents or activations in place of the largest; not of snm's published ones [default: 100].
+    #[arg(long)]
+    percentile: Option<f64>,
+    /// Training images that are shown for that; for rmp all at once, at all timesteps.
     #[arg(long, default_value_t = 500)]
     calibration_images: usize,
-    /// A parquet folder for that [default: the data of the run; for a model folder the repository's sample].
+    /// A data set for that [default: the data of the run; for a model folder the repository's sample].
     #[arg(long)]
     data: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    splits: data::SplitArgs,
     /// The model folder to write; a model folder there is replaced.
     #[arg(long)]
     pub(super) out: PathBuf,
+}
+
+/// Where the thresholds of a method come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Thresholds {
+    /// As the method's authors have them.
+    Published,
+    /// The activations of the ANN, one threshold for a layer.
+    Activations,
 }
 
 /// A conversion method without training.
@@ -138,14 +157,16 @@ pub(crate) enum Method {
   cargo xtask convert reparameterize models/mine --schedule uniform --out single --limit 500
   cargo xtask eval single")]
 pub(super) struct Reparameterize {
-    /// A run folder or model folder.
+    /// A run, finished or interrupted, one of its checkpoints, or a model folder.
     model: PathBuf,
     /// When a window of L timesteps receives its current: at its first timestep (ours, lossless) or evenly (the paper's).
     #[arg(long, value_enum, default_value_t = WindowSchedule::FrontLoaded)]
     schedule: WindowSchedule,
-    /// A parquet folder to compare on [default: the data of the run; for a model folder the repository's sample].
+    /// A data set to compare on [default: the data of the run; for a model folder the repository's sample].
     #[arg(long)]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    splits: data::SplitArgs,
     /// Compare on the first N test images only; 0 compares nothing.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -170,7 +191,7 @@ enum WindowSchedule {
   cargo xtask convert fold single --out folded
   cargo xtask convert fold models/spikformer --batch-norm --out folded")]
 pub(super) struct Fold {
-    /// A run folder or model folder.
+    /// A run, finished or interrupted, one of its checkpoints, or a model folder.
     model: PathBuf,
     /// Fold batch norm.
     #[arg(long)]
@@ -185,9 +206,8 @@ pub(super) struct Fold {
 
 impl Hybrid {
     pub(super) fn run(&self) -> Result<()> {
-        let (model, mut trained) = load(&self.model, self.data.as_deref())?;
+        let (model, mut trained) = load(&self.model, self.data.as_deref(), &self.splits)?;
         trained.device = self.device.open()?;
-        self.splits.apply(&mut trained.data);
         let spiking = self.convert(&model, &trained).with_context(|| shown(&self.model))?;
         // Before anything is written, so that a wrong data set leaves nothing behind.
         let test = match self.limit {
@@ -221,31 +241,59 @@ impl Hybrid {
         let steps = u32::try_from(self.timesteps).ok().and_then(|timesteps| timesteps.checked_mul(self.levels));
         let steps = steps.filter(|&steps| steps > 0).context("--levels and --timesteps: expected 1 or more of each")?;
         let rule = self.percentile.map_or(Rule::LeastError { steps }, Rule::Percentile);
-        let of = (&trained.data, trained.preprocessor.as_ref());
-        let calibration = calibrate(model, of, self.calibration_images, rule, &trained.device)?;
+        let images = Shown {
+            data: &trained.data,
+            preprocessor: trained.preprocessor.as_ref(),
+            n_images: self.calibration_images,
+            device: &trained.device,
+        };
+        let calibration = calibrate(model, images, rule)?;
         Ok(relu_to_lmht(model, &calibration, self.levels, self.timesteps)?)
     }
 }
 
 impl Inference {
     pub(super) fn run(&self) -> Result<()> {
-        let (model, trained) = load(&self.model, self.data.as_deref())?;
-        let (of, device) = ((&trained.data, trained.preprocessor.as_ref()), self.device.open()?);
-        let calibration = match self.method {
-            Method::Rmp | Method::Snm => Some(
-                calibrate(&model, of, self.calibration_images, Rule::Percentile(self.percentile), &device)
-                    .with_context(|| shown(&self.model))?,
-            ),
-            Method::If | Method::Srp | Method::Cos => None,
+        let (model, mut trained) = load(&self.model, self.data.as_deref(), &self.splits)?;
+        trained.device = self.device.open()?;
+        let converted = self.convert(&model, &trained).with_context(|| shown(&self.model))?;
+        save(&self.out, &converted, &self.model)
+    }
+
+    fn convert(&self, model: &Model, trained: &Trained) -> Result<Model> {
+        let images = Shown {
+            data: &trained.data,
+            preprocessor: trained.preprocessor.as_ref(),
+            n_images: self.calibration_images,
+            device: &trained.device,
         };
-        let converted = convert(&model, self.method, self.timesteps, self.first_stage, calibration.as_ref());
-        save(&self.out, &converted.with_context(|| shown(&self.model))?, &self.model)
+        let percentile = self.percentile.unwrap_or(100.);
+        let by_unit = self.method == Method::Snm && self.thresholds == Thresholds::Published;
+        let is_used = matches!(self.method, Method::Rmp | Method::Snm) && !by_unit;
+        ensure!(
+            is_used || self.percentile.is_none(),
+            "--percentile is for the thresholds of layers: --method rmp, or snm with --thresholds activations"
+        );
+        match (self.method, self.thresholds) {
+            (Method::Rmp, Thresholds::Published) => rmp(model, images, self.timesteps, percentile),
+            (Method::Snm, Thresholds::Published) => snm(model, images, self.timesteps),
+            (Method::Rmp | Method::Snm, Thresholds::Activations) => {
+                let calibration = calibrate(model, images, Rule::Percentile(percentile))?;
+                Ok(match self.method {
+                    Method::Rmp => relu_to_if(model, &calibration, self.timesteps)?,
+                    _ => relu_to_snm(model, &calibration, self.timesteps)?,
+                })
+            }
+            (Method::If, _) => Ok(qcfs_to_if(model, self.timesteps)?),
+            (Method::Srp, _) => Ok(qcfs_to_srp(model, self.first_stage, self.timesteps)?),
+            (Method::Cos, _) => Ok(qcfs_to_cos(model, self.first_stage, self.timesteps)?),
+        }
     }
 }
 
 impl Reparameterize {
     pub(super) fn run(&self) -> Result<()> {
-        let (model, mut trained) = load(&self.model, self.data.as_deref())?;
+        let (model, mut trained) = load(&self.model, self.data.as_deref(), &self.splits)?;
         trained.device = self.device.open()?;
         let schedule = match self.schedule {
             WindowSchedule::FrontLoaded => Schedule::FrontLoaded,
@@ -264,7 +312,7 @@ impl Reparameterize {
 
 impl Fold {
     pub(super) fn run(&self) -> Result<()> {
-        let (mut model, _) = load(&self.model, None)?;
+        let (mut model, _) = load(&self.model, None, &data::SplitArgs::default())?;
         let all = !self.batch_norm && !self.thresholds;
         if self.batch_norm || all {
             model = absorb_bn(&model).with_context(|| shown(&self.model))?;
@@ -276,23 +324,25 @@ impl Fold {
     }
 }
 
-/// A conversion without training.
-pub(crate) fn convert(
-    model: &Model,
-    method: Method,
-    timesteps: usize,
-    first_stage: usize,
-    calibration: Option<&Calibration>,
-) -> Result<Model> {
-    let none = Calibration::default();
-    let calibration = calibration.unwrap_or(&none);
-    Ok(match method {
-        Method::If => qcfs_to_if(model, timesteps)?,
-        Method::Rmp => relu_to_if(model, calibration, timesteps)?,
-        Method::Snm => relu_to_snm(model, calibration, timesteps)?,
-        Method::Srp => qcfs_to_srp(model, first_stage, timesteps)?,
-        Method::Cos => qcfs_to_cos(model, first_stage, timesteps)?,
-    })
+/// RMP with thresholds balanced on spikes.
+pub(crate) fn rmp(model: &Model, images: Shown<'_>, timesteps: usize, percentile: f64) -> Result<Model> {
+    let mut calibration = Calibration::default();
+    images.show(model, images.n_images, |images| {
+        calibration = Calibration::on_spikes(model, images, timesteps, percentile)?;
+        Ok(())
+    })?;
+    Ok(relu_to_if(model, &calibration, timesteps)?)
+}
+
+/// SNM with a threshold for each unit.
+fn snm(model: &Model, images: Shown<'_>, timesteps: usize) -> Result<Model> {
+    let (network, _) = model.build(DType::F32, images.device)?;
+    let mut calibration = UnitCalibration::default();
+    images.show(model, CALIBRATION_BATCH, |images| {
+        calibration = UnitCalibration::of(&network, images)?.max(&calibration)?;
+        Ok(())
+    })?;
+    Ok(relu_to_unit_snm(model, &calibration, timesteps)?)
 }
 
 /// Images of a calibration that go through the network at once, if they may be divided.
@@ -307,29 +357,43 @@ pub(crate) enum Rule {
     LeastError { steps: u32 },
 }
 
-/// The ceilings of a ReLU network's layers on so many training images, as they are: no crop, no flip.
-pub(crate) fn calibrate(
-    model: &Model,
-    (data, preprocessor): (&DataConfig, Option<&Preprocessor>),
-    n_images: usize,
-    rule: Rule,
-    device: &Device,
-) -> Result<Calibration> {
-    ensure!(n_images > 0, "--calibration-images is 0; expected at least one image");
-    let (network, _) = model.build(DType::F32, device)?;
+/// Training images as they are, no crop, no flip: the first so many.
+#[derive(Clone, Copy)]
+pub(crate) struct Shown<'a> {
+    pub(crate) data: &'a DataConfig,
+    pub(crate) preprocessor: Option<&'a Preprocessor>,
+    pub(crate) n_images: usize,
+    pub(crate) device: &'a Device,
+}
+
+impl Shown<'_> {
+    /// Shows them in batches, the last of which may go beyond their number.
+    fn show(&self, model: &Model, batch_size: usize, mut show: impl FnMut(&Tensor) -> Result<()>) -> Result<()> {
+        ensure!(self.n_images > 0, "--calibration-images is 0; expected at least one image");
+        let batch_size = batch_size.min(self.n_images);
+        let source = data::open_plain_train(self.data, &model.config, self.preprocessor, batch_size, self.device)?;
+        for batch in source.batches(0, 0)?.take(self.n_images.div_ceil(batch_size)) {
+            show(&batch?.images)?;
+        }
+        Ok(())
+    }
+}
+
+/// Calibrates the layers of a ReLU network.
+pub(crate) fn calibrate(model: &Model, images: Shown<'_>, rule: Rule) -> Result<Calibration> {
+    let (network, _) = model.build(DType::F32, images.device)?;
     // The largest of all batches is the largest of all images; any other rule needs them in one.
     let is_largest = matches!(rule, Rule::Percentile(percentile) if percentile == 100.);
-    let batch_size = if is_largest { n_images.min(CALIBRATION_BATCH) } else { n_images };
-    let source = data::open_plain_train(data, &model.config, preprocessor, batch_size, device)?;
+    let batch_size = if is_largest { CALIBRATION_BATCH } else { images.n_images };
     let mut calibration = Calibration::default();
-    for batch in source.batches(0, 0)?.take(n_images.div_ceil(batch_size)) {
-        let images = batch?.images;
+    images.show(model, batch_size, |images| {
         let of_batch = match rule {
-            Rule::Percentile(percentile) => Calibration::of(&network, &images, percentile)?,
-            Rule::LeastError { steps } => Calibration::least_error(&network, &images, steps)?,
+            Rule::Percentile(percentile) => Calibration::of(&network, images, percentile)?,
+            Rule::LeastError { steps } => Calibration::least_error(&network, images, steps)?,
         };
         calibration = of_batch.max(&calibration);
-    }
+        Ok(())
+    })?;
     Ok(calibration)
 }
 
@@ -371,7 +435,7 @@ fn with_images<R>(
 fn describe_hybrid(report: &HybridReport) -> String {
     let mut text = String::new();
     if report.pools_first {
-        text += "the stem takes the maximum before its neuron now, which is the same function of activations\n";
+        text += "max-pooling takes the maximum before its neuron now, which is the same function of activations\n";
     }
     if report.deviations.is_empty() {
         text += "the same function as the ANN, up to rounding\n";
@@ -418,9 +482,10 @@ fn describe(comparison: &SpikeComparison) -> String {
 }
 
 /// The network of a run, a checkpoint or a model folder as a value, and what belongs to it; `data` replaces the path of
-/// its data.
-fn load(path: &Path, data: Option<&Path>) -> Result<(Model, Trained)> {
-    let trained = Trained::locate(path, data)?;
+/// its data, `splits` what is used of it.
+fn load(path: &Path, data: Option<&Path>, splits: &data::SplitArgs) -> Result<(Model, Trained)> {
+    let mut trained = Trained::locate(path, data)?;
+    splits.apply(&mut trained.data);
     Ok((read(&trained.folder)?, trained))
 }
 
@@ -461,15 +526,17 @@ fn shown(path: &Path) -> String {
 
 NIR holds neurons of one threshold without T-GIM and with a leak of at most 1.")]
 pub(super) struct Export {
-    /// A run folder or model folder of an IF or LIF network.
+    /// A run, a checkpoint or a model folder of an IF or LIF network.
     model: PathBuf,
     /// Who is to read the file: spec, spikingjelly, snntorch, norse or sinabs.
     #[arg(long, default_value = "spec")]
     profile: Profile,
-    /// A parquet folder whose test images give the size of the input and are replayed [default: the data of the run; for a
+    /// A data set whose test images give the size of the input and are replayed [default: the data of the run; for a
     /// model folder the repository's sample].
     #[arg(long)]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    splits: data::SplitArgs,
     /// Test images to replay.
     #[arg(long, value_name = "N", default_value_t = 8)]
     verify: usize,
@@ -480,7 +547,7 @@ pub(super) struct Export {
 
 impl Export {
     pub(super) fn run(&self) -> Result<()> {
-        let (model, trained) = load(&self.model, self.data.as_deref())?;
+        let (model, trained) = load(&self.model, self.data.as_deref(), &self.splits)?;
         let test = trained.test(&model.config)?;
         let first = test.batches(0, 0)?.next().context("the test split has no image")??.images;
         let shape = &first.dims()[1..];

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use lmht_bench::CostCounter;
-use lmht_convert::{HybridStart, Model, qcfs_to_lmht, reparameterize};
+use lmht_convert::{HybridStart, Model, qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, reparameterize};
 use lmht_nn::atomic::write_file;
 use lmht_nn::neurons;
 use lmht_nn::{ModelCard, ModelConfig, NeuronConfig, QcfsGate, Schedule, save_pretrained};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::Preset;
 use super::runs::{Outcome, Run, read_json};
-use crate::convert::networks::{Method, Rule, calibrate, compare, convert, read};
+use crate::convert::networks::{Shown, compare, read, rmp};
 use crate::data;
 use crate::experiment::Experiment;
 use crate::published;
@@ -156,19 +156,17 @@ pub(crate) fn table4(preset: Preset, [qcfs, relu]: &[Run; 2], hybrids: &[Run], p
     let model = read(&qcfs.folder.join("model"))?;
     let inference = recorded(&qcfs.folder.join("conversions.json"), || {
         let relu_model = read(&relu.folder.join("model"))?;
-        let calibration =
-            calibrate(&relu_model, (&relu.experiment.data, None), 500, Rule::Percentile(100.), &Device::Cpu)?;
+        let images = Shown { data: &relu.experiment.data, preprocessor: None, n_images: 500, device: &Device::Cpu };
         let mut converted = Vec::new();
-        let [rmp, srp, qcfs_if] = preset.inference_timesteps();
-        for &timesteps in rmp {
-            let rmp = convert(&relu_model, Method::Rmp, timesteps, 0, Some(&calibration))?;
-            converted.push(("RMP", timesteps, rmp, relu));
+        let [of_rmp, srp, qcfs_if] = preset.inference_timesteps();
+        for &timesteps in of_rmp {
+            converted.push(("RMP", timesteps, rmp(&relu_model, images, timesteps, 100.)?, relu));
         }
         for &timesteps in srp {
-            converted.push(("SRP", TAU + timesteps, convert(&model, Method::Srp, timesteps, TAU, None)?, qcfs));
+            converted.push(("SRP", TAU + timesteps, qcfs_to_srp(&model, TAU, timesteps)?, qcfs));
         }
         for &timesteps in qcfs_if {
-            converted.push(("QCFS", timesteps, convert(&model, Method::If, timesteps, 0, None)?, qcfs));
+            converted.push(("QCFS", timesteps, qcfs_to_if(&model, timesteps)?, qcfs));
         }
         let mut inference = Vec::new();
         for (method, timesteps, model, run) in converted {

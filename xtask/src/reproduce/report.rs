@@ -263,7 +263,7 @@ impl Report {
             text,
             "\nStand-in: width {} (published 16), Fashion-MNIST sample at 14x14 (published: CIFAR-100 at 32x32), ANNs trained {} epochs \
              (published 300), fine-tuned {} (published 30), batch {}, seed {}. SRP: τ = 4 timesteps of its T are the first \
-             stage. Not run here: VGG-16, Q = 8, SNM, RMP at more timesteps; `cargo xtask convert` and the presets have them.",
+             stage. RMP: thresholds balanced layer by layer on the spikes of 500 training images. Not run here: VGG-16, Q = 8, SNM, RMP at more timesteps; `cargo xtask convert` and the presets have them.",
             model.width, train.epochs, table.fine_tuning_epochs, train.batch_size, train.seed
         )
     }

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use lmht_convert::{Calibration, Model, Result, qcfs_to_cos, qcfs_to_srp, relu_to_if, relu_to_lmht, relu_to_snm};
+use lmht_convert::{
+    Calibration, Model, Result, UnitCalibration, qcfs_to_cos, qcfs_to_srp, relu_to_if, relu_to_lmht, relu_to_snm,
+    relu_to_unit_snm,
+};
 use lmht_nn::layers::{Linear, Neuron, Site};
 use lmht_nn::{
-    Architecture, Body, InputShape, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, Pass, Signal,
+    Architecture, Body, CurrentEvent, InputShape, ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, Pass,
+    Signal,
 };
 
 use crate::networks::{random_input, random_model, readout, relative_error};
@@ -40,6 +44,116 @@ fn rmp_and_snm_converge_to_the_ann() -> Result<()> {
         let (coarse, fine) = (error(8)?, error(512)?);
         assert!(fine < 0.1 && fine < coarse, "{name}: {coarse} {fine}");
     }
+    Ok(())
+}
+
+/// What RMP's rule says of its result: at no timestep does a layer of the spiking network get more than its threshold, and at
+/// one it gets just that. Each layer's currents depend on the thresholds before it alone.
+#[test]
+fn thresholds_of_rmp_are_the_largest_currents_on_spikes() -> Result<()> {
+    #[derive(Default)]
+    struct Currents(BTreeMap<String, f64>);
+    impl Observer for Currents {
+        fn wants_currents(&self) -> bool {
+            true
+        }
+        fn current(&mut self, event: &CurrentEvent<'_>) -> lmht_nn::Result<()> {
+            let largest = event.current.flatten_all()?.max(0)?.to_scalar::<f64>()?;
+            self.0.insert(event.name.into(), largest);
+            Ok(())
+        }
+    }
+    let resnet = ModelConfig { backbone: lmht_nn::Backbone::Resnet20, ..relu() };
+    for config in [relu(), resnet] {
+        let model = random_model(&config, 25)?;
+        let images = random_input(&config, 16, false, 25)?;
+        let balanced = Calibration::on_spikes(&model, &images, 12, 100.)?;
+        let (network, _) = relu_to_if(&model, &balanced, 12)?.build(DType::F64, &Device::Cpu)?;
+        let mut currents = Currents::default();
+        network.forward(&images, &mut Pass::eval().observed_by(&mut currents))?;
+        assert_eq!(currents.0.len(), balanced.ceilings.len());
+        for (layer, theta) in &balanced.ceilings {
+            let error = (currents.0[layer] - theta).abs() / theta;
+            assert!(error < 1e-12, "{layer}: {} and {theta}", currents.0[layer]);
+        }
+        let lower = Calibration::on_spikes(&model, &images, 12, 99.)?;
+        let (network, _) = model.build(DType::F64, &Device::Cpu)?;
+        let of_ann = Calibration::of(&network, &images, 100.)?;
+        assert!(lower.ceilings.iter().next() < balanced.ceilings.iter().next());
+        assert!(balanced.ceilings != of_ann.ceilings);
+    }
+    assert!(
+        Calibration::on_spikes(&random_model(&qcfs(), 25)?, &random_input(&relu(), 16, false, 1)?, 4, 100.).is_err()
+    );
+    Ok(())
+}
+
+/// SNM with a threshold for each unit: the equations of its paper in units of each threshold, images of its size only, a
+/// configuration that is saved and read, and rates that approach the ANN.
+#[test]
+fn snm_has_a_threshold_for_each_unit() -> Result<()> {
+    let ann = random_model(&relu(), 21)?;
+    let images = random_input(&relu(), 16, false, 21)?;
+    let (network, _) = ann.build(DType::F64, &Device::Cpu)?;
+    let halves = [images.narrow(0, 0, 1)?, images.narrow(0, 1, 1)?];
+    let calibration = UnitCalibration::of(&network, &halves[0])?.max(&UnitCalibration::of(&network, &halves[1])?)?;
+    // Layers that are silent have no ceiling; any will do.
+    let ceilings = calibration.ceilings.iter().map(|(name, ceilings)| -> Result<_> {
+        let is_silent = ceilings.flatten_all()?.max(0)?.to_scalar::<f64>()? <= 0.;
+        Ok((name.clone(), if is_silent { ceilings.ones_like()? } else { ceilings.clone() }))
+    });
+    let calibration = UnitCalibration { ceilings: ceilings.collect::<Result<_>>()? };
+
+    /// Currents and what is sent of the first layer.
+    #[derive(Default)]
+    struct Stem(Option<Tensor>, Option<Tensor>);
+    impl Observer for Stem {
+        fn wants_currents(&self) -> bool {
+            true
+        }
+        fn current(&mut self, event: &CurrentEvent<'_>) -> lmht_nn::Result<()> {
+            self.0.get_or_insert(event.current.clone());
+            Ok(())
+        }
+        fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
+            self.1.get_or_insert(event.output.to_tensor()?);
+            Ok(())
+        }
+    }
+    let snm = relu_to_unit_snm(&ann, &calibration, 6)?;
+    let json = snm.config.to_json();
+    assert_eq!(ModelConfig::from_json(&json)?, snm.config);
+    assert!(json.contains("\"units\"") && json.contains("layer1.1"), "{json}");
+    let (spiking, params) = snm.build(DType::F64, &Device::Cpu)?;
+    assert_eq!(params.all().len(), snm.tensors.len());
+    let mut stem = Stem::default();
+    spiking.forward(&images, &mut Pass::eval().observed_by(&mut stem))?;
+    let flat = |tensor: &Tensor| -> Result<Vec<f64>> { Ok(tensor.flatten_all()?.to_vec1()?) };
+    let (currents, sent) = (flat(&stem.0.expect("currents"))?, flat(&stem.1.expect("spikes"))?);
+    let theta = &snm.tensors["layer1.1.v_threshold"];
+    assert_eq!(theta.dims(), [4, 16, 16]);
+    let largest = flat(&calibration.ceilings["layer1.1"])?;
+    let of_layer = largest.iter().fold(0., |most: f64, value| most.max(*value));
+    let (theta, row) = (flat(theta)?, 2 * largest.len());
+    for unit in 0..row {
+        let own = if largest[unit % theta.len()] > 0. { largest[unit % theta.len()] } else { of_layer };
+        assert_eq!(theta[unit % theta.len()], own);
+        let of_unit = |values: &[f64]| (0..6).map(|t| values[t * row + unit]).collect::<Vec<_>>();
+        let mut expected = vec![0.; 6];
+        lmht_core::baselines::snm(6, own, 0., &of_unit(&currents), &mut expected);
+        for (found, expected) in of_unit(&sent).iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-12, "unit {unit}: {found}, expected {expected}");
+        }
+    }
+    let error = spiking.forward(&random_input(&relu(), 32, false, 1)?, &mut Pass::eval()).unwrap_err().to_string();
+    assert!(error.contains("layer1.1") && error.contains("[4, 16, 16]") && error.contains("of the size"), "{error}");
+
+    let expected = readout(&ann, &images)?;
+    let error = |timesteps| -> Result<f64> {
+        relative_error(&readout(&relu_to_unit_snm(&ann, &calibration, timesteps)?, &images)?, &expected)
+    };
+    let (coarse, fine) = (error(8)?, error(512)?);
+    assert!(fine < 0.1 && fine < coarse, "{coarse} {fine}");
     Ok(())
 }
 

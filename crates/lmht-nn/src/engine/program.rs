@@ -217,6 +217,9 @@ fn action(node: &Node, inputs: &[Seen], steps: &[Step], timesteps: usize) -> Res
             }
             (Action::BatchNorm(tensors.clone()), input, form)
         }
+        Op::Neuron(cell) if cell.has_unit_thresholds() => {
+            return Err(format!("{}: each unit has a threshold of its own", cell.name()));
+        }
         Op::Neuron(cell) => {
             if cell.timesteps() != timesteps {
                 return Err(format!("{name} has {} timesteps, the network {timesteps}", cell.timesteps()));

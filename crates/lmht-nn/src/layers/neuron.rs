@@ -4,7 +4,7 @@ use candle_nn::VarBuilder;
 
 use super::time::at_every_timestep;
 use crate::neurons::{Equation, NeuronCell, NeuronConfig, Site};
-use crate::observer::{NeuronEvent, Values};
+use crate::observer::{CurrentEvent, NeuronEvent, Values};
 use crate::trace::Op;
 use crate::{Error, Mode, Pass, Result, Signal};
 
@@ -68,6 +68,9 @@ impl Neuron {
             return Err(Error::Config(format!("{}: {what}", cell.name())));
         }
         let xs = at_every_timestep(xs, pass)?;
+        if pass.wants_currents() {
+            pass.show_current(&CurrentEvent::new(cell.name(), &cell.scaled(xs.values())?))?;
+        }
         let signal = cell.signal()?;
         let ys = if pass.is_recording() {
             xs.values().clone()

@@ -152,23 +152,29 @@ impl NeuronCell {
     /// Currents `[T·B, ...]` to what the layer sends, as tensor operations.
     pub(crate) fn forward(&self, xs: &Tensor, param: &dyn Fn(&Tensor) -> Tensor) -> Result<Tensor> {
         let named = |error: candle_core::Error| Error::Candle(error.context(self.layer.name.clone()));
-        let scaled;
-        let xs = if self.input_scale == 1. {
-            xs
-        } else {
-            scaled = (xs * self.input_scale).map_err(named)?;
-            &scaled
-        };
-        let ys = self.config.output(&self.layer, xs, param).map_err(|error| match error {
+        let ys = self.config.output(&self.layer, &self.scaled(xs)?, param).map_err(|error| match error {
             Error::Candle(error) => named(error),
             error => error,
         })?;
         if self.unit_spikes { Ok(counts(&ys, self.layer.v_threshold()?)?) } else { Ok(ys) }
     }
 
-    /// What leaves the layer.
+    /// Its currents times their factor.
+    pub(crate) fn scaled(&self, xs: &Tensor) -> Result<Tensor> {
+        if self.input_scale == 1. {
+            return Ok(xs.clone());
+        }
+        (xs * self.input_scale).map_err(|error| Error::Candle(error.context(self.layer.name.clone())))
+    }
+
+    /// Whether each unit has a θ of its own.
+    pub(crate) fn has_unit_thresholds(&self) -> bool {
+        self.layer.tensor("v_threshold").is_some_and(|v_threshold| v_threshold.elem_count() > 1)
+    }
+
+    /// What leaves the layer. Where a spike counts differently from unit to unit, that is no matter of adding weights up.
     pub(crate) fn signal(&self) -> Result<SignalKind> {
-        Ok(match self.traits().is_spiking() {
+        Ok(match self.traits().is_spiking() && !self.has_unit_thresholds() {
             true => SignalKind::Spikes { v_threshold: self.amplitude()? },
             false => SignalKind::Analog,
         })

@@ -98,7 +98,7 @@ pub(crate) fn converted() -> Vec<(String, ModelConfig, usize)> {
     let neurons = [
         ("front-loaded", reparameterized(Schedule::FrontLoaded, Tgim::Full), 4),
         ("uniform", reparameterized(Schedule::Uniform, Tgim::Full), 4),
-        ("SNM", NeuronConfig::Snm(neurons::Snm { v_threshold: 0.7, v_init: 0.5 }), 4),
+        ("SNM", NeuronConfig::Snm(neurons::Snm { v_threshold: 0.7, v_init: 0.5, units: Default::default() }), 4),
         ("SRP", NeuronConfig::Srp(neurons::Srp { v_threshold: 0.7, tau: 3 }), 5),
         ("COS", NeuronConfig::Cos(neurons::Cos { v_threshold: 0.7, rho: 2 }), 5),
     ];
