@@ -1,6 +1,6 @@
 //! Accuracy over a whole data set, after every timestep.
 
-use lmht_nn::{Network, Observer, Pass};
+use lmht_nn::{Network, Observer};
 use serde::{Deserialize, Serialize};
 
 use crate::loss::scalar;
@@ -65,7 +65,7 @@ fn pass(
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<(Evaluation, Confusion)>> {
     // Parameters stay as they are until the end of the data.
-    let fixed = if observer.is_none() { Some(network.inference()?) } else { None };
+    let fixed = network.inference()?;
     let mut bar = progress.bar("evaluating", data.n_batches(), 0);
     let mut n_images = 0;
     let mut loss_sum = 0.;
@@ -84,10 +84,9 @@ fn pass(
                     .into(),
             ));
         };
-        let logits = match (&fixed, observer.as_deref_mut()) {
-            (Some(fixed), _) => fixed.forward(&batch.images)?,
-            (None, Some(observer)) => network.forward(&batch.images, &mut Pass::eval().observed_by(observer))?,
-            (None, None) => network.forward(&batch.images, &mut Pass::eval())?,
+        let logits = match observer.as_deref_mut() {
+            None => fixed.forward(&batch.images)?,
+            Some(observer) => fixed.forward_observed(&batch.images, observer)?,
         };
         let b = labels.dim(0)?;
         let readout = loss::readout(&logits)?;

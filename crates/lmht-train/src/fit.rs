@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
-use lmht_nn::{Mode, Network, ParamStore, Pass, Precision, gpu};
+use lmht_nn::{Mode, Network, Observer, ParamStore, Pass, Precision, gpu};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Partial, State};
 use crate::evaluate::evaluate_until;
 use crate::optim::{OptimizerConfig, Positive, SgdConfig, find_non_finite};
 use crate::schedule::{Decay, Position, ScheduleConfig};
-use crate::watch::{shared_numbers, watch};
+use crate::watch::{Layers, shared_numbers};
 use crate::{BatchSource, EpochMetrics, Error, Metrics, Progress, Result, RunRecord, Targets, loss};
 
 /// How a network is trained; with the network's own configuration and the data it decides every bit of the result.
@@ -110,7 +110,7 @@ impl TrainConfig {
 /// goes on if the configuration has more epochs, and a schedule that does not depend on their number.
 ///
 /// A parameter that means nothing at or below 0, the ceiling of QCFS, is halved at most by an update. Layers of neurons that
-/// are dead or saturated on the first batch of `test`, and a loss that runs away, are said after the epoch.
+/// are dead or saturated on all of `test`, and a loss that runs away, are said after the epoch.
 ///
 /// # Shapes
 /// As the network takes them: images `[B, C, H, W]` or frames `[T, B, C, H, W]`, labels `[B]` or distributions `[B, K]`;
@@ -281,7 +281,9 @@ pub fn fit(
         let last_lr = learning_rate(config, epoch, n_steps - 1, n_steps)?;
         check_finite(params, epoch, n_steps - 1, last_lr)?;
         let stop = || record.as_deref().is_some_and(RunRecord::should_stop);
-        let Some(evaluation) = evaluate_until(network, test, progress, None, &stop)? else {
+        let mut layers = (record.is_some() || progress == Progress::Shown).then(Layers::default);
+        let observer = layers.as_mut().map(|layers| layers as &mut dyn Observer);
+        let Some(evaluation) = evaluate_until(network, test, progress, observer, &stop)? else {
             let record = record.as_deref_mut().expect("only a record stops a run");
             record.checkpoint(&state, params, optimizer.as_ref())?;
             return Err(stopped(&state, record));
@@ -309,8 +311,8 @@ pub fn fit(
         ));
         state.history.push(metrics);
         (state.epoch, state.step, state.partial) = (epoch + 1, 0, Partial::default());
-        if record.is_some() || progress == Progress::Shown {
-            tell_of_layers(network, test, epoch + 1, progress, record.as_deref_mut())?;
+        if let Some(layers) = &layers {
+            tell_of_layers(network, layers, epoch + 1, progress, record.as_deref_mut())?;
         }
         if let Some(record) = record.as_deref_mut() {
             let best = best(&state).map_or(0, |best| best.epoch);
@@ -443,20 +445,19 @@ fn runaway(loss: f64, first: f64, uninformed: f64) -> Option<String> {
 /// What the layers of neurons do after an epoch: for TensorBoard, and a line for those that do nothing.
 fn tell_of_layers(
     network: &Network,
-    test: &dyn BatchSource,
+    Layers(layers): &Layers,
     epoch: usize,
     progress: Progress,
     record: Option<&mut RunRecord>,
 ) -> Result<()> {
-    let layers = watch(network, test)?;
-    for (layer, activity) in &layers {
+    for (layer, activity) in layers {
         if let Some(complaint) = activity.complaint() {
-            progress.line(&format!("note: {layer} is {complaint} on the first test images after epoch {epoch}"));
+            progress.line(&format!("note: {layer} is {complaint} on the test images after epoch {epoch}"));
         }
     }
     let Some(record) = record else { return Ok(()) };
     let mut numbers = shared_numbers(network)?;
-    for (layer, activity) in &layers {
+    for (layer, activity) in layers {
         numbers.push((format!("{layer}/firing_rate"), activity.rate()));
         numbers.extend(activity.in_gate().map(|share| (format!("{layer}/in_gate"), share)));
     }

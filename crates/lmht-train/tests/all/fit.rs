@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Precision};
+use lmht_nn::{ModelConfig, Network, NeuronConfig, NeuronEvent, Observer, ParamStore, Precision};
 use lmht_train::optim::{OptimizerConfig, SgdConfig};
 use lmht_train::schedule::ScheduleConfig;
 use lmht_train::{
@@ -213,6 +213,40 @@ fn evaluation_counts_every_image_once() -> Result<()> {
     let whole = evaluate(&network, &one, Progress::Silent, None)?;
     assert_eq!(whole.top1_by_timestep, evaluation.top1_by_timestep);
     assert!((whole.loss - evaluation.loss).abs() < 1e-6);
+    Ok(())
+}
+
+/// A layer that is silent on the first batch alone was called dead.
+#[test]
+fn layers_are_watched_over_all_batches() -> Result<()> {
+    /// Spikes and units of the stem's neurons.
+    #[derive(Default)]
+    struct Stem(f64, f64);
+    impl Observer for Stem {
+        fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
+            if event.name == "conv1.2" {
+                let counts = event.output.to_tensor()?.ne(0.)?.to_dtype(DType::F64)?;
+                self.0 += counts.sum_all()?.to_scalar::<f64>()?;
+                self.1 += counts.elem_count() as f64;
+            }
+            Ok(())
+        }
+    }
+    // One level: a spike is one.
+    let model = ModelConfig { neuron: NeuronConfig::lmht(1), ..model() };
+    let config = TrainConfig { epochs: 1, ..config() };
+    let params = ParamStore::new(1);
+    let network = Network::new(&model, params.builder(DType::F32, &Device::Cpu))?;
+    let (folder, test) = (tempfile::tempdir().unwrap(), Images::new(&[1, 8, 3]));
+    let mut record = RunRecord::open(folder.path(), &config, info())?;
+    fit(&network, &params, &config, &Images::new(&[8; 6]), &test, Some(&mut record), Progress::Silent)?;
+    let mut stem = Stem::default();
+    evaluate(&network, &test, Progress::Silent, Some(&mut stem))?;
+    let events = std::fs::read_dir(folder.path().join("tensorboard")).unwrap();
+    let events = events.flat_map(|file| crate::tensorboard::read(&file.unwrap().path()));
+    let scalars: Vec<_> = events.filter_map(|event| event.scalar).collect();
+    let rate = scalars.iter().find(|(tag, _)| tag.contains("conv1.2/firing_rate")).expect("a rate").1;
+    assert!((f64::from(rate) - stem.0 / stem.1).abs() < 1e-6 && rate > 0., "{rate}, {}", stem.0 / stem.1);
     Ok(())
 }
 

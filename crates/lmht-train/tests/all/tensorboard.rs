@@ -23,11 +23,11 @@ fn mask(crc: u32) -> u32 {
 }
 
 #[derive(Debug, Default, PartialEq)]
-struct Event {
+pub(crate) struct Event {
     wall_time: f64,
     step: u64,
     file_version: Option<String>,
-    scalar: Option<(String, f32)>,
+    pub(crate) scalar: Option<(String, f32)>,
 }
 
 /// Splits a file into records and checks both checksums of each.
@@ -126,7 +126,7 @@ fn decode(payload: &[u8]) -> Event {
     event
 }
 
-fn read(path: &Path) -> Vec<Event> {
+pub(crate) fn read(path: &Path) -> Vec<Event> {
     payloads(&fs::read(path).expect("the event file")).into_iter().map(decode).collect()
 }
 
