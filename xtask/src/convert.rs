@@ -10,7 +10,9 @@ use candle_core::{DType, Device};
 use clap::Subcommand;
 use lmht_convert::Model;
 use lmht_convert::checkpoint::{self, ImportOptions, Layout};
+use lmht_datasets::Preprocessor;
 use lmht_nn::{ModelCard, ModelConfig, Pretrained, save_pretrained};
+use lmht_train::Predictor;
 
 use crate::experiment::Experiment;
 use crate::{provenance, repository};
@@ -51,7 +53,8 @@ enum Conversion {
 #[command(after_help = "Examples:
   cargo xtask convert import checkpoint.pth --config config.json --out models/imported
   cargo xtask convert import weights.safetensors --preset fashion-resnet18-L2T2 --out models/fashion
-  cargo xtask convert import resnet18.pth --layout torchvision --config relu.json --out models/relu
+  cargo xtask convert import resnet18.pth --layout torchvision --config relu.json \
+    --preprocessor preprocessor_config.json --out models/relu
   cargo xtask convert import theirs.pth --rename 'features.{n}=layers.{n}' --config config.json --out models/theirs
   cargo xtask convert import cifar100.pth --new-head --config ten-classes.json --out models/start
   cargo xtask eval models/fashion
@@ -77,7 +80,7 @@ struct Import {
     /// A name, or the beginning of names up to a dot, to leave out. May be repeated.
     #[arg(long, value_name = "NAME")]
     drop: Vec<String>,
-    /// Whose names the file has: published or torchvision (ResNet-18 and -34; VGG-11 to -19 with --new-head).
+    /// Whose names the file has: published or torchvision (ResNet-18 and -34, VGG-11 to -19).
     #[arg(long, default_value = "published")]
     layout: Layout,
     /// Start the last layer anew, for a fine-tuning on other classes.
@@ -86,6 +89,10 @@ struct Import {
     /// The seed of the new layer.
     #[arg(long, default_value_t = 42, requires = "new_head")]
     seed: u64,
+    /// How an image becomes an input: a preprocessor_config.json as `transformers` and model folders here have it, or a model
+    /// folder with one. A checkpoint has none.
+    #[arg(long, value_name = "FILE")]
+    preprocessor: Option<PathBuf>,
     /// The model folder to write; a model folder there is replaced.
     #[arg(long)]
     out: PathBuf,
@@ -103,14 +110,14 @@ struct NetworkArgs {
     preset: Option<String>,
 }
 
-/// Write a model folder as a file for PyTorch: for torch.load if its name ends in .pth or .pt, else safetensors.
+/// Write a network as a file for PyTorch: for torch.load if its name ends in .pth or .pt, else safetensors.
 ///
 /// The names are those of the published networks, complete for load_state_dict(strict=True): both T-GIM copies of every
 /// neuron and the batch counters of batch norm are there.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  cargo xtask convert to-pytorch runs/fashion-resnet18-L2T2-seed42/model --out resnet18.safetensors
-  cargo xtask convert to-pytorch runs/fashion-resnet18-L2T2-seed42/model --out resnet18.pth
+  cargo xtask convert to-pytorch runs/fashion-resnet18-L2T2-seed42 --out resnet18.safetensors
+  cargo xtask convert to-pytorch models/mine --out resnet18.pth
 
 In Python:
   model.load_state_dict(torch.load(\"resnet18.pth\", weights_only=True), strict=True)
@@ -199,6 +206,7 @@ fn import(args: &Import) -> Result<()> {
         layout: args.layout,
         new_head: args.new_head.then_some(args.seed),
     };
+    let preprocessor = args.preprocessor.as_deref().map(|path| preprocessor(path, &config)).transpose()?;
     let checkpoint = checkpoint::read_for(&args.file, &config, &options)?;
     for note in &checkpoint.notes {
         println!("{}: {note}", args.file.display());
@@ -210,17 +218,33 @@ fn import(args: &Import) -> Result<()> {
         data: format!("not known here; the tensors are those of {}", file_name(&args.file)),
         top1: None,
         config: config.to_json(),
-        preprocessor: None,
+        preprocessor: preprocessor.as_ref().map(Preprocessor::to_json),
     };
     save_pretrained(&args.out, &config, &params, &card)?;
     println!("{}: {} with {} parameters", args.out.display(), config.backbone.title(), params.n_params());
+    if preprocessor.is_none() {
+        println!(
+            "no preprocessing: a checkpoint does not say which size, crop and normalization its images had, nor the names of \
+             the classes, so predict refuses the model and eval takes what the data's training split says; give them by \
+             --preprocessor FILE (docs/guides/checkpoints.md has an example)"
+        );
+    }
     Ok(())
+}
+
+/// How an image becomes an input of the network of `config`: of a file, or of a folder with one.
+fn preprocessor(path: &Path, config: &ModelConfig) -> Result<Preprocessor> {
+    let read = if path.is_dir() { Preprocessor::from_pretrained(path) } else { Preprocessor::load(path) };
+    let preprocessor = read?;
+    Predictor::check(&preprocessor, config).with_context(|| path.display().to_string())?;
+    Ok(preprocessor)
 }
 
 fn to_pytorch(args: &ToPytorch) -> Result<()> {
     let found = Pretrained::locate(&args.model)?;
-    let config = ModelConfig::from_json(&found.config).with_context(|| found.folder.display().to_string())?;
-    let model = checkpoint::read(&found.weights())?.into_model(&config)?;
+    let config =
+        ModelConfig::from_json(&found.config).with_context(|| format!("{}: config.json", found.folder.display()))?;
+    let model = checkpoint::read(found.weights())?.into_model(&config)?;
     checkpoint::write_published(&args.out, &model)?;
     let load = if checkpoint::is_torch(&args.out) { "torch.load(path, weights_only=True)" } else { "load_file(path)" };
     println!("{}: load it with load_state_dict({load}, strict=True)", args.out.display());

@@ -392,13 +392,21 @@ fn a_model_goes_to_pytorch_and_comes_back_the_same() {
     assert!(run(&["train", &toml, "--quiet", "--run", &path("run")]).status.success());
     let (model, file, imported) = (path("run/model"), path("out.safetensors"), path("imported"));
 
-    let output = run(&["convert", "to-pytorch", &model, "--out", &file]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // A model folder, the run and its checkpoint are the same network.
+    let checkpoint = path("run/checkpoints/epoch-0001");
+    let mut written = Vec::new();
+    for from in [&checkpoint, &path("run"), &model] {
+        let output = run(&["convert", "to-pytorch", from, "--out", &file]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        written.push(std::fs::read(&file).unwrap());
+    }
+    assert!(written[0] == written[2] && written[1] == written[2]);
     let config_json = path("run/model/config.json");
     for network in [["--config", &config_json], ["--preset", &toml]] {
         let output = run(&["convert", "import", &file, network[0], network[1], "--out", &imported]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        assert!(String::from_utf8_lossy(&output.stdout).contains("dropped 20 counters"), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("dropped 20 counters") && text.contains("--preprocessor FILE"), "{text}");
         for name in ["config.json", "model.safetensors"] {
             let [before, after] =
                 [&model, &imported].map(|folder| std::fs::read(Path::new(folder).join(name)).unwrap());
@@ -407,6 +415,21 @@ fn a_model_goes_to_pytorch_and_comes_back_the_same() {
     }
     let card = std::fs::read_to_string(Path::new(&imported).join("README.md")).unwrap();
     assert!(card.contains("cargo xtask convert import") && card.contains("those of out.safetensors"), "{card}");
+    // A checkpoint brings no preprocessing along, which is said; it can be given.
+    let image = path("black.bmp");
+    image::GrayImage::new(28, 28).save(&image).unwrap();
+    assert_refused(&run(&["predict", &imported, &image]), &["preprocessor_config.json"]);
+    let with = ["convert", "import", &file, "--config", &config_json, "--out", &imported, "--preprocessor"];
+    for from in [&model, &path("run/model/preprocessor_config.json")] {
+        let output = run(&[with.as_slice(), &[from.as_str()]].concat());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && !text.contains("no preprocessing"), "{text}");
+        let output = run(&["predict", &imported, &image]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let rgb = config(folder.path(), "rgb.json", r#"{ "size": { "height": 28, "width": 28 }, "do_convert_rgb": true }"#);
+    assert_refused(&run(&[with.as_slice(), &[rgb.as_str()]].concat()), &["rgb.json", "3 channel(s)", "1 as"]);
+
     let output = run(&["eval", &imported, "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
@@ -479,6 +502,14 @@ fn a_network_goes_through_every_conversion() {
         let arguments = ["inference", &path(from), "--method", method, "--timesteps", "2", "--out", &path(method)];
         convert(&[&arguments[..], &["--calibration-images", "32"]].concat());
     }
+    // Thresholds of layers by the ANN's activations are others, and SNM has none of units then.
+    let by_unit = theta("snm");
+    let by_layer = ["--thresholds", "activations", "--percentile", "99.9", "--out", &path("snm-by-layer")];
+    let shown = ["--method", "snm", "--timesteps", "2", "--calibration-images", "32"];
+    convert(&[&["inference", &path("relu")], &shown[..], &by_layer[..]].concat());
+    assert!(theta("snm-by-layer").len() < by_unit.len());
+    let wrong = ["convert", "inference", &path("relu"), "--percentile", "99", "--out", &path("wrong")];
+    assert_refused(&run(&[&wrong[..], &shown[..]].concat()), &["--percentile", "--thresholds activations"]);
     for model in ["hybrid", "folded", "srp", "snm"] {
         let output = run(&["eval", &path(model), "--json"]);
         assert!(output.status.success(), "{model}: {}", String::from_utf8_lossy(&output.stderr));

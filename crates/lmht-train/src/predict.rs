@@ -88,8 +88,18 @@ impl Predictor {
     /// Of a network in memory with this configuration.
     ///
     /// # Errors
-    /// [`Error::Config`] if the preprocessing is another network's: other channels, or another number of names.
+    /// As [`Predictor::check`].
     pub fn new(network: Inference, preprocessor: Preprocessor, config: &ModelConfig) -> Result<Self> {
+        Self::check(&preprocessor, config)?;
+        Ok(Self { network, preprocessor, n_classes: config.n_classes })
+    }
+
+    /// Whether a preprocessing fits the network of `config`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is another network's: other channels, sides that the network does not take, or another number
+    /// of names.
+    pub fn check(preprocessor: &Preprocessor, config: &ModelConfig) -> Result<()> {
         let n_classes = config.n_classes;
         if preprocessor.channels != config.in_channels {
             return Err(Error::Config(format!(
@@ -105,7 +115,10 @@ impl Predictor {
                 names.len()
             )));
         }
-        Ok(Self { network, preprocessor, n_classes })
+        let (h, w) = preprocessor.output_size();
+        config
+            .check_input(&[1, preprocessor.channels, h, w])
+            .map_err(|error| Error::Config(format!("preprocessor_config.json: {error}")))
     }
 
     /// What turns an image into the network's input.
