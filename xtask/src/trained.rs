@@ -39,13 +39,15 @@ impl Trained {
             None => None,
         };
         let mut of_run = DataConfig::default();
-        if let Some(run) = run_of(&found.folder)? {
-            of_run = experiment(&run)?.data;
-            of_run.path = reachable(&of_run.path, &run);
+        let run = run_of(&found.folder)?;
+        if let Some(run) = &run {
+            of_run = experiment(run)?.data;
         }
-        if let Some(path) = data {
-            of_run.path = path.to_path_buf();
-        }
+        of_run.path = match (data, &run) {
+            (Some(path), _) => path.to_path_buf(),
+            (None, Some(run)) => reachable(&of_run.path, run)?,
+            (None, None) => of_run.path,
+        };
         Ok(Self { folder: found.folder, preprocessor, data: of_run, device: Device::Cpu })
     }
 
@@ -78,17 +80,19 @@ fn experiment(run: &Path) -> Result<Experiment> {
 }
 
 /// A path that was given relative to where a run was started.
-fn reachable(path: &Path, run: &Path) -> PathBuf {
+fn reachable(path: &Path, run: &Path) -> Result<PathBuf> {
     #[derive(Deserialize)]
     struct Info {
         #[serde(default)]
         directory: PathBuf,
     }
     if path.exists() || path.is_absolute() || path == Path::new("sample") {
-        return path.to_path_buf();
+        return Ok(path.to_path_buf());
     }
-    let info = std::fs::read_to_string(run.join("run.json")).ok();
-    let info: Option<Info> = info.and_then(|json| serde_json::from_str(&json).ok());
+    let record = run.join("run.json");
+    let shown = || record.display().to_string();
+    let json = std::fs::read_to_string(&record).with_context(shown)?;
+    let info: Info = serde_json::from_str(&json).with_context(shown)?;
     // If it is in neither place, the message should show the path as it was given.
-    info.map(|info| info.directory.join(path)).filter(|path| path.exists()).unwrap_or_else(|| path.to_path_buf())
+    Ok(Some(info.directory.join(path)).filter(|path| path.exists()).unwrap_or_else(|| path.to_path_buf()))
 }

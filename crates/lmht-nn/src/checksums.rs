@@ -53,24 +53,43 @@ pub fn verify(folder: &Path, names: &[&str]) -> Result<()> {
     let list = folder.join(FILE);
     let text = std::fs::read_to_string(&list).map_err(Error::read(&list))?;
     for name in names {
-        let line = text.lines().find(|line| line.get(64..) == Some(&format!("  {name}")));
-        let Some(expected) = line.map(|line| &line[..64]) else {
+        let Some(expected) = listed(&text, name) else {
             return Err(Error::file(&list, format!("expected a line with the SHA-256 of {name}, found none")));
         };
-        let path = folder.join(name);
-        let found = digest(&std::fs::read(&path).map_err(Error::read(&path))?);
-        if found != expected {
-            let what = format!(
-                "damaged: its SHA-256 is {found}, and {FILE} beside it says {expected}; restore it from a copy, or remove \
-                 {FILE} if you changed it on purpose"
-            );
-            return Err(Error::file(&path, what));
-        }
+        compare(&folder.join(name), expected)?;
     }
     Ok(())
 }
 
-fn digest(bytes: &[u8]) -> String {
+/// Checks a file that may be part of a folder with digests: nothing is wrong if no `SHA256SUMS` beside it names it.
+///
+/// # Errors
+/// [`Error::File`] if it is damaged.
+pub fn verify_if_listed(path: &Path) -> Result<()> {
+    let text = std::fs::read(path.with_file_name(FILE)).unwrap_or_default();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    listed(&String::from_utf8_lossy(&text), &name).map_or(Ok(()), |expected| compare(path, expected))
+}
+
+fn listed<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let line = text.lines().find(|line| line.get(64..) == Some(&format!("  {name}")))?;
+    Some(&line[..64])
+}
+
+fn compare(path: &Path, expected: &str) -> Result<()> {
+    let found = digest(&std::fs::read(path).map_err(Error::read(path))?);
+    if found == expected {
+        return Ok(());
+    }
+    let what = format!(
+        "damaged: its SHA-256 is {found}, and {FILE} beside it says {expected}; restore it from a copy, or remove {FILE} if \
+         you changed it on purpose"
+    );
+    Err(Error::file(path, what))
+}
+
+/// The SHA-256 of some bytes, in hexadecimal.
+pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
         // Writing to a string cannot fail.
         let _ = write!(hex, "{byte:02x}");

@@ -229,6 +229,7 @@ impl RunRecord {
         self.events.flush()
     }
 
+    /// Writes what the run gave.
     pub(crate) fn finish(&mut self, metrics: &Metrics, config: &ModelConfig, params: &ParamStore) -> Result<()> {
         let mut card = ModelCard {
             command: self.info.command.clone(),

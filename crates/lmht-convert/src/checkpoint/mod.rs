@@ -42,7 +42,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use lmht_nn::{ModelConfig, Network, ParamStore, Tgim};
+use lmht_nn::{ModelConfig, Network, ParamStore, Tgim, checksums};
 
 use crate::{Error, Model, Result};
 use choose::{Choice, Chosen, Fitted, Unfitted};
@@ -136,6 +136,8 @@ fn read_with(path: &Path, choice: &dyn Choice) -> Result<Checkpoint> {
     } else {
         path
     };
+    // A model folder's own weights.
+    checksums::verify_if_listed(path)?;
     let origin = path.display().to_string();
     if origin.ends_with(".index.json") {
         let shards = shards::read(path)?;
