@@ -16,6 +16,11 @@
 #[allow(dead_code)]
 mod tables;
 
+/// The functions of the fuzz targets, which call parsers without a process for each input.
+#[path = "../../fuzz/src/lib.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod parsers;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -91,15 +96,15 @@ const KINDS: &[Kind] = &[
     Kind { needs: RESUMED, ..kind("checkpoint's weights", "stopped/checkpoints/epoch-0001/model.safetensors", RESUME, Everything) },
     Kind { needs: RESUMED, ..kind("optimizer", CHECKPOINT_OPTIMIZER, RESUME, Everything) },
     Kind { needs: RESUMED, ..kind("best weights", "stopped/checkpoints/best-0001.safetensors", RESUME, Everything) },
-    Kind { needs: RESUMED, signed: Some(CHECKPOINT), ..kind("checkpoint's state, signed", CHECKPOINT_STATE, RESUME, Nothing) },
+    Kind { needs: RESUMED, signed: Some(CHECKPOINT), instead: Some("best-0001.safetensors"), ..kind("checkpoint's state, signed", CHECKPOINT_STATE, RESUME, Nothing) },
     Kind { needs: RESUMED, signed: Some(CHECKPOINT), ..kind("optimizer, signed", CHECKPOINT_OPTIMIZER, RESUME, Nothing) },
     kind("pth, zip", "x.pth", "convert import x.pth --config model/config.json --out out", Partly),
     kind("pth, legacy", "legacy.pth", "convert import legacy.pth --config model/config.json --out out", Nothing),
     kind("safetensors", "w.safetensors", "convert import w.safetensors --config model/config.json --out out", Nothing),
     kind("index of shards", "shards/model.safetensors.index.json", IMPORT_SHARDS, Nothing),
     kind("shard", "shards/2.safetensors", IMPORT_SHARDS, Nothing),
-    kind("rename map, toml", "map.toml", "convert import renamed.safetensors --config model/config.json --rename-map map.toml --out out", Nothing),
-    kind("rename map, json", "map.json", "convert import renamed.safetensors --config model/config.json --rename-map map.json --out out", Nothing),
+    Kind { instead: Some("renamed.safetensors"), ..kind("rename map, toml", "map.toml", "convert import renamed.safetensors --config model/config.json --rename-map map.toml --out out", Nothing) },
+    Kind { instead: Some("renamed.safetensors"), ..kind("rename map, json", "map.json", "convert import renamed.safetensors --config model/config.json --rename-map map.json --out out", Nothing) },
     Kind { needs: &["model", "data"], ..kind("energy model", "chip.toml", "energy model data --quiet --format json --energy-model ./chip.toml", Nothing) },
     Kind { needs: &[], ..kind("golden case", "golden.safetensors", "golden golden.safetensors", Nothing) },
 ];
@@ -522,11 +527,14 @@ impl Bench<'_> {
     }
 }
 
+fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 #[test]
 fn damaged_files_of_every_kind_are_refused_or_harmless() {
-    let setting = |name: &str| std::env::var(name).ok();
-    let rounds = setting("LMHT_DAMAGE_ROUNDS").and_then(|n| n.parse().ok()).unwrap_or(4);
-    let only = setting("LMHT_DAMAGE_KIND");
+    let rounds = setting("LMHT_DAMAGE_ROUNDS").unwrap_or(4);
+    let only: Option<String> = setting("LMHT_DAMAGE_KIND");
     let folder = tempfile::tempdir().unwrap();
     let (good, work) = (folder.path().join("good"), folder.path().join("work"));
     fs::create_dir(&good).unwrap();
@@ -541,4 +549,28 @@ fn damaged_files_of_every_kind_are_refused_or_harmless() {
         faults[before..].iter().take(8).for_each(|fault| println!("    {fault}"));
     }
     assert!(faults.is_empty(), "{} faults, the first: {}", faults.len(), faults[0]);
+}
+
+#[test]
+fn parsers_take_damaged_inputs_without_a_panic() {
+    let rounds = setting("LMHT_DAMAGE_ROUNDS").unwrap_or(30);
+    let only: Option<String> = setting("LMHT_DAMAGE_TARGET");
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds");
+    for (name, target) in parsers::TARGETS.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {
+        let mut files: Vec<_> = fs::read_dir(seeds.join(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        let good: Vec<_> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+        good.iter().for_each(|bytes| target(bytes));
+        let mut random = Random(7);
+        for round in 0..rounds {
+            let bytes = damage(&good[round % good.len()], &mut random);
+            if std::panic::catch_unwind(|| target(&bytes)).is_err() {
+                let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("damaged-{name}-{round}"));
+                fs::write(&kept, &bytes).unwrap();
+                panic!("{name}: panics at {}", kept.display());
+            }
+        }
+        println!("{name}: {rounds} inputs");
+    }
+    parsers::clean();
 }

@@ -205,8 +205,9 @@ fn read(path: &Path, config: &str) -> std::result::Result<State, Unusable> {
 /// Sets parameters and optimizer to a checkpoint.
 pub(crate) fn load(path: &Path, params: &ParamStore, optimizer: &mut dyn Optimizer) -> Result<()> {
     params.load_file(&path.join("model.safetensors"))?;
-    let tensors: Vec<_> = read_safetensors(&path.join("optimizer.safetensors"))?.into_iter().collect();
-    optimizer.load_state(&tensors)
+    let path = path.join("optimizer.safetensors");
+    let tensors: Vec<_> = read_safetensors(&path)?.into_iter().collect();
+    optimizer.load_state(&tensors).map_err(|error| Error::file(&path, error))
 }
 
 /// What to say of a run of another configuration.

@@ -204,7 +204,7 @@ impl Report {
     /// Reads what [`Report::to_json`] wrote; the rasters are not in it.
     ///
     /// # Errors
-    /// If the text is no such JSON, or of another version.
+    /// If the text is no such JSON, or of another version, or has numbers that no count, share or price can be.
     pub fn from_json(json: &str) -> Result<Self> {
         let not_one = |error| Error::Report(format!("expected a cost report: {error}"));
         let report: Self = serde_json::from_str(json).map_err(not_one)?;
@@ -213,7 +213,29 @@ impl Report {
             let what = format!("the report is of version {version}; this program reads version {REPORT_VERSION}");
             return Err(Error::Report(what));
         }
+        let not_one = |error| Error::Report(format!("expected a cost report: its model: {error}"));
+        report.subject.model.check().map_err(not_one)?;
+        report.check_shares()?;
+        let json = serde_json::to_value(&report).map_err(|error| Error::Report(error.to_string()))?;
+        for part in ["totals", "cost", "footprint", "energy_models", "energy"] {
+            check_numbers(part, &json[part])?;
+        }
         Ok(report)
+    }
+
+    fn check_shares(&self) -> Result<()> {
+        for layer in &self.activity {
+            let LayerActivity { histogram, levels, .. } = layer;
+            let rates = [layer.rate_nz, layer.rate_eq, layer.silent, layer.saturated, layer.uniform];
+            let all = rates.iter().chain(&layer.uniform_firing).chain(histogram).chain(&layer.rate_by_timestep);
+            let is_whole =
+                !layer.is_spiking || histogram.is_empty() || histogram.len() as u64 == u64::from(*levels) + 1;
+            if !is_whole || all.clone().any(|share| !(0. ..=1. + 1e-6).contains(share)) {
+                let what = format!("{}: expected shares in 0..1 and one for each level 0..={levels}", layer.name);
+                return Err(Error::Report(format!("expected a cost report: {what}; it is damaged, count again")));
+            }
+        }
+        Ok(())
     }
 
     /// `ResNet-18, L = 2, T = 2`.
@@ -225,5 +247,21 @@ impl Report {
             "ANN".to_string()
         };
         format!("{}, {neuron}", model.backbone.title())
+    }
+}
+
+/// Refuses numbers that no sum and no chart can take.
+fn check_numbers(at: &str, json: &serde_json::Value) -> Result<()> {
+    const MOST: f64 = 1e18;
+    match json {
+        serde_json::Value::Object(map) => {
+            map.iter().try_for_each(|(key, value)| check_numbers(&format!("{at}.{key}"), value))
+        }
+        serde_json::Value::Array(list) => list.iter().try_for_each(|value| check_numbers(at, value)),
+        serde_json::Value::Number(number) if !number.as_f64().is_some_and(|n| (0. ..=MOST).contains(&n)) => {
+            let what = format!("{at} is {number}; expected 0..{MOST:e}; it is damaged, count again");
+            Err(Error::Report(format!("expected a cost report: {what}")))
+        }
+        _ => Ok(()),
     }
 }
