@@ -1,6 +1,7 @@
 //! [`ImageDataset`]: labelled images in memory, as `u8`, and how they get there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -19,6 +20,35 @@ const CHUNK: usize = 512;
 const AT_ONCE: u64 = 1 << 26;
 /// How many bytes of pixels a byte of a file may become; deflate itself ends at 1032.
 const MAX_RATIO: u64 = 1024;
+
+/// Labelled examples in memory that a [`Loader`](crate::Loader) makes batches of: a further form of data is a type that
+/// implements this, and goes to [`Loader::of`](crate::Loader::of).
+pub trait Dataset: Debug + Send + Sync {
+    /// The class of each example, `[N]`, each below [`n_classes`](Self::n_classes).
+    fn labels(&self) -> &[u32];
+
+    /// The number of classes.
+    fn n_classes(&self) -> usize;
+
+    /// The name of each class, where they have any.
+    fn class_names(&self) -> Option<&[String]>;
+
+    /// The shape of an example as a network takes it: `[C, H, W]`, or `[T, C, H, W]` for a frame at every timestep.
+    fn dims(&self) -> Vec<usize>;
+
+    /// Writes example `index` as it is seen under (seed, epoch), which decide with `index` alone what is random in it.
+    fn write(&self, index: usize, key: (u64, u64), out: &mut [f32]);
+
+    /// N, the number of examples.
+    fn len(&self) -> usize {
+        self.labels().len()
+    }
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.labels().is_empty()
+    }
+}
 
 /// Labelled images of one size, in memory.
 ///

@@ -337,6 +337,31 @@ pub enum Error {
         found: String,
     },
 
+    /// A recording of events is damaged, or is not what was expected.
+    #[error("{}: expected {format}, but {reason}; download or convert the file again", path.display())]
+    Events {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        format: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A path holds no recordings of events in any form that is read here.
+    #[error(
+        "{}: expected recordings of events: folders of them for each class (`Train/3/60004.bin`, \
+         `airplane/cifar10_airplane_0.aedat`, `train/3/1.npz`), DVS128 Gesture with `trials_to_train.txt`, or SHD's \
+         `shd_train.h5`, here or one folder down; found {found}",
+        path.display()
+    )]
+    NoRecordings {
+        /// The folder.
+        path: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
+
     /// A setting or an argument makes no sense, alone or for this data set.
     #[error("{0}")]
     Config(String),

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub(crate) use ::parquet::data_type::ByteArray as Encoded;
+pub(crate) use folder::files;
 pub use folder::image_files;
 
 use crate::ReadOptions;

@@ -12,13 +12,18 @@ use crate::error::{Error, Result};
 /// must not end there. Nothing that `work` touches is used after a panic, hence the assertion. The panic hook of the
 /// program still runs; with `panic = "abort"` nothing can be caught.
 pub(crate) fn guard<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    guard_as(work, |reason| Error::Parquet { path: path.to_path_buf(), reason })
+}
+
+/// [`guard`] with the error that the caller makes of the reason.
+pub(crate) fn guard_as<T>(work: impl FnOnce() -> Result<T>, error: impl FnOnce(String) -> Error) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let words = panic
             .downcast_ref::<String>()
             .cloned()
             .or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()))
             .unwrap_or_else(|| "no message".to_owned());
-        Err(Error::Parquet { path: path.to_path_buf(), reason: format!("a decoder gave up on it ({words})") })
+        Err(error(format!("a decoder gave up on it ({words})")))
     })
 }
 

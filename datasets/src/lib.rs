@@ -6,6 +6,8 @@
 //! - [`Loader`] turns it into the [`Batch`]es of an epoch, which depend on the seed and the epoch and on nothing else;
 //! - [`Augment`] and [`Normalize`] say what happens to the pixels on the way, [`AutoAugment`] with the [`Operation`]s of
 //!   its policies among it, and [`Mix`] what happens to a batch;
+//! - [`events`] reads recordings of event cameras and makes frames of them, which a [`Loader`] takes as well: any
+//!   [`Dataset`] does;
 //! - [`Preprocessor`] is what turns one image into the input of a trained network, to be kept with it;
 //! - [`sample_path`] is a small real data set that needs no network.
 //!
@@ -49,12 +51,14 @@ mod card;
 mod dataset;
 mod decode;
 mod error;
+pub mod events;
 mod formats;
 mod guard;
 mod loader;
 mod mix;
 mod operation;
 mod options;
+mod preprocessing;
 mod preprocessor;
 mod random;
 mod resize;
@@ -64,7 +68,7 @@ mod split;
 mod transform;
 
 pub use auto_augment::{AutoAugment, Policy};
-pub use dataset::ImageDataset;
+pub use dataset::{Dataset, ImageDataset};
 pub use decode::Fit;
 pub use error::{Error, Place, Result};
 pub use formats::image_files;
@@ -72,6 +76,7 @@ pub use loader::{Batch, Batches, Loader, LoaderConfig};
 pub use mix::Mix;
 pub use operation::Operation;
 pub use options::ReadOptions;
+pub use preprocessing::Preprocessing;
 pub use preprocessor::Preprocessor;
 pub use sample::sample_path;
 pub use source::Source;

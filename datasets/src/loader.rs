@@ -14,7 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::ImageDataset;
+use crate::dataset::{Dataset, ImageDataset};
 use crate::error::{Error, Result};
 use crate::mix::Mix;
 use crate::random::{Purpose, keyed, shuffle};
@@ -78,7 +78,7 @@ impl LoaderConfig {
 pub struct Batch {
     /// The batch's number in its epoch, from 0.
     pub step: usize,
-    /// Normalized images, `f32`, `[B, C, H, W]`.
+    /// Normalized images, `f32`, `[B, C, H, W]`, or frames `[T, B, C, H, W]`.
     pub images: Tensor,
     /// Classes, `u32`, `[B]`.
     pub labels: Tensor,
@@ -109,13 +109,70 @@ pub struct Batch {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Loader {
-    data: Arc<ImageDataset>,
+    data: Arc<dyn Dataset>,
+    /// The images, where it is a loader of these.
+    images: Option<Arc<Seen>>,
     config: LoaderConfig,
     normalize: Normalize,
-    /// The normalized value of each byte, `[C][256]`.
-    table: Arc<Vec<[f32; 256]>>,
     device: Device,
     sends_bytes: bool,
+}
+
+/// Images as a configuration has them seen.
+#[derive(Debug)]
+struct Seen {
+    data: Arc<ImageDataset>,
+    augment: Augment,
+    center_crop: Option<(usize, usize)>,
+    /// The normalized value of each byte, `[C][256]`.
+    table: Vec<[f32; 256]>,
+}
+
+impl Dataset for Seen {
+    fn labels(&self) -> &[u32] {
+        self.data.labels()
+    }
+
+    fn n_classes(&self) -> usize {
+        self.data.n_classes()
+    }
+
+    fn class_names(&self) -> Option<&[String]> {
+        self.data.class_names()
+    }
+
+    fn dims(&self) -> Vec<usize> {
+        let (c, h, w) = self.data.shape();
+        let (h, w) = self.center_crop.unwrap_or((h, w));
+        let (h, w) = self.augment.size(h, w);
+        vec![c, h, w]
+    }
+
+    fn write(&self, index: usize, key: (u64, u64), out: &mut [f32]) {
+        self.render(index, key, &self.table, out);
+    }
+}
+
+impl Seen {
+    /// An image by a table for each channel, and what is cut out of it.
+    fn render<T: Copy + Default>(
+        &self,
+        index: usize,
+        (seed, epoch): (u64, u64),
+        table: &[[T; 256]],
+        out: &mut [T],
+    ) -> Option<Cut> {
+        let (c, h, w) = self.data.shape();
+        let image = &self.data.pixels()[index * c * h * w..(index + 1) * c * h * w];
+        let key = (seed, epoch, index);
+        match self.center_crop {
+            Some(size) => {
+                let middle = Window::centre((h, w), size).cut(image, h, w);
+                self.augment.write(&middle, (c, size.0, size.1), key, table, out)
+            }
+            None => self.augment.write(image, (c, h, w), key, table, out),
+        }
+    }
 }
 
 impl Loader {
@@ -127,17 +184,7 @@ impl Loader {
     /// does not fit the size of the images.
     pub fn new(data: Arc<ImageDataset>, config: &LoaderConfig, normalize: &Normalize, device: &Device) -> Result<Self> {
         let (c, h, w) = data.shape();
-        if config.batch_size == 0 {
-            return Err(Error::Config("LoaderConfig::batch_size: expected at least 1, found 0".to_owned()));
-        }
-        if config.drop_last && config.batch_size > data.len() {
-            return Err(Error::Config(format!(
-                "LoaderConfig::batch_size: expected at most the {} images of the data set, found {}; no batch would be \
-                 left with drop_last",
-                data.len(),
-                config.batch_size
-            )));
-        }
+        check_batches(config, data.len())?;
         normalize.check(c)?;
         if let Some((rows, columns)) = config.center_crop {
             if !(1..=h).contains(&rows) || !(1..=w).contains(&columns) {
@@ -156,12 +203,41 @@ impl Loader {
         }
         let (h, w) = config.center_crop.unwrap_or((h, w));
         config.augment.check((c, h, w))?;
-        if let Some(mix) = &config.mix {
-            mix.check()?;
+        let (augment, center_crop, table) = (config.augment, config.center_crop, normalize.table());
+        let seen = Arc::new(Seen { data, augment, center_crop, table });
+        Ok(Self {
+            data: seen.clone(),
+            images: Some(seen),
+            config: config.clone(),
+            normalize: normalize.clone(),
+            device: device.clone(),
+            sends_bytes: !device.is_cpu(),
+        })
+    }
+
+    /// A loader of any data set, whose examples are what it writes. What a configuration says of images has to be absent.
+    ///
+    /// # Errors
+    /// [`Error::Config`] as [`Loader::new`]; if the configuration has a crop or an augmentation of images; if the examples
+    /// are neither `[C, H, W]` nor `[T, C, H, W]`.
+    pub fn of(data: Arc<dyn Dataset>, config: &LoaderConfig, device: &Device) -> Result<Self> {
+        check_batches(config, data.len())?;
+        if config.augment != Augment::default() || config.center_crop.is_some() {
+            return Err(Error::Config(
+                "LoaderConfig: expected no augment and no center_crop for a data set that is none of images, found some; \
+                 they change images"
+                    .to_owned(),
+            ));
         }
-        let table = Arc::new(normalize.table());
-        let (normalize, device, sends_bytes) = (normalize.clone(), device.clone(), !device.is_cpu());
-        Ok(Self { data, config: config.clone(), normalize, table, device, sends_bytes })
+        let dims = data.dims();
+        if ![3, 4].contains(&dims.len()) || dims.contains(&0) || data.is_empty() {
+            return Err(Error::Config(format!(
+                "expected at least one example of shape [C, H, W] or [T, C, H, W], found {} of {dims:?}",
+                data.len()
+            )));
+        }
+        let normalize = Normalize::unit(dims[dims.len() - 3]);
+        Ok(Self { data, images: None, config: config.clone(), normalize, device: device.clone(), sends_bytes: false })
     }
 
     /// The same loader whose images travel to the device as bytes, a quarter of the numbers, and are normalized there: the
@@ -183,14 +259,18 @@ impl Loader {
 
     /// (height, width) of the images in a batch.
     pub fn size(&self) -> (usize, usize) {
-        let (_, h, w) = self.data.shape();
-        let (h, w) = self.config.center_crop.unwrap_or((h, w));
-        self.config.augment.size(h, w)
+        let dims = self.data.dims();
+        (dims[dims.len() - 2], dims[dims.len() - 1])
     }
 
-    /// The images.
-    pub fn data(&self) -> &ImageDataset {
-        &self.data
+    /// The examples.
+    pub fn data(&self) -> &dyn Dataset {
+        &*self.data
+    }
+
+    /// The images as they are in memory, if it is a loader of images.
+    pub fn images(&self) -> Option<&ImageDataset> {
+        self.images.as_deref()
     }
 
     /// How they become batches.
@@ -264,6 +344,21 @@ impl Loader {
     }
 }
 
+/// Checks what a configuration says of batches of `n` examples.
+fn check_batches(config: &LoaderConfig, n: usize) -> Result<()> {
+    if config.batch_size == 0 {
+        return Err(Error::Config("LoaderConfig::batch_size: expected at least 1, found 0".to_owned()));
+    }
+    if config.drop_last && config.batch_size > n {
+        return Err(Error::Config(format!(
+            "LoaderConfig::batch_size: expected at most the {n} images of the data set, found {}; no batch would be left \
+             with drop_last",
+            config.batch_size
+        )));
+    }
+    config.mix.as_ref().map_or(Ok(()), |mix| mix.check())
+}
+
 /// What one epoch consists of.
 struct Plan {
     loader: Loader,
@@ -274,58 +369,51 @@ struct Plan {
 impl Plan {
     /// Makes batch `step` on all cores.
     fn batch(&self, step: usize) -> Result<Batch> {
-        let Loader { data, config, table, device, sends_bytes, .. } = &self.loader;
-        let (c, (out_h, out_w)) = (data.shape().0, self.loader.size());
+        let Loader { data, images: seen, config, device, normalize, sends_bytes } = &self.loader;
         let start = step * config.batch_size;
         let indices = &self.order[start..(start + config.batch_size).min(self.order.len())];
         let labels: Vec<u32> = indices.iter().map(|index| data.labels()[*index]).collect();
+        let (dims, (out_h, out_w), key) = (data.dims(), self.loader.size(), (config.seed, self.epoch));
         let b = indices.len();
-        let shape = (b, c, out_h, out_w);
-        let (images, targets) = match &config.mix {
-            Some(mix) => {
-                let (mut images, _) = self.images(indices, table);
-                let mixture = mix.draw(out_h, out_w, config.seed, self.epoch, step);
-                let targets = mixture.apply(&mut images, &labels, out_h, out_w, data.n_classes());
-                (
-                    Tensor::from_vec(images, shape, device)?,
-                    Some(Tensor::from_vec(targets, (b, data.n_classes()), device)?),
-                )
-            }
-            None if *sends_bytes => {
+        let shape = [&[b], &dims[..]].concat();
+        let mut targets = None;
+        let images = match seen {
+            Some(seen) if *sends_bytes && config.mix.is_none() => {
                 let same: [u8; 256] = std::array::from_fn(|byte| byte as u8);
-                let (bytes, cuts) = self.images(indices, &vec![same; c]);
-                (normalized(&Tensor::from_vec(bytes, shape, device)?, table, &cuts)?, None)
+                let same = vec![same; dims[0]];
+                let (bytes, cuts) = each(indices, &dims, |index, out: &mut [u8]| seen.render(index, key, &same, out));
+                normalized(&Tensor::from_vec(bytes, shape, device)?, &normalize.table(), &cuts)?
             }
-            None => (Tensor::from_vec(self.images(indices, table).0, shape, device)?, None),
+            _ => {
+                let (mut images, _) = each(indices, &dims, |index, out| data.write(index, key, out));
+                if let Some(mix) = &config.mix {
+                    let mixture = mix.draw(out_h, out_w, config.seed, self.epoch, step);
+                    let mixed = mixture.apply(&mut images, &labels, out_h, out_w, data.n_classes());
+                    targets = Some(Tensor::from_vec(mixed, (b, data.n_classes()), device)?);
+                }
+                Tensor::from_vec(images, shape, device)?
+            }
         };
+        // Time comes first.
+        let images = if dims.len() == 4 { images.transpose(0, 1)?.contiguous()? } else { images };
         Ok(Batch { step, images, labels: Tensor::from_vec(labels, b, device)?, targets, indices: indices.to_vec() })
     }
+}
 
-    /// Images `[B, C, H, W]` by a table for each channel, and what is cut out of each.
-    fn images<T>(&self, indices: &[usize], table: &[[T; 256]]) -> (Vec<T>, Vec<Option<Cut>>)
-    where
-        T: Copy + Default + Send + Sync,
-    {
-        let Loader { data, config, .. } = &self.loader;
-        let (c, h, w) = data.shape();
-        let (image_len, (out_h, out_w)) = (c * h * w, self.loader.size());
-        let out_len = c * out_h * out_w;
-        let mut images = vec![T::default(); indices.len() * out_len];
-        // Small images go to a core several at a time: handing out one costs more than a small one takes.
-        let at_once = (1 << 14) / image_len + 1;
-        let write = |(out, &index): (&mut [T], &usize)| {
-            let image = &data.pixels()[index * image_len..(index + 1) * image_len];
-            let key = (config.seed, self.epoch, index);
-            match config.center_crop {
-                Some(size) => {
-                    let middle = Window::centre((h, w), size).cut(image, h, w);
-                    config.augment.write(&middle, (c, size.0, size.1), key, table, out)
-                }
-                None => config.augment.write(image, (c, h, w), key, table, out),
-            }
-        };
-        let cuts = images.par_chunks_exact_mut(out_len).zip(indices).with_min_len(at_once).map(write).collect();
-        (images, cuts)
+/// Examples of these dimensions one after the other, made on all cores, and what `write` returned of each.
+fn each<T, R>(indices: &[usize], dims: &[usize], write: impl Fn(usize, &mut [T]) -> R + Sync) -> (Vec<T>, Vec<R>)
+where
+    T: Copy + Default + Send,
+    R: Send,
+{
+    let len: usize = dims.iter().product();
+    let mut examples = vec![T::default(); indices.len() * len];
+    // Small images go to a core several at a time: handing out one costs more than a small one takes.
+    let at_once = (1 << 14) / len + 1;
+    let rows = examples.par_chunks_exact_mut(len).zip(indices).with_min_len(at_once);
+    let returned = rows.map(|(out, &index)| write(index, out)).collect();
+    (examples, returned)
+}
     }
 }
 

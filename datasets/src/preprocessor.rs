@@ -2,7 +2,7 @@
 //! `preprocessor_config.json`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -83,7 +83,9 @@ impl Preprocessor {
                     .to_owned(),
             ));
         }
-        let data = loader.data();
+        let data = loader.images().ok_or_else(|| {
+            Error::Config("Preprocessor::of: expected a loader of images, found one of another data set".to_owned())
+        })?;
         let (channels, h, w) = data.shape();
         Ok(Self {
             fit: data.fit(),
@@ -173,18 +175,7 @@ impl Preprocessor {
     /// # Errors
     /// [`Error::NoPreprocessor`] if there is none, which folders of older versions lack; as [`Preprocessor::load`].
     pub fn from_pretrained(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let io = |source| Error::Io { path: path.to_path_buf(), doing: "find the model", source };
-        // A relative path may show no folder above it.
-        let folder = path.canonicalize().map_err(io)?;
-        let is_checkpoint = folder.parent().is_some_and(|parent| parent.ends_with("checkpoints"));
-        let of_run = folder.ancestors().nth(2).filter(|_| is_checkpoint);
-        let places = [Some(folder.clone()), Some(folder.join("model")), of_run.map(Path::to_path_buf)];
-        let mut files = places.into_iter().flatten().map(|place| place.join("preprocessor_config.json"));
-        match files.find(|file| !matches!(file.try_exists(), Ok(false))) {
-            Some(file) => Self::load(file),
-            None => Err(Error::NoPreprocessor { path: path.to_path_buf() }),
-        }
+        Self::load(find(path.as_ref())?)
     }
 
     /// Reads `preprocessor_config.json`.
@@ -194,10 +185,14 @@ impl Preprocessor {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let io = |source| Error::Io { path: path.to_path_buf(), doing: "read the preprocessing", source };
-        let text = fs::read_to_string(path).map_err(io)?;
+        Self::parse(&fs::read_to_string(path).map_err(io)?, path)
+    }
+
+    /// [`load`](Self::load) of the text of a file; `path` stands in errors.
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self> {
         let wrong = |(key, expected, found)| Error::Preprocessor { path: path.to_path_buf(), key, expected, found };
-        let json: Value = serde_json::from_str(&text)
-            .map_err(|e| wrong(("the file".to_owned(), "JSON".to_owned(), e.to_string())))?;
+        let json: Value =
+            serde_json::from_str(text).map_err(|e| wrong(("the file".to_owned(), "JSON".to_owned(), e.to_string())))?;
         parse(&json).map_err(wrong)
     }
 
@@ -220,6 +215,18 @@ impl Preprocessor {
         }
         self.normalize.check(self.channels)
     }
+}
+
+/// The `preprocessor_config.json` of a model folder, a run or a checkpoint.
+pub(crate) fn find(path: &Path) -> Result<PathBuf> {
+    let io = |source| Error::Io { path: path.to_path_buf(), doing: "find the model", source };
+    // A relative path may show no folder above it.
+    let folder = path.canonicalize().map_err(io)?;
+    let is_checkpoint = folder.parent().is_some_and(|parent| parent.ends_with("checkpoints"));
+    let of_run = folder.ancestors().nth(2).filter(|_| is_checkpoint);
+    let places = [Some(folder.clone()), Some(folder.join("model")), of_run.map(Path::to_path_buf)];
+    let mut files = places.into_iter().flatten().map(|place| place.join("preprocessor_config.json"));
+    files.find(|file| !matches!(file.try_exists(), Ok(false))).ok_or_else(|| Error::NoPreprocessor { path: path.to_path_buf() })
 }
 
 /// The shortest number that is the same `f32`: 0.4914, not 0.4913999915.
@@ -302,6 +309,10 @@ fn parse(json: &Value) -> std::result::Result<Preprocessor, Wrong> {
     let object = |value: &Value, key: &str| value.as_object().cloned().ok_or_else(|| wrong(key, "an object", value));
     let all = object(json, "the file")?;
     let ours = all.get("lmht").map_or(Ok(Map::new()), |value| object(value, "lmht"))?;
+    if ours.get("events").is_some_and(|events| !events.is_null()) {
+        let found = "a recipe for frames of events, which EventPreprocessor reads".to_owned();
+        return Err(("lmht.events".to_owned(), "the preprocessing of images".to_owned(), found));
+    }
     let flag = |key| get::<bool>(&all, key, "true or false");
     const SIDES: &str = "{\"height\", \"width\"} in pixels";
     type Size = Option<(usize, usize)>;

@@ -24,6 +24,8 @@ pub(crate) enum Purpose {
     AutoAugment = 5,
     /// How the images of a batch are mixed: keyed by (seed, epoch, step).
     Mix = 6,
+    /// What happens to the frames of one recording: keyed by (seed, epoch, recording).
+    Events = 7,
 }
 
 /// The generator of `(purpose, seed, a, b)`; the four numbers are the 256-bit key itself, so no two uses can collide.

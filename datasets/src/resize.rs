@@ -45,9 +45,37 @@ fn byte(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
-/// For each of `to` values those of `from` values under a triangle around its centre: one value wide on either side, or as
-/// wide as the ratio if the image shrinks.
+/// [`resize`] of numbers, as PyTorch's `interpolate` with `antialias` computes it.
+pub(crate) fn resize_f32(image: &[f32], (h, w): (usize, usize), to: (usize, usize)) -> Vec<f32> {
+    let (rows, columns) = (triangles(h, to.0), triangles(w, to.1));
+    let mut resized = Vec::with_capacity(image.len() / (h * w) * to.0 * to.1);
+    for plane in image.chunks_exact(h * w) {
+        let mut narrow = Vec::with_capacity(h * to.1);
+        for row in plane.chunks_exact(w) {
+            let sum = |(first, weights): &(usize, Vec<f64>)| -> f32 {
+                row[*first..].iter().zip(weights).map(|(x, weight)| x * *weight as f32).sum()
+            };
+            narrow.extend(columns.iter().map(sum));
+        }
+        for (first, weights) in &rows {
+            let sum = |x: usize| -> f32 {
+                weights.iter().enumerate().map(|(i, weight)| narrow[(first + i) * to.1 + x] * *weight as f32).sum()
+            };
+            resized.extend((0..to.1).map(sum));
+        }
+    }
+    resized
+}
+
 fn taps(from: usize, to: usize) -> Vec<Taps> {
+    let fixed = |weight: &f64| (weight * f64::from(1 << BITS) + 0.5) as i32;
+    let tap = |(first, weights): (usize, Vec<f64>)| Taps { first, weights: weights.iter().map(fixed).collect() };
+    triangles(from, to).into_iter().map(tap).collect()
+}
+
+/// For each of `to` values those of `from` values under a triangle around its centre, from which on and how much: one value
+/// wide on either side, or as wide as the ratio if the image shrinks.
+fn triangles(from: usize, to: usize) -> Vec<(usize, Vec<f64>)> {
     let ratio = from as f64 / to as f64;
     let reach = ratio.max(1.0);
     let tap = |index: usize| {
@@ -58,8 +86,7 @@ fn taps(from: usize, to: usize) -> Vec<Taps> {
         let triangle = |x: usize| (1.0 - ((x as f64 - centre + 0.5) / reach).abs()).max(0.0);
         let weights: Vec<f64> = (first..end).map(triangle).collect();
         let sum: f64 = weights.iter().sum();
-        let fixed = |weight: &f64| (weight / sum * f64::from(1 << BITS) + 0.5) as i32;
-        Taps { first, weights: weights.iter().map(fixed).collect() }
+        (first, weights.iter().map(|weight| weight / sum).collect())
     };
     (0..to).map(tap).collect()
 }
@@ -77,6 +104,14 @@ mod tests {
         assert_eq!(resize(&[0, 100], (1, 2), (1, 4)), [0, 25, 75, 100]);
         assert_eq!(resize(&[0, 100], (2, 1), (4, 1)), [0, 25, 75, 100]);
         assert_eq!(resize(&[1, 2, 3, 4, 5, 6], (1, 3), (1, 3)), [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn numbers_have_the_same_weights() {
+        assert!(
+            resize_f32(&[0., 7., 14., 21.], (1, 4), (1, 2)).iter().zip([5., 16.]).all(|(a, b)| (a - b).abs() < 1e-5)
+        );
+        assert_eq!(resize_f32(&[0., 100.], (2, 1), (4, 1)), [0., 25., 75., 100.]);
     }
 
     #[test]

@@ -43,11 +43,11 @@ pub struct Source {
 }
 
 /// A split, or a part of it.
-#[derive(Clone)]
-struct Part {
-    name: String,
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) name: String,
     /// Per cent of each class at which it begins and ends.
-    slice: Slice,
+    pub(crate) slice: Slice,
 }
 
 /// From and to, in per cent of the images of a class.
@@ -220,7 +220,7 @@ impl std::fmt::Debug for Source {
 
 impl Part {
     /// `train`, `train[:80%]`, `train[80%:]` or `train[10%:20%]`.
-    fn parse(words: &str, split: Split) -> Result<Self> {
+    pub(crate) fn parse(words: &str, split: Split) -> Result<Self> {
         let wrong = || {
             Error::Config(format!(
                 "ReadOptions::{}_split: expected the name of a split or a part of one, such as `all[:80%]`, found \
@@ -243,7 +243,7 @@ impl Part {
         Ok(Self { name: name.to_owned(), slice })
     }
 
-    fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         let (name, (from, to)) = (&self.name, self.slice);
         match (from, to) {
             WHOLE => name.clone(),

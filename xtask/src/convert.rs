@@ -10,7 +10,7 @@ use candle_core::{DType, Device};
 use clap::Subcommand;
 use lmht_convert::Model;
 use lmht_convert::checkpoint::{self, ImportOptions, Layout};
-use lmht_datasets::Preprocessor;
+use lmht_datasets::Preprocessing;
 use lmht_nn::{ModelCard, ModelConfig, Pretrained, save_pretrained};
 use lmht_train::Predictor;
 
@@ -233,8 +233,8 @@ fn import(args: &Import) -> Result<()> {
 }
 
 /// How an image becomes an input of the network of `config`: of a file, or of a folder with one.
-fn preprocessor(path: &Path, config: &ModelConfig) -> Result<Preprocessor> {
-    let read = if path.is_dir() { Preprocessor::from_pretrained(path) } else { Preprocessor::load(path) };
+fn preprocessor(path: &Path, config: &ModelConfig) -> Result<Preprocessing> {
+    let read = if path.is_dir() { Preprocessing::from_pretrained(path) } else { Preprocessing::load(path) };
     let preprocessor = read?;
     Predictor::check(&preprocessor, config).with_context(|| path.display().to_string())?;
     Ok(preprocessor)

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow, bail};
 use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
+use lmht_datasets::events::{EventDataset, EventInput, EventPreprocessor, EventRecipe, EventSource};
 use lmht_datasets::{
-    Error, Fit, ImageDataset, Loader, LoaderConfig, Normalize, Preprocessor, ReadOptions, Source, Split, sample_path,
+    Dataset, Error, Fit, ImageDataset, Loader, LoaderConfig, Normalize, Preprocessing, Preprocessor, ReadOptions,
+    Source, Split, sample_path,
 };
 use lmht_nn::ModelConfig;
 
@@ -33,16 +35,54 @@ impl SplitArgs {
     }
 }
 
-/// Training and test batches of an experiment, on a device.
-pub(crate) fn open(experiment: &Experiment, device: &Device) -> Result<(Loader, Loader)> {
-    let (train, test, normalize) = read_both(&experiment.data, &experiment.model)?;
+/// What an experiment learns from and measures on, on a device.
+pub(crate) struct Opened {
+    pub(crate) train: Loader,
+    pub(crate) test: Loader,
+    /// What the test data went through, for the model folder.
+    pub(crate) preprocessing: Preprocessing,
+}
+
+/// Training and test batches of an experiment.
+pub(crate) fn open(experiment: &Experiment, device: &Device) -> Result<Opened> {
+    let data = &experiment.data;
+    let (train, test) = read_both(data, &experiment.model)?;
     let config = LoaderConfig {
-        augment: experiment.data.augment,
-        mix: experiment.data.mix,
+        augment: data.augment,
+        mix: data.mix,
         ..LoaderConfig::train(experiment.train.batch_size, experiment.train.seed)
     };
-    let train = Loader::new(Arc::new(train), &config, &normalize, device)?;
-    Ok((train, test_source(&experiment.data, test, &normalize, device)?))
+    let preprocessing = match &test {
+        Data::Events(events) => Some(EventPreprocessor::of(events).into()),
+        Data::Images(..) => None,
+    };
+    let train = match train {
+        Data::Events(events) => Data::Events(events.with_augment(data.event_augment.unwrap_or_default())?),
+        images => images,
+    };
+    let (train, test) = (train.loader(&config, device)?, test.test_loader(data, device)?);
+    let preprocessing = preprocessing.map_or_else(|| Preprocessor::of(&test).map(Preprocessing::from), Ok)?;
+    Ok(Opened { train, test, preprocessing })
+}
+
+/// A split in memory.
+enum Data {
+    Images(ImageDataset, Normalize),
+    Events(EventDataset),
+}
+
+impl Data {
+    fn loader(self, config: &LoaderConfig, device: &Device) -> Result<Loader> {
+        Ok(match self {
+            Self::Images(images, normalize) => Loader::new(Arc::new(images), config, &normalize, device)?,
+            Self::Events(events) => Loader::of(Arc::new(events), config, device)?,
+        })
+    }
+
+    /// Every example once.
+    fn test_loader(self, data: &DataConfig, device: &Device) -> Result<Loader> {
+        self.loader(&LoaderConfig { center_crop: data.center_crop, ..LoaderConfig::eval(TEST_BATCH) }, device)
+    }
 }
 
 /// The test batches alone, for a network that is trained already, as its preprocessor makes them of images.
@@ -51,7 +91,7 @@ pub(crate) fn open(experiment: &Experiment, device: &Device) -> Result<(Loader, 
 pub(crate) fn open_test(
     data: &DataConfig,
     model: &ModelConfig,
-    preprocessor: Option<&Preprocessor>,
+    preprocessor: Option<&Preprocessing>,
     device: &Device,
 ) -> Result<Loader> {
     let Some(preprocessor) = preprocessor else {
@@ -62,66 +102,105 @@ pub(crate) fn open_test(
         );
         return open_test_of_training(data, model, device);
     };
-    let (data, normalize) = (of_preprocessor(data, preprocessor, model), &preprocessor.normalize);
+    let data = of_preprocessing(data, preprocessor, model)?;
+    if let Some(recipe) = &data.events {
+        let source = open_events(&data, &data.parquet)?;
+        source.require(Split::Test).map_err(in_options)?;
+        let test = read_events(&source, Split::Test, recipe)?;
+        check_events(&data, model, &test)?;
+        return Data::Events(test).test_loader(&data, device);
+    }
     let source = open_source(&data, &data.parquet)?;
     source.require(Split::Test).map_err(in_options)?;
     source.notes().iter().for_each(|note| eprintln!("note: {note}"));
     let test = read(&data, Split::Test, &data.parquet)?;
     check_fit(&data, model, &test)?;
-    test_source(&data, test, normalize, device)
+    let normalize = data.normalize.clone().unwrap_or_else(|| Normalize::unit(model.in_channels));
+    Data::Images(test, normalize).test_loader(&data, device)
 }
 
 /// The test batches of an experiment: the training split, which has to be there, decides how images become inputs.
 pub(crate) fn open_test_of_training(data: &DataConfig, model: &ModelConfig, device: &Device) -> Result<Loader> {
-    let (_, test, normalize) = read_both(data, model)?;
-    test_source(data, test, &normalize, device)
+    read_both(data, model)?.1.test_loader(data, device)
 }
 
-/// The same data, read as a preprocessor says.
-fn of_preprocessor(data: &DataConfig, preprocessor: &Preprocessor, model: &ModelConfig) -> DataConfig {
+/// The same data, read as a preprocessing says.
+fn of_preprocessing(data: &DataConfig, preprocessing: &Preprocessing, model: &ModelConfig) -> Result<DataConfig> {
     let mut data = data.clone();
-    let (size, options) = (Some(preprocessor.size), &mut data.parquet);
-    (options.size, options.resize, options.cover) = match preprocessor.fit {
-        Fit::Exact => (size, None, None),
-        Fit::Stretch => (None, size, None),
-        Fit::Cover => (None, None, size),
-    };
-    options.channels = Some(preprocessor.channels);
+    let options = &mut data.parquet;
     options.n_classes = Some(model.n_classes);
-    options.class_names = preprocessor.class_names.clone();
+    options.class_names = preprocessing.class_names().map(<[_]>::to_vec);
     options.max_per_class = None;
-    data.center_crop = preprocessor.center_crop;
-    data.normalize = Some(preprocessor.normalize.clone());
-    data
+    match preprocessing {
+        Preprocessing::Events(events) => data.events = Some(events.recipe.clone()),
+        Preprocessing::Images(images) => {
+            if data.events.is_some() {
+                bail!(
+                    "{}: expected images, as the network takes them; data.events is for recordings",
+                    data.path.display()
+                );
+            }
+            let size = Some(images.size);
+            (options.size, options.resize, options.cover) = match images.fit {
+                Fit::Exact => (size, None, None),
+                Fit::Stretch => (None, size, None),
+                Fit::Cover => (None, None, size),
+            };
+            options.channels = Some(images.channels);
+            data.center_crop = images.center_crop;
+            data.normalize = Some(images.normalize.clone());
+        }
+    }
+    Ok(data)
 }
 
 /// One batch of training images without augmentation, in the order of training: for a calibration.
 pub(crate) fn open_plain_train(
     data: &DataConfig,
     model: &ModelConfig,
-    preprocessor: Option<&Preprocessor>,
+    preprocessor: Option<&Preprocessing>,
     n_images: usize,
     device: &Device,
 ) -> Result<Loader> {
-    let (train, _, normalize) = match preprocessor {
-        Some(preprocessor) => read_both(&of_preprocessor(data, preprocessor, model), model)?,
+    let (train, _) = match preprocessor {
+        Some(preprocessor) => read_both(&of_preprocessing(data, preprocessor, model)?, model)?,
         None => read_both(data, model)?,
     };
-    let config = LoaderConfig { drop_last: false, ..LoaderConfig::train(n_images, 0) };
-    Ok(Loader::new(Arc::new(train), &config, &normalize, device)?)
+    train.loader(&LoaderConfig { drop_last: false, ..LoaderConfig::train(n_images, 0) }, device)
 }
 
 /// The training images and how their pixels are normalized.
 pub(crate) fn read_train(data: &DataConfig, model: &ModelConfig) -> Result<(Arc<ImageDataset>, Normalize)> {
+    anyhow::ensure!(data.events.is_none(), "{}: expected images, found data.events", data.path.display());
     let train = read(data, Split::Train, &data.parquet)?;
     check_fit(data, model, &train)?;
     let normalize = data.normalize.clone().unwrap_or_else(|| train.channel_stats());
     Ok((Arc::new(train), normalize))
 }
 
-/// Both splits, and how their pixels are normalized: the training split decides that, and the classes.
-fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(ImageDataset, ImageDataset, Normalize)> {
+/// Both splits; the training split decides how pixels are normalized, and the classes.
+fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(Data, Data)> {
     // Said before anything long is read.
+    if let Some(recipe) = &data.events {
+        check_timesteps(recipe, model)?;
+        let source = open_events(data, &data.parquet)?;
+        for split in [Split::Train, Split::Test] {
+            source.require(split).map_err(in_options)?;
+        }
+        let train = read_events(&source, Split::Train, recipe)?;
+        check_events(data, model, &train)?;
+        let mut options = data.parquet.clone();
+        options.n_classes = Some(train.n_classes());
+        options.class_names = train.class_names().map(<[_]>::to_vec);
+        // A smaller training set is a choice; the accuracy is that of the whole test set.
+        options.max_per_class = None;
+        let test = read_events(&open_events(data, &options)?, Split::Test, train.recipe())?;
+        check_events(data, model, &test)?;
+        return Ok((Data::Events(train), Data::Events(test)));
+    }
+    if data.event_augment.is_some() {
+        bail!("data.event_augment: expected data.events beside it; images are changed by data.augment");
+    }
     let source = open_source(data, &data.parquet)?;
     for split in [Split::Train, Split::Test] {
         source.require(split).map_err(in_options)?;
@@ -141,13 +220,7 @@ fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(ImageDataset, Im
     options.max_per_class = None;
     let test = read(data, Split::Test, &options)?;
     let normalize = data.normalize.clone().unwrap_or_else(|| train.channel_stats());
-    Ok((train, test, normalize))
-}
-
-/// Every test image once.
-fn test_source(data: &DataConfig, test: ImageDataset, normalize: &Normalize, device: &Device) -> Result<Loader> {
-    let config = LoaderConfig { center_crop: data.center_crop, ..LoaderConfig::eval(TEST_BATCH) };
-    Ok(Loader::new(Arc::new(test), &config, normalize, device)?)
+    Ok((Data::Images(train, normalize.clone()), Data::Images(test, normalize)))
 }
 
 /// Images in an evaluation batch: large enough to keep the cores busy, small enough for any memory.
@@ -171,16 +244,72 @@ fn check_fit(data: &DataConfig, model: &ModelConfig, train: &ImageDataset) -> Re
     Ok(())
 }
 
+/// Frames are the timesteps, unless they are averaged.
+fn check_timesteps(recipe: &EventRecipe, model: &ModelConfig) -> Result<()> {
+    let expected = model.n_frames();
+    anyhow::ensure!(
+        recipe.input == EventInput::Mean || recipe.frames == expected,
+        "data.events.frames is {}, but the network takes a frame at each of its {expected} timesteps: set \
+         model.timesteps or data.events.frames, or input = \"mean\", which averages the frames into one static image",
+        recipe.frames
+    );
+    Ok(())
+}
+
+/// The network and the recordings must agree on timesteps, polarities and classes.
+fn check_events(data: &DataConfig, model: &ModelConfig, events: &EventDataset) -> Result<()> {
+    let path = data.path.display();
+    check_timesteps(events.recipe(), model)?;
+    let dims = events.dims();
+    let channels = dims[dims.len() - 3];
+    anyhow::ensure!(
+        channels == model.in_channels,
+        "{path}: the recordings have {channels} polarities, but model.in_channels is {}",
+        model.in_channels
+    );
+    anyhow::ensure!(
+        events.n_classes() == model.n_classes,
+        "{path}: the recordings are of {} classes, but model.n_classes is {}",
+        events.n_classes(),
+        model.n_classes
+    );
+    Ok(())
+}
+
+fn open_events(data: &DataConfig, options: &ReadOptions) -> Result<EventSource> {
+    let path = data.path.display();
+    if data.path == Path::new("sample") {
+        bail!(
+            "data.path: expected a folder of recordings, found `sample`, which has images; docs/guides/events.md says which"
+        );
+    }
+    if !data.path.exists() {
+        bail!(
+            "{path}: expected a folder of recordings of events here, and there is nothing; docs/guides/events.md says which \
+             there are and where to get them. Give another one with --data FOLDER"
+        );
+    }
+    EventSource::open(&data.path, options).map_err(in_options)
+}
+
+/// Where frames are kept; `runs` is what a clone does not commit.
+const FRAMES: &str = "runs/.frames";
+
+fn read_events(source: &EventSource, split: Split, recipe: &EventRecipe) -> Result<EventDataset> {
+    let bar = ProgressBar::new(0);
+    bar.set_style(ProgressStyle::with_template("reading {msg} {wide_bar} {pos}/{len} {eta} left")?);
+    bar.set_message(split.name());
+    let events = EventDataset::read(source, split, recipe, Some(Path::new(FRAMES)), &|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    events.map_err(in_options)
+}
+
 fn open_source(data: &DataConfig, options: &ReadOptions) -> Result<Source> {
     let sample = sample_path();
     let path: &Path = if data.path == Path::new("sample") { &sample } else { &data.path };
-    if data.events.is_some() {
-        bail!(
-            "{}: recordings of events cannot be read yet; the configuration's data.events only records the recipe. \
-             Choose a data set of images, or remove data.events and give frames that are averaged into images already",
-            path.display()
-        );
-    }
     if data.path == Path::new("sample") && !path.exists() {
         bail!(
             "sample: the sample is a part of the repository (datasets/sample), and this is not a clone of it; change into \
@@ -229,7 +358,13 @@ fn in_options(error: Error) -> anyhow::Error {
             path.display()
         ),
         // The fields of the library's options are those of the configuration.
-        error => anyhow!(error.to_string().replace("ReadOptions::", "data.parquet.")),
+        error => anyhow!(
+            error
+                .to_string()
+                .replace("ReadOptions::", "data.parquet.")
+                .replace("EventRecipe::", "data.events.")
+                .replace("EventAugment::", "data.event_augment.")
+        ),
     }
 }
 
@@ -244,10 +379,23 @@ pub(crate) fn name(path: &Path) -> String {
 
 /// In words, for run records and model cards.
 pub(crate) fn describe(data: &DataConfig, train: &Loader, test: &Loader) -> String {
+    let what = match &data.events {
+        None => "images".to_owned(),
+        Some(EventRecipe { frames, by, input, .. }) => {
+            let by = format!("{by:?}").to_lowercase();
+            let mean = if *input == EventInput::Mean { ", averaged into one static image" } else { "" };
+            format!("recordings ({frames} frames by {by}{mean})")
+        }
+    };
+    let splits = match (&data.parquet.train_split, &data.parquet.test_split) {
+        (Some(train), Some(test)) => format!(" (split {train} and {test})"),
+        _ => String::new(),
+    };
     format!(
-        "{}: {} training images, accuracy on all {} test images",
+        "{}: {} training {what}, accuracy on all {} test {}{splits}",
         name(&data.path),
         train.data().len(),
-        test.data().len()
+        test.data().len(),
+        if data.events.is_some() { "recordings" } else { "images" },
     )
 }

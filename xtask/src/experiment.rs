@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use lmht_datasets::events::{EventAugment, EventRecipe};
 use lmht_datasets::{Augment, Mix, Normalize, ReadOptions};
 use lmht_nn::ModelConfig;
 use lmht_train::TrainConfig;
@@ -53,34 +54,15 @@ pub(crate) struct DataConfig {
     /// Mixes the training images of a batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mix: Option<Mix>,
-    /// Recordings of an event camera in place of images.
+    /// Recordings of an event camera in place of images, and what the network is shown of them; `parquet` has their splits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) events: Option<EventConfig>,
+    pub(crate) events: Option<EventRecipe>,
+    /// Random changes to the frames of training recordings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) event_augment: Option<EventAugment>,
     /// Mean and standard deviation of each channel; absent: measured on the training images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) normalize: Option<Normalize>,
-}
-
-/// How recordings of events become the network's input.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct EventConfig {
-    /// Frames that a recording is divided into, each with as many events.
-    pub(crate) frames: usize,
-    /// (height, width) that the frames are brought to.
-    pub(crate) size: (usize, usize),
-    /// What the network is shown.
-    pub(crate) input: EventInput,
-}
-
-/// What the network is shown of a recording.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum EventInput {
-    /// The mean of the frames, a static image: as the published code.
-    Mean,
-    /// A frame at every timestep.
-    Frames,
 }
 
 fn sample() -> PathBuf {
@@ -97,6 +79,7 @@ impl Default for DataConfig {
             center_crop: None,
             mix: None,
             events: None,
+            event_augment: None,
             normalize: None,
         }
     }

@@ -19,6 +19,7 @@ mod data;
 mod device;
 mod energy;
 mod eval;
+mod events;
 mod experiment;
 mod golden;
 mod gpu_build;
@@ -57,6 +58,7 @@ enum Command {
     Predict(predict::Args),
     Convert(convert::Args),
     Energy(energy::Args),
+    Events(events::Args),
     Golden(golden::Args),
     GpuCheck(gpu_check::Args),
     Reliability(reliability::Args),
@@ -76,6 +78,7 @@ fn main() -> std::process::ExitCode {
         Command::Predict(args) => predict::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Energy(args) => energy::run(&args),
+        Command::Events(args) => events::run(&args),
         Command::Golden(args) => golden::run(&args),
         Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Reliability(args) => reliability::run(&args),

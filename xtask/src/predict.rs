@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
-use candle_core::Tensor;
-use lmht_datasets::image_files;
+use lmht_datasets::events::recording_files;
+use lmht_datasets::{Preprocessing, image_files};
 use lmht_train::{Answer, Prediction, Predictor};
 use serde_json::{Value, json};
 
@@ -28,7 +28,8 @@ const BATCH: usize = 32;
 pub(crate) struct Args {
     /// A run, finished or interrupted, one of its checkpoints, or a model folder.
     model: PathBuf,
-    /// Images (PNG, JPEG, WebP, BMP, GIF, TIFF), or folders of them.
+    /// Images (PNG, JPEG, WebP, BMP, GIF, TIFF), or folders of them; recordings of events for a network that learned from
+    /// such.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
     /// How many classes of an image are told.
@@ -60,8 +61,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut files = Vec::new();
     for path in &args.images {
         if path.is_dir() {
-            let found = image_files(path)?;
-            ensure!(!found.is_empty(), "{}: expected images in the folder or below it, found none", path.display());
+            let (found, what) = match predictor.preprocessor() {
+                Preprocessing::Images(_) => (image_files(path)?, "images"),
+                Preprocessing::Events(_) => (recording_files(path)?, "recordings of events"),
+            };
+            ensure!(!found.is_empty(), "{}: expected {what} in the folder or below it, found none", path.display());
             files.extend(found);
         } else {
             files.push(path.clone());
@@ -75,9 +79,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let (mut readable, mut inputs) = (Vec::new(), Vec::new());
         for file in files {
             match predictor.preprocessor().open(file) {
-                Ok(input) => {
-                    readable.push(file);
-                    inputs.push(input);
+                Ok(found) => {
+                    // A file of events may hold several recordings.
+                    let name = |i| match found.len() {
+                        1 => file.clone(),
+                        _ => PathBuf::from(format!("{}[{i}]", file.display())),
+                    };
+                    readable.extend((0..found.len()).map(name));
+                    inputs.extend(found);
                 }
                 Err(error) => {
                     let error = advice(&error.to_string());
@@ -89,11 +98,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if inputs.is_empty() {
             continue;
         }
-        for (file, prediction) in readable.into_iter().zip(predictor.predict(&Tensor::stack(&inputs, 0)?)?) {
-            match args.format {
-                Format::Text => print!("{}", text(args, &predictor, file, &prediction)),
-                Format::Csv => print!("{}", lines(args, &predictor, file, &prediction)),
-                Format::Json => shown.push(object(args, &predictor, file, &prediction)),
+        for (files, inputs) in readable.chunks(BATCH).zip(inputs.chunks(BATCH)) {
+            for (file, prediction) in files.iter().zip(predictor.predict(&Predictor::stack(inputs)?)?) {
+                match args.format {
+                    Format::Text => print!("{}", text(args, &predictor, file, &prediction)),
+                    Format::Csv => print!("{}", lines(args, &predictor, file, &prediction)),
+                    Format::Json => shown.push(object(args, &predictor, file, &prediction)),
+                }
             }
         }
     }

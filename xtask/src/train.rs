@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use lmht_bench::{CostCounter, CostReport};
-use lmht_datasets::Preprocessor;
 use lmht_nn::atomic::write_file;
 use lmht_nn::neurons;
 use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, Pretrained};
@@ -132,10 +131,9 @@ fn train(experiment: &Experiment, folder: &Path, device: &Device, progress: Prog
     if let Some(start) = &experiment.start {
         load_start(start, &experiment.model, &params).with_context(|| format!("start {}", start.display()))?;
     }
-    let (train, test) = data::open(experiment, device)?;
+    let data::Opened { train, test, preprocessing } = data::open(experiment, device)?;
     let info = provenance::run_info(data::describe(&experiment.data, &train, &test));
-    let preprocessor = Preprocessor::of(&test)?.to_json();
-    let record = RunRecord::open(folder, experiment, info)?.with_preprocessor(preprocessor)?;
+    let record = RunRecord::open(folder, experiment, info)?.with_preprocessor(preprocessing.to_json())?;
     let mut record = record.stopped_by(stop::requested()?);
     let metrics = fit(&network, &params, &experiment.train, &train, &test, Some(&mut record), progress)
         .with_context(|| format!("run {}", folder.display()))?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use lmht_datasets::{Loader, Preprocessor};
+use lmht_datasets::{Loader, Preprocessing};
 use lmht_nn::{ModelConfig, Pretrained};
 use serde::Deserialize;
 
@@ -16,8 +16,8 @@ use crate::experiment::{DataConfig, Experiment};
 pub(crate) struct Trained {
     /// The folder that holds `model.safetensors`.
     pub(crate) folder: PathBuf,
-    /// What turns an image into its input; none of a folder that was written before there was such a file.
-    pub(crate) preprocessor: Option<Preprocessor>,
+    /// What turns an image or a recording into its input; none of a folder that was written before there was such a file.
+    pub(crate) preprocessor: Option<Preprocessing>,
     /// The data of its run; the repository's sample if there is no run.
     pub(crate) data: DataConfig,
     /// Where it runs: the CPU unless a command sets another.
@@ -32,10 +32,7 @@ impl Trained {
             eprintln!("note: {note}");
         }
         let preprocessor = match found.preprocessor()? {
-            Some(json) => Some(
-                serde_json::from_str(&json)
-                    .with_context(|| format!("{}: preprocessor_config.json", found.folder.display()))?,
-            ),
+            Some(json) => Some(Preprocessing::parse(&json, found.folder.join("preprocessor_config.json"))?),
             None => None,
         };
         let mut of_run = DataConfig::default();

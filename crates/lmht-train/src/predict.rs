@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use candle_core::{D, DType, Device, Tensor};
-use lmht_datasets::Preprocessor;
+use lmht_datasets::Preprocessing;
 use lmht_nn::{Inference, ModelConfig, Pretrained, from_pretrained};
 
 use crate::{Error, Result, loss};
@@ -26,7 +26,7 @@ use crate::{Error, Result, loss};
 #[derive(Debug)]
 pub struct Predictor {
     network: Inference,
-    preprocessor: Preprocessor,
+    preprocessor: Preprocessing,
     n_classes: usize,
 }
 
@@ -77,10 +77,10 @@ impl Predictor {
     /// The network and the preprocessing of a model folder, a run or a checkpoint, on the CPU.
     ///
     /// # Errors
-    /// As [`from_pretrained`] and [`Preprocessor::from_pretrained`]; as [`Predictor::new`].
+    /// As [`from_pretrained`] and [`Preprocessing::from_pretrained`]; as [`Predictor::new`].
     pub fn from_pretrained(path: &Path) -> Result<Self> {
         let folder = Pretrained::locate(path)?.folder;
-        let preprocessor = Preprocessor::from_pretrained(&folder)?;
+        let preprocessor = Preprocessing::from_pretrained(&folder)?;
         let (network, _params) = from_pretrained(&folder, DType::F32, &Device::Cpu)?;
         Self::new(network.inference()?, preprocessor, network.config())
     }
@@ -89,7 +89,8 @@ impl Predictor {
     ///
     /// # Errors
     /// As [`Predictor::check`].
-    pub fn new(network: Inference, preprocessor: Preprocessor, config: &ModelConfig) -> Result<Self> {
+    pub fn new(network: Inference, preprocessor: impl Into<Preprocessing>, config: &ModelConfig) -> Result<Self> {
+        let preprocessor = preprocessor.into();
         Self::check(&preprocessor, config)?;
         Ok(Self { network, preprocessor, n_classes: config.n_classes })
     }
@@ -99,30 +100,32 @@ impl Predictor {
     /// # Errors
     /// [`Error::Config`] if it is another network's: other channels, sides that the network does not take, or another number
     /// of names.
-    pub fn check(preprocessor: &Preprocessor, config: &ModelConfig) -> Result<()> {
+    pub fn check(preprocessor: &Preprocessing, config: &ModelConfig) -> Result<()> {
         let n_classes = config.n_classes;
-        if preprocessor.channels != config.in_channels {
+        if preprocessor.channels() != config.in_channels {
             return Err(Error::Config(format!(
                 "preprocessor_config.json makes images of {} channel(s), expected {} as the network takes them; is it \
                  another network's?",
-                preprocessor.channels, config.in_channels
+                preprocessor.channels(),
+                config.in_channels
             )));
         }
-        if let Some(names) = preprocessor.class_names.as_ref().filter(|names| names.len() != n_classes) {
+        if let Some(names) = preprocessor.class_names().filter(|names| names.len() != n_classes) {
             return Err(Error::Config(format!(
                 "preprocessor_config.json has names of {} classes, expected {n_classes} as the network has them; is it \
                  another network's?",
                 names.len()
             )));
         }
-        let (h, w) = preprocessor.output_size();
+        let Preprocessing::Images(images) = preprocessor else { return Ok(()) };
+        let (h, w) = images.output_size();
         config
-            .check_input(&[1, preprocessor.channels, h, w])
+            .check_input(&[1, images.channels, h, w])
             .map_err(|error| Error::Config(format!("preprocessor_config.json: {error}")))
     }
 
-    /// What turns an image into the network's input.
-    pub fn preprocessor(&self) -> &Preprocessor {
+    /// What turns an image or a recording into the network's input.
+    pub fn preprocessor(&self) -> &Preprocessing {
         &self.preprocessor
     }
 
@@ -133,23 +136,39 @@ impl Predictor {
 
     /// The name of a class; its number if the model has no names.
     pub fn class_name(&self, class: usize) -> String {
-        let names = self.preprocessor.class_names.as_ref();
+        let names = self.preprocessor.class_names();
         names.and_then(|names| names.get(class)).cloned().unwrap_or_else(|| class.to_string())
     }
 
-    /// What an image of any size is taken for.
+    /// What an image of any size, or the only recording in a file, is taken for.
     ///
     /// # Errors
-    /// As [`Preprocessor::open`] and [`Predictor::predict`].
+    /// As [`Preprocessing::open`] and [`Predictor::predict`]; [`Error::Data`] if the file holds several recordings.
     pub fn predict_file(&self, path: &Path) -> Result<Prediction> {
-        let images = self.preprocessor.open(path)?.unsqueeze(0)?;
-        Ok(self.predict(&images)?.swap_remove(0))
+        let inputs = self.preprocessor.open(path)?;
+        let [input] = &inputs[..] else {
+            return Err(Error::data(format!(
+                "{}: expected one recording, found {}; open it with Predictor::preprocessor and stack what you want",
+                path.display(),
+                inputs.len()
+            )));
+        };
+        Ok(self.predict(&Self::stack(std::slice::from_ref(input))?)?.swap_remove(0))
+    }
+
+    /// One batch of inputs as [`Preprocessing::open`] makes them: `[B, C, H, W]`, or `[T, B, C, H, W]` of frames.
+    ///
+    /// # Errors
+    /// If they have different shapes, or are none.
+    pub fn stack(inputs: &[Tensor]) -> Result<Tensor> {
+        let is_frames = inputs.first().is_some_and(|input| input.rank() == 4);
+        Ok(Tensor::stack(inputs, usize::from(is_frames))?)
     }
 
     /// What the images of a batch are taken for.
     ///
     /// # Shapes
-    /// - `images` `[B, C, H, W]`, as [`Preprocessor::open`] and [`Preprocessor::apply`] make them, stacked
+    /// - `images` `[B, C, H, W]` or frames `[T, B, C, H, W]`, as [`Predictor::stack`] makes them
     ///
     /// # Errors
     /// If the images do not fit the network, or its logits are not finite.

@@ -80,19 +80,24 @@ fn has_classes(folder: &Path) -> Result<bool> {
 /// # Errors
 /// [`Error::Io`] if a folder cannot be listed.
 pub fn image_files(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
-    fn walk(folder: &Path, depth: usize, images: &mut Vec<PathBuf>) -> Result<()> {
+    files(folder.as_ref(), &is_image)
+}
+
+/// The files in a folder and below it that are wanted, in the order of their names.
+pub(crate) fn files(folder: &Path, is_wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
+    fn walk(folder: &Path, depth: usize, wanted: &dyn Fn(&Path) -> bool, found: &mut Vec<PathBuf>) -> Result<()> {
         for entry in entries(folder)? {
             if entry.is_dir() && depth < MAX_DEPTH {
-                walk(&entry, depth + 1, images)?;
-            } else if is_image(&entry) {
-                images.push(entry);
+                walk(&entry, depth + 1, wanted, found)?;
+            } else if wanted(&entry) {
+                found.push(entry);
             }
         }
         Ok(())
     }
-    let mut images = Vec::new();
-    walk(folder.as_ref(), 0, &mut images)?;
-    Ok(images)
+    let mut found = Vec::new();
+    walk(folder, 0, is_wanted, &mut found)?;
+    Ok(found)
 }
 
 fn is_image(file: &Path) -> bool {

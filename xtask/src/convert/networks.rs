@@ -11,7 +11,7 @@ use lmht_convert::{
     compare_spikes, hybrid_report, qcfs_to_cos, qcfs_to_if, qcfs_to_lmht, qcfs_to_srp, relu_to_if, relu_to_lmht,
     relu_to_snm, relu_to_unit_snm, reparameterize,
 };
-use lmht_datasets::{Loader, Preprocessor};
+use lmht_datasets::{Loader, Preprocessing};
 use lmht_nn::{ModelCard, Network, NeuronConfig, Pretrained, Schedule, from_pretrained, save_pretrained};
 use lmht_train::{BatchSource, FirstImages};
 
@@ -361,7 +361,7 @@ pub(crate) enum Rule {
 #[derive(Clone, Copy)]
 pub(crate) struct Shown<'a> {
     pub(crate) data: &'a DataConfig,
-    pub(crate) preprocessor: Option<&'a Preprocessor>,
+    pub(crate) preprocessor: Option<&'a Preprocessing>,
     pub(crate) n_images: usize,
     pub(crate) device: &'a Device,
 }

@@ -66,12 +66,14 @@ impl BatchSource for FirstImages<'_> {
     }
 }
 
-/// The first `n` images of a batch `[B, C, H, W]`, or all of them.
+/// The first `n` images of a batch `[B, C, H, W]` or frames `[T, B, C, H, W]`, or all of them.
 fn cut(batch: Batch, n: usize) -> Result<Batch> {
-    let first = |xs: &Tensor| xs.narrow(0, 0, n.min(xs.dim(0)?));
+    let first_of = |xs: &Tensor, dim: usize| xs.narrow(dim, 0, n.min(xs.dim(dim)?));
+    let first = |xs: &Tensor| first_of(xs, 0);
     let targets = match &batch.targets {
         Targets::Labels(labels) => Targets::Labels(first(labels)?),
         Targets::Distributions(distributions) => Targets::Distributions(first(distributions)?),
     };
-    Ok(Batch { images: first(&batch.images)?, targets })
+    let images = first_of(&batch.images, usize::from(batch.images.rank() == 5))?;
+    Ok(Batch { images, targets })
 }

@@ -1,0 +1,101 @@
+//! The formats of recordings: one file each, and one line in [`FORMATS`].
+
+mod aedat2;
+mod aedat3;
+mod aedat4;
+mod bin;
+mod hdf5;
+mod npz;
+
+use std::path::{Path, PathBuf};
+
+pub(super) use aedat3::{gesture_labels, labels_beside};
+pub(super) use hdf5::class_names as hdf5_class_names;
+
+use super::{EventOptions, Events, Frames};
+use crate::error::{Error, Result};
+use crate::guard::guard_as;
+
+/// Every format; `.bin` has nothing at its start to tell it by, so its name counts.
+const FORMATS: [&dyn Format; 6] =
+    [&aedat2::Aedat2, &aedat3::Aedat3, &aedat4::Aedat4, &npz::Npz, &hdf5::Hdf5, &bin::Bin];
+
+/// What is expected where the format is not known.
+pub(super) const ANY: &str = "a recording of events (AEDAT 2, 3.1 or 4, `.bin`, `.npz`, HDF5 of SHD)";
+
+/// The names of files that are recordings.
+pub(super) const ENDINGS: [&str; 6] = ["aedat", "aedat4", "bin", "npz", "h5", "hdf5"];
+
+/// A format of recordings.
+trait Format: Sync {
+    /// What a whole file of it is called, after "expected".
+    fn name(&self) -> &'static str;
+
+    /// Whether a file is of this format.
+    fn takes(&self, bytes: &[u8], path: &Path) -> bool;
+
+    /// All that is in the file; the error says what is wrong with it.
+    fn read(&self, bytes: &[u8], options: &EventOptions) -> Read;
+}
+
+type Read = std::result::Result<Vec<(Recording, Option<u32>)>, String>;
+
+/// What a file holds once.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Recording {
+    /// Events as they came.
+    Events(Events),
+    /// Counts that someone has made of them.
+    Frames(Frames),
+}
+
+fn one(events: Events) -> Vec<(Recording, Option<u32>)> {
+    vec![(Recording::Events(events), None)]
+}
+
+/// What the bytes of a file hold; its name tells `.bin` files and stands in errors.
+///
+/// # Errors
+/// [`Error::Events`], as [`recordings`](super::recordings).
+pub fn parse(bytes: &[u8], name: impl AsRef<Path>, options: &EventOptions) -> Result<Vec<(Recording, Option<u32>)>> {
+    whole(bytes, name.as_ref(), options)
+}
+
+pub(super) fn whole(bytes: &[u8], path: &Path, options: &EventOptions) -> Result<Vec<(Recording, Option<u32>)>> {
+    let wrong = |format, reason| Error::Events { path: PathBuf::from(path), format, reason };
+    let Some(format) = FORMATS.into_iter().find(|format| format.takes(bytes, path)) else {
+        let reason = format!("its {} bytes do not start like one", bytes.len());
+        return Err(wrong(ANY, reason));
+    };
+    let read = || format.read(bytes, options).map_err(|reason| wrong(format.name(), reason));
+    guard_as(read, |reason| wrong(format.name(), reason))
+}
+
+pub(super) fn name_of(bytes: &[u8], path: &Path) -> &'static str {
+    FORMATS.into_iter().find(|format| format.takes(bytes, path)).map_or(ANY, |format| format.name())
+}
+
+/// Whether a file is a recording by its name.
+pub(super) fn is_recording(path: &Path) -> bool {
+    ENDINGS.iter().any(|ending| crate::formats::ends_in(path, ending))
+}
+
+/// Takes `N` bytes off the front.
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*first)
+}
+
+/// The lines that begin with `#` at the start of an AEDAT file, and what follows.
+fn header(bytes: &[u8]) -> (String, &[u8]) {
+    let mut end = 0;
+    while bytes.get(end) == Some(&b'#') {
+        end = bytes[end..].iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |line| end + line + 1);
+        // The end of the lines is where it is said, if it is: what follows may begin as they do.
+        if bytes[..end].trim_ascii_end().ends_with(b"#!END-HEADER") {
+            break;
+        }
+    }
+    (String::from_utf8_lossy(&bytes[..end]).into_owned(), &bytes[end..])
+}

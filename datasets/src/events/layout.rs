@@ -1,0 +1,286 @@
+//! Where the recordings of a data set are, and which of them are learned from and measured on. No recording is read here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::formats::is_recording;
+use crate::error::{Error, Result};
+use crate::formats::{ends_in, entries, files, name};
+use crate::source::Part;
+use crate::split::{canonical, is_usual};
+use crate::{ReadOptions, Split};
+
+/// A data set of recordings whose splits are found.
+///
+/// It is one of
+/// - folders of recordings, one for each class: `Train/3/60004.bin` (N-MNIST), `airplane/cifar10_airplane_0.aedat` without
+///   splits (CIFAR10-DVS, N-Caltech101), `train/3/1.npz` (what SpikingJelly has made of any of them);
+/// - DVS128 Gesture: `trials_to_train.txt` and `trials_to_test.txt`, which name `.aedat` files with their labels beside them;
+/// - SHD: `shd_train.h5` and `shd_test.h5`.
+///
+/// in the folder itself or in the only sub-folder that holds such. Recordings without splits are called `all`; parts are
+/// named as those of images, `all[:90%]` is the first nine tenths of every class in the order of the files' names.
+#[derive(Debug)]
+pub struct EventSource {
+    path: PathBuf,
+    options: ReadOptions,
+    splits: Splits,
+    /// The names of classes that a file beside the recordings has.
+    names: Option<Vec<String>>,
+    train: Option<Part>,
+    test: Option<Part>,
+}
+
+/// A file and the class that its folder names.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) file: PathBuf,
+    pub(super) class: Option<String>,
+}
+
+pub(super) type Splits = BTreeMap<String, Vec<Entry>>;
+
+/// The ways in which recordings lie in a folder: a further one is a line here.
+const LAYOUTS: [fn(&Path) -> Result<Splits>; 3] = [gesture, tables, class_folders];
+
+impl EventSource {
+    /// Finds the recordings of `path`. Of the options, the splits, classes and `max_per_class` are for recordings, too.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::NoRecordings`]; [`Error::SameImages`] if the splits share recordings; [`Error::Config`] for
+    /// options, those of images among them.
+    pub fn open(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
+        options.check()?;
+        let of_images = ReadOptions {
+            train_split: None,
+            test_split: None,
+            n_classes: None,
+            class_names: None,
+            max_per_class: None,
+            ..options.clone()
+        };
+        if of_images != ReadOptions::default() {
+            return Err(Error::Config(
+                "ReadOptions: expected splits, classes and max_per_class for recordings of events, found options of \
+                 images; size and sensor belong to the recipe"
+                    .to_owned(),
+            ));
+        }
+        let path = path.as_ref();
+        let io = |source| Error::Io { path: path.to_path_buf(), doing: "find the folder of the recordings", source };
+        fs::metadata(path).map_err(io)?;
+        let (splits, folder) = search(path)?;
+        let names = gesture_names(&folder)?;
+        let (path, options) = (path.to_path_buf(), options.clone());
+        let mut source = Self { path, options, splits, names, train: None, test: None };
+        source.train = source.choose(Split::Train)?;
+        source.test = source.choose(Split::Test)?;
+        if let (Some(train), Some(test)) = (&source.train, &source.test)
+            && train.name == test.name
+            && train.slice.0.max(test.slice.0) < train.slice.1.min(test.slice.1)
+        {
+            let (train, test) = (train.words(), test.words());
+            return Err(Error::SameImages { path: source.path, train, test });
+        }
+        Ok(source)
+    }
+
+    /// The names of the splits, sorted.
+    pub fn splits(&self) -> impl Iterator<Item = &str> {
+        self.splits.keys().map(String::as_str)
+    }
+
+    /// What stands for `split`, if anything does: `test`, or `all[90%:]`.
+    pub fn chosen(&self, split: Split) -> Option<String> {
+        self.part(split).map(Part::words)
+    }
+
+    /// Refuses a data set in which nothing stands for `split`: to be asked before the other one is read.
+    ///
+    /// # Errors
+    /// [`Error::SplitNeeded`], with the splits that are there.
+    pub fn require(&self, split: Split) -> Result<()> {
+        self.part(split).map(|_| ()).ok_or_else(|| self.needed(split))
+    }
+
+    fn part(&self, split: Split) -> Option<&Part> {
+        match split {
+            Split::Train => self.train.as_ref(),
+            Split::Test => self.test.as_ref(),
+        }
+    }
+
+    fn needed(&self, split: Split) -> Error {
+        Error::SplitNeeded {
+            path: self.path.clone(),
+            split,
+            wanted: self.options.split(split).map(str::to_owned),
+            found: self.splits().map(str::to_owned).collect(),
+        }
+    }
+
+    fn choose(&self, split: Split) -> Result<Option<Part>> {
+        let has = |name: &&str| self.splits.contains_key(*name);
+        if let Some(words) = self.options.split(split) {
+            let part = Part::parse(words, split)?;
+            let name = [part.name.as_str(), canonical(&part.name)].into_iter().find(has).map(str::to_owned);
+            return Ok(name.map(|name| Part { name, ..part }));
+        }
+        let usual: &[&str] = if split == Split::Train { &["train"] } else { &["test", "validation"] };
+        Ok(usual
+            .iter()
+            .find(|name| has(name))
+            .map(|name| Part { name: (*name).to_owned(), slice: crate::source::WHOLE }))
+    }
+
+    /// The files of `split`, and which part of each class is meant.
+    pub(super) fn entries(&self, split: Split) -> Result<(&[Entry], &Part)> {
+        let part = self.part(split).ok_or_else(|| self.needed(split))?;
+        Ok((&self.splits[&part.name], part))
+    }
+
+    /// The names of the classes where folders name them: those of the training split, or of the other if there is none.
+    pub(super) fn folder_names(&self) -> Result<Option<Vec<String>>> {
+        let (entries, _) = self.entries(if self.train.is_some() { Split::Train } else { Split::Test })?;
+        let mut names: Vec<String> = entries.iter().filter_map(|entry| entry.class.clone()).collect();
+        names.sort();
+        names.dedup();
+        Ok(Some(names).filter(|names| !names.is_empty()))
+    }
+
+    pub(super) fn names(&self) -> Option<&Vec<String>> {
+        self.names.as_ref()
+    }
+
+    /// Where it was looked for.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn options(&self) -> &ReadOptions {
+        &self.options
+    }
+}
+
+/// The recordings in a folder and below it, in the order of their names; what is hidden, and what is no recording by its
+/// name, is passed over.
+///
+/// # Errors
+/// [`Error::Io`] if a folder cannot be listed.
+pub fn recording_files(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+    files(folder.as_ref(), &is_recording)
+}
+
+/// The splits of a folder or of the only one in it that has any, and where they are.
+fn search(path: &Path) -> Result<(Splits, PathBuf)> {
+    for layout in LAYOUTS {
+        let splits = layout(path)?;
+        if !splits.is_empty() {
+            return Ok((splits, path.to_path_buf()));
+        }
+    }
+    let mut below = Vec::new();
+    for child in entries(path)?.into_iter().filter(|entry| entry.is_dir()) {
+        for layout in LAYOUTS {
+            let splits = layout(&child)?;
+            if !splits.is_empty() {
+                below.push((splits, child));
+                break;
+            }
+        }
+    }
+    match <[_; 1]>::try_from(below) {
+        Ok([found]) => Ok(found),
+        Err(below) => {
+            let names =
+                |paths: Vec<PathBuf>| paths.iter().take(10).map(|path| name(path)).collect::<Vec<_>>().join(", ");
+            let found = match below.len() {
+                0 => names(entries(path)?),
+                n => {
+                    format!("{n} folders with recordings: {}", names(below.into_iter().map(|(_, path)| path).collect()))
+                }
+            };
+            let found = if found.is_empty() { "nothing".to_owned() } else { found };
+            Err(Error::NoRecordings { path: path.to_path_buf(), found })
+        }
+    }
+}
+
+/// DVS128 Gesture.
+fn gesture(folder: &Path) -> Result<Splits> {
+    let mut splits = Splits::new();
+    for split in ["train", "test"] {
+        let list = folder.join(format!("trials_to_{split}.txt"));
+        if !list.is_file() {
+            continue;
+        }
+        let io = |source| Error::Io { path: list.clone(), doing: "read the list of recordings", source };
+        let text = fs::read_to_string(&list).map_err(io)?;
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let is_name = !line.contains(['/', '\\', ':']) && ends_in(Path::new(line), "aedat");
+            let file = folder.join(line);
+            if !is_name || !file.is_file() || super::formats::labels_beside(&file).is_none() {
+                let found = format!("`{line}` in {}, which is no recording with labels beside it", name(&list));
+                return Err(Error::NoRecordings { path: folder.to_path_buf(), found });
+            }
+            splits.entry(split.to_owned()).or_default().push(Entry { file, class: None });
+        }
+    }
+    Ok(splits)
+}
+
+/// `gesture_mapping.csv`: `hand_clapping,1` and so on, from 1; it has none for the last class of the data set.
+fn gesture_names(folder: &Path) -> Result<Option<Vec<String>>> {
+    let path = folder.join("gesture_mapping.csv");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).map_err(|source| Error::Io { path, doing: "read the names", source })?;
+    let pairs = text.lines().filter_map(|line| line.rsplit_once(','));
+    let mut pairs: Vec<(u32, String)> =
+        pairs.filter_map(|(name, number)| Some((number.trim().parse().ok()?, name.trim().to_owned()))).collect();
+    pairs.sort();
+    let is_whole = pairs.iter().enumerate().all(|(i, (number, _))| *number as usize == i + 1);
+    Ok((is_whole && !pairs.is_empty()).then(|| pairs.into_iter().map(|(_, name)| name).collect()))
+}
+
+/// Files that hold a split each: SHD.
+fn tables(folder: &Path) -> Result<Splits> {
+    let mut splits = Splits::new();
+    for file in entries(folder)?.into_iter().filter(|file| ends_in(file, "h5") || ends_in(file, "hdf5")) {
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let split = canonical(stem.rsplit('_').next().unwrap_or_default()).to_owned();
+        if is_usual(&split) {
+            splits.entry(split).or_default().push(Entry { file, class: None });
+        }
+    }
+    Ok(splits)
+}
+
+/// The folders that are named as splits are, if they hold folders of recordings; else the folder itself, as `all`.
+fn class_folders(folder: &Path) -> Result<Splits> {
+    let classes = |folder: &Path| -> Result<Vec<Entry>> {
+        let mut found = Vec::new();
+        for class in entries(folder)?.into_iter().filter(|entry| entry.is_dir()) {
+            let files = entries(&class)?.into_iter().filter(|file| is_recording(file) && file.is_file());
+            let with_class = |file| Entry { file, class: Some(name(&class)) };
+            found.extend(files.map(with_class));
+        }
+        Ok(found)
+    };
+    let mut splits = Splits::new();
+    for split in entries(folder)?.into_iter().filter(|entry| entry.is_dir() && is_usual(&name(entry))) {
+        let found = classes(&split)?;
+        if !found.is_empty() {
+            splits.entry(canonical(&name(&split)).to_owned()).or_default().extend(found);
+        }
+    }
+    if splits.is_empty() {
+        let all = classes(folder)?;
+        if !all.is_empty() {
+            splits.insert("all".to_owned(), all);
+        }
+    }
+    Ok(splits)
+}
