@@ -414,8 +414,6 @@ where
     let returned = rows.map(|(out, &index)| write(index, out)).collect();
     (examples, returned)
 }
-    }
-}
 
 /// Bytes `[B, C, H, W]` by the table of each channel, looked up where they are; what is cut out is 0.
 fn normalized(bytes: &Tensor, table: &[[f32; 256]], cuts: &[Option<Cut>]) -> candle_core::Result<Tensor> {

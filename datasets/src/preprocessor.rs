@@ -226,7 +226,9 @@ pub(crate) fn find(path: &Path) -> Result<PathBuf> {
     let of_run = folder.ancestors().nth(2).filter(|_| is_checkpoint);
     let places = [Some(folder.clone()), Some(folder.join("model")), of_run.map(Path::to_path_buf)];
     let mut files = places.into_iter().flatten().map(|place| place.join("preprocessor_config.json"));
-    files.find(|file| !matches!(file.try_exists(), Ok(false))).ok_or_else(|| Error::NoPreprocessor { path: path.to_path_buf() })
+    files
+        .find(|file| !matches!(file.try_exists(), Ok(false)))
+        .ok_or_else(|| Error::NoPreprocessor { path: path.to_path_buf() })
 }
 
 /// The shortest number that is the same `f32`: 0.4914, not 0.4913999915.

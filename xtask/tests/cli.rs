@@ -336,7 +336,10 @@ fn what_a_preset_lacks_is_named_with_where_to_get_it() {
     let in_folder = |arguments: &[&str]| xtask(arguments).current_dir(folder.path()).output().unwrap();
     let output = in_folder(&["train", "resnet18-cifar100-L2T2"]);
     assert_refused(&output, &["data/cifar100", "huggingface.co/datasets/uoft-cs/cifar100", "--data FOLDER"]);
-    assert_refused(&in_folder(&["train", "resnet18-cifar10dvs-L2T4"]), &["data/cifar10-dvs", "events cannot be read"]);
+    assert_refused(
+        &in_folder(&["train", "resnet18-cifar10dvs-L2T4"]),
+        &["data/cifar10-dvs", "recordings of events", "--data FOLDER"],
+    );
     let output = in_folder(&["train", "resnet20-cifar100-Q4-L2T2"]);
     assert_refused(&output, &["resnet20-cifar100-qcfs-Q4-seed42", "QCFS", "--start"]);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something was written");

@@ -174,20 +174,20 @@ pub fn recording_files(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
 
 /// The splits of a folder or of the only one in it that has any, and where they are.
 fn search(path: &Path) -> Result<(Splits, PathBuf)> {
+    let children: Vec<PathBuf> = entries(path)?.into_iter().filter(|entry| entry.is_dir()).collect();
+    let mut below = Vec::new();
+    // One after the other: a folder of classes looks like nearly anything.
     for layout in LAYOUTS {
         let splits = layout(path)?;
         if !splits.is_empty() {
             return Ok((splits, path.to_path_buf()));
         }
-    }
-    let mut below = Vec::new();
-    for child in entries(path)?.into_iter().filter(|entry| entry.is_dir()) {
-        for layout in LAYOUTS {
-            let splits = layout(&child)?;
-            if !splits.is_empty() {
-                below.push((splits, child));
-                break;
-            }
+        for child in &children {
+            below.push((layout(child)?, child.clone()));
+        }
+        below.retain(|(splits, _)| !splits.is_empty());
+        if !below.is_empty() {
+            break;
         }
     }
     match <[_; 1]>::try_from(below) {

@@ -3,6 +3,7 @@
 mod batches;
 mod bounds;
 mod damage;
+mod events;
 mod idx;
 mod images;
 mod layouts;
@@ -10,5 +11,6 @@ mod operations;
 mod pictures;
 mod preprocessor;
 mod reading;
+mod recordings;
 mod sample;
 mod tables;

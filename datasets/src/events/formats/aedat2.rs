@@ -19,7 +19,7 @@ impl Format for Aedat2 {
 
     fn takes(&self, bytes: &[u8], path: &Path) -> bool {
         // Files without the first line exist; their name tells.
-        let is_named = crate::formats::ends_in(path, "aedat") && !bytes.starts_with(b"#!AER-DAT");
+        let is_named = crate::formats::ends_in(path, "aedat") && !bytes.is_empty() && !bytes.starts_with(b"#!");
         bytes.starts_with(b"#!AER-DAT2.") || is_named
     }
 

@@ -1,0 +1,537 @@
+//! Recordings of event cameras: formats, what is wrong with them, frames, data sets.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::Device;
+use lmht_datasets::events::{
+    EventAugment, EventDataset, EventInput, EventOptions, EventPreprocessor, EventRecipe, EventSource, Events, Frames,
+    Recording, SplitBy, parse, read, recordings,
+};
+use lmht_datasets::{Dataset, Error, Loader, LoaderConfig, Preprocessing, Preprocessor, ReadOptions, Split};
+use tempfile::{TempDir, tempdir};
+
+use crate::recordings::{
+    EVENTS, Event, HEADER3, aedat2, aedat3, aedat4, all, archive, bin, compress, hdf5, head3, head4, npy, npz, packet4,
+};
+
+fn events_of(name: &str, bytes: &[u8], options: &EventOptions) -> Events {
+    match parse(bytes, name, options).unwrap_or_else(|error| panic!("{error}")).swap_remove(0) {
+        (Recording::Events(events), _) => events,
+        (Recording::Frames(_), _) => panic!("{name} has frames"),
+    }
+}
+
+fn listed(events: &Events) -> Vec<Event> {
+    (0..events.len()).map(|i| (events.t()[i], events.x()[i], events.y()[i], events.p()[i])).collect()
+}
+
+/// The error of parsing, with all of `parts` in its message.
+#[track_caller]
+fn fails(name: &str, bytes: &[u8], parts: &[&str]) {
+    let message = parse(bytes, name, &EventOptions::default()).unwrap_err().to_string();
+    for part in [&[name, "expected"], parts].concat() {
+        assert!(message.contains(part), "{part} in: {message}");
+    }
+}
+
+#[test]
+fn every_format_gives_the_events_that_were_written() {
+    for (name, bytes) in all().into_iter().filter(|(name, _)| !name.ends_with(".h5")) {
+        let events = events_of(name, &bytes, &EventOptions::default());
+        assert_eq!(listed(&events), EVENTS, "{name}");
+        let sensor = match name {
+            "a.aedat" | "b.aedat" => (128, 128),
+            name if name.ends_with("4") => (8, 9),
+            _ => (34, 34),
+        };
+        assert_eq!((events.sensor(), events.n_polarities(), events.span()), (sensor, 2, 300), "{name}");
+    }
+    // Several recordings, each sorted when that is asked for.
+    let shd = hdf5(&[(&[(0.5, 3), (0.25, 699)], 4), (&[(1.0, 0)], 0)]);
+    let found = parse(&shd, "shd_test.h5", &EventOptions { sort: true, ..EventOptions::default() }).unwrap();
+    let labels: Vec<_> = found.iter().map(|(_, label)| *label).collect();
+    assert_eq!(labels, [Some(4), Some(0)]);
+    let Recording::Events(first) = &found[0].0 else { panic!("frames") };
+    assert_eq!(listed(first), [(250_000, 699, 0, 0), (500_000, 3, 0, 0)]);
+    assert_eq!((first.sensor(), first.n_polarities()), ((1, 700), 1));
+    fails("shd_test.h5", &shd, &["recording 0", "event 1 goes back in time", "`sort`"]);
+}
+
+/// The clock of the camera runs over: AEDAT 3.1 says so in a packet, `.bin` by an event in row 240.
+#[test]
+fn overflows_of_the_clock_go_on() {
+    let mut bytes = aedat3(&EVENTS[..1]);
+    bytes.extend(head3(1, 8, 1, 1, 1));
+    bytes.extend([7, 0, 0, 0, 5, 0, 0, 0]);
+    let events = events_of("a.aedat", &bytes, &EventOptions::default());
+    assert_eq!(listed(&events), [EVENTS[0], ((1 << 31) + 5, 0, 1, 1)]);
+    let over = bin(&[(100, 1, 2, 1), (0, 0, 240, 0), (7, 3, 4, 0)]);
+    assert_eq!(listed(&events_of("a.bin", &over, &EventOptions::default())), [(100, 1, 2, 1), (8199, 3, 4, 0)]);
+    // Not of a pixel, or marked as void by the file itself.
+    let mut special = aedat2(&EVENTS[..1]);
+    special.extend([0, 0, 0x80, 0, 0, 0, 0, 0]);
+    assert_eq!(events_of("a.aedat", &special, &EventOptions::default()).len(), 1);
+    let mut void = aedat3(&EVENTS[..1]);
+    void.extend(head3(1, 8, 0, 1, 1));
+    void.extend([6, 0, 0, 0, 5, 0, 0, 0]);
+    assert_eq!(events_of("a.aedat", &void, &EventOptions::default()).len(), 1);
+}
+
+#[test]
+fn events_outside_of_the_sensor_and_back_in_time_are_refused_by_number() {
+    let outside = [(0, 1, 2, 1), (5, 200, 2, 1)];
+    fails("a.aedat", &aedat3(&outside), &["event 1 is at x = 200, y = 2", "128x128"]);
+    fails("a.aedat4", &aedat4(&[(0, 1, 2, 1), (5, 8, 8, 0)], 1), &["event 1 is at x = 8, y = 8", "8x9"]);
+    let far = [(0, 700, 2, 1)];
+    fails("a.npz", &npz(&far, true), &["3x701", "`sensor`"]);
+    let small = EventOptions { sensor: Some((4, 4)), sort: false };
+    let message = parse(&bin(&EVENTS), "a.bin", &small).unwrap_err().to_string();
+    assert!(message.contains("event 2 is at x = 0, y = 5, outside of the sensor of 4x4"), "{message}");
+    let back = [(9, 1, 2, 1), (5, 1, 2, 1), (20, 0, 0, 0)];
+    let sorted = [(5, 1, 2, 1), (9, 1, 2, 1), (20, 0, 0, 0)];
+    for (name, bytes) in [
+        ("a.bin", bin(&back)),
+        ("a.aedat", aedat2(&back)),
+        ("b.aedat", aedat3(&back)),
+        ("a.aedat4", aedat4(&back, 3)),
+        ("a.npz", npz(&back, false)),
+    ] {
+        fails(name, &bytes, &["event 1 goes back in time, from 9 to 5 microseconds"]);
+        assert_eq!(listed(&events_of(name, &bytes, &EventOptions { sort: true, sensor: None })), sorted, "{name}");
+    }
+    fails("a.aedat4", &aedat4(&[(0, 1, 2, 7)], 0), &["polarity 7"]);
+    fails("a.npz", &npz(&[(0, 1, 2, 2)], false), &["polarity 2"]);
+}
+
+/// A file cut off at any byte is an error, or, where the format cannot tell, the events before.
+#[test]
+fn truncated_files_are_errors() {
+    for (name, bytes) in all() {
+        let options = EventOptions { sort: true, sensor: None };
+        let mut whole = 0;
+        for n in 0..bytes.len() {
+            match parse(&bytes[..n], name, &options) {
+                Ok(found) => {
+                    let Recording::Events(events) = &found[0].0 else { panic!("frames") };
+                    assert_eq!(listed(events), EVENTS[..events.len()], "{name}, {n} bytes");
+                    whole += 1;
+                }
+                Err(error) => assert!(error.to_string().contains(name), "{error}"),
+            }
+        }
+        // Between events of `.bin` and AEDAT 2, within the text of the latter; between packets, and within the last line end
+        // before them.
+        let most = match name {
+            "a.bin" => 4,
+            "a.aedat" => 60,
+            "b.aedat" => 5,
+            name if name.ends_with(".aedat4") => 4,
+            _ => 0,
+        };
+        assert!(whole <= most, "{name}: {whole} of {}", bytes.len());
+    }
+}
+
+#[test]
+fn foreign_and_damaged_files_say_what_is_wrong() {
+    fails("a.txt", b"hello", &["5 bytes do not start like one"]);
+    fails("a.bin", &bin(&EVENTS)[..9], &["9 bytes end within an event of 5"]);
+    let davis = b"#!AER-DAT2.0\r\n# AEChip: eu.seebetter.ini.chips.davis.Davis346red\r\n";
+    fails("a.aedat", davis, &["another camera", "Davis346red"]);
+    let mut strange = aedat2(&EVENTS);
+    strange.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+    fails("a.aedat", &strange, &["event 4 has the address 0x1000000"]);
+    fails("a.aedat", b"#!AER-DAT3.1\r\n#Format: RAW\r\n", &["#!END-HEADER"]);
+    let unknown = b"#!AER-DAT3.1\r\n#Source 1: Eye\r\n#!END-HEADER\r\n";
+    fails("a.aedat", unknown, &["`Eye`", "DVS128", "`sensor`"]);
+    let serial = b"#!AER-DAT3.1\r\n#Format: SERIAL_TS\r\n#!END-HEADER\r\n";
+    fails("a.aedat", serial, &["SERIAL_TS"]);
+    let mut bytes = HEADER3.to_vec();
+    bytes.extend(head3(1, 16, 0, 1, 1));
+    bytes.extend([0; 16]);
+    fails("a.aedat", &bytes, &["packet 0 has 1 events of 16 bytes"]);
+    fails("a.aedat4", &[&head4(9, (8, 8))[..], &packet4(b"abc")].concat(), &["packet 0", "a way (9)"]);
+    fails("a.aedat4", &[&head4(1, (8, 8))[..], &packet4(b"abc")].concat(), &["packet 0", "decompressed"]);
+    fails("a.aedat4", &[&head4(0, (8, 8))[..], &packet4(b"abc")].concat(), &["packet 0 is no packet of events"]);
+    fails("a.npz", &archive(&[("t.npy", npy("<i8", "(1,)", &[0; 8]))], false), &["no array `x`"]);
+    fails("a.npz", &archive(&[("t.npy", npy("<i8", "(2,)", &[0; 8]))], true), &["`t` has 8 bytes"]);
+    fails("a.npz", &archive(&[("t.npy", npy("|O", "(1,)", &[0; 8]))], false), &["`t` has the description"]);
+    fails("a.npz", &archive(&[("t.npy", b"text".to_vec())], false), &["`t` is no array"]);
+    let mut changed = npz(&EVENTS, false);
+    let at = changed.windows(6).position(|bytes| bytes == b"\x93NUMPY").unwrap() + 90;
+    changed[at] ^= 1;
+    fails("a.npz", &changed, &["`t` is not what its checksum says"]);
+    let half = archive(&[("t.npy", npy("<f8", "(1,)", &0.5f64.to_le_bytes()))], false);
+    fails("a.npz", &half, &["no array `x`"]);
+    let mut changed = hdf5(&[(&[(0.5, 3)], 4)]);
+    let at = changed.windows(6).rposition(|bytes| bytes == b"labels").unwrap();
+    changed[at] = b'L';
+    fails("shd.h5", &changed, &["is missing or damaged"]);
+    let message = read("nowhere.bin").unwrap_err().to_string();
+    assert!(message.contains("nowhere.bin: cannot read the recording"), "{message}");
+}
+
+/// Sizes that a file claims take no memory before they are there.
+#[test]
+fn hostile_sizes_are_refused() {
+    let mut bytes = HEADER3.to_vec();
+    bytes.extend(head3(1, u32::MAX, 0, u32::MAX, u32::MAX));
+    fails("a.aedat", &bytes, &["it ends within packet 0"]);
+    fails("a.aedat", &[HEADER3, &head3(1, 8, u32::MAX, 0, 0)].concat(), &["ran over 4294967295 times"]);
+    let mut bytes = head4(0, (8, 8));
+    bytes.extend(0i32.to_le_bytes());
+    bytes.extend(i32::MAX.to_le_bytes());
+    fails("a.aedat4", &bytes, &["it ends within packet 0"]);
+    fails("a.aedat4", &head4(0, (usize::MAX, 8)), &["1 to 8192 pixels"]);
+    for compression in [1, 3] {
+        let bomb = compress(compression, &vec![0; (1 << 26) + 9]);
+        let bytes = [&head4(compression, (8, 8))[..], &packet4(&bomb)].concat();
+        fails("a.aedat4", &bytes, &["packet 0 becomes more than 67108864 bytes"]);
+    }
+    let huge = npy("<i8", "(99999999999999999999,)", &[]);
+    fails("a.npz", &archive(&[("t.npy", huge)], true), &["has the description"]);
+    let overflow = npy("<i8", "(4611686018427387904, 4)", &[]);
+    fails("a.npz", &archive(&[("t.npy", overflow)], true), &["its shape is"]);
+    let claims = npy("<f4", "(1, 2, 65536, 65536)", &[0; 4]);
+    fails("a.npz", &archive(&[("frames.npy", claims)], true), &["`frames` has 4 bytes"]);
+    // More than an entry says that it has.
+    let mut lies = archive(&[("t.npy", npy("<i8", "(4096,)", &[0; 8 * 4096]))], true);
+    for at in [22, lies.windows(4).position(|bytes| bytes == b"PK\x01\x02").unwrap() + 24] {
+        lies[at..at + 4].copy_from_slice(&100u32.to_le_bytes());
+    }
+    fails("a.npz", &lies, &["`t`"]);
+}
+
+/// SpikingJelly's rule: ten events in four frames are 2, 2, 2 and 4 by number; by time each has a quarter of the span, the
+/// last one what comes after.
+#[test]
+fn frames_follow_the_published_rule() {
+    let t = vec![0, 1, 2, 3, 40, 41, 50, 79, 80, 83];
+    let n = t.len();
+    let p: Vec<u8> = (0..n).map(|i| (i % 2) as u8).collect();
+    let events = Events::new(t, vec![0; n], vec![0; n], p, (1, 1)).unwrap();
+    let counts = |n, by| events.frames(n, by).unwrap().counts().to_vec();
+    assert_eq!(counts(4, SplitBy::Number), [1., 1., 1., 1., 1., 1., 2., 2.]);
+    // Of 20 microseconds each: 0..20, 20..40, 40..60, and 60 to the end.
+    assert_eq!(counts(4, SplitBy::Time), [2., 2., 0., 0., 2., 1., 1., 2.]);
+    // Fewer events than frames: all are in the last one.
+    assert_eq!(counts(11, SplitBy::Number)[20..], [5., 5.]);
+    assert_eq!(counts(11, SplitBy::Number).iter().sum::<f32>(), 10.);
+    let frames = events.frames(4, SplitBy::Number).unwrap();
+    assert_eq!((frames.mean().dims(), frames.mean().counts()), ([1, 2, 1, 1], &[1.25, 1.25][..]));
+    assert!(events.frames(0, SplitBy::Number).is_err() && events.frames(usize::MAX, SplitBy::Time).is_err());
+    let none = Events::new(vec![], vec![], vec![], vec![], (1, 1)).unwrap();
+    assert!(none.frames(1, SplitBy::Number).unwrap_err().to_string().contains("at least one event"));
+    // What NumPy reads: a header to a multiple of 64 bytes, then the numbers.
+    let bytes = frames.to_npy();
+    assert_eq!((&bytes[..8], bytes.len()), (&b"\x93NUMPY\x01\x00"[..], 128 + 4 * 8));
+    assert!(String::from_utf8_lossy(&bytes[10..128]).contains("'shape': (4, 2, 1, 1), }"));
+    assert_eq!(bytes[127], b'\n');
+}
+
+/// Recordings of two classes: events on the left or on the right.
+fn folders(splits: &[(&str, usize)]) -> TempDir {
+    let folder = tempdir().unwrap();
+    for (split, n) in splits {
+        for (class, column) in [("left", 1), ("right", 30)] {
+            let place = folder.path().join(split).join(class);
+            fs::create_dir_all(&place).unwrap();
+            for i in 0..*n {
+                let events: Vec<Event> = (0..10).map(|k| (k * 10, column, i as u16, (k % 2) as u8)).collect();
+                fs::write(place.join(format!("{i:03}.bin")), bin(&events)).unwrap();
+            }
+        }
+    }
+    folder
+}
+
+fn dataset(
+    folder: &Path,
+    split: Split,
+    recipe: &EventRecipe,
+    options: &ReadOptions,
+) -> lmht_datasets::Result<EventDataset> {
+    EventDataset::read(&EventSource::open(folder, options)?, split, recipe, None, &|_, _| ())
+}
+
+#[test]
+fn a_folder_of_recordings_becomes_batches_with_time_first() {
+    let folder = folders(&[("Train", 3), ("Test", 1)]);
+    let recipe = EventRecipe::new(2);
+    let train = dataset(folder.path(), Split::Train, &recipe, &ReadOptions::default()).unwrap();
+    assert_eq!((train.len(), train.n_classes(), train.dims()), (6, 2, vec![2, 2, 34, 34]));
+    assert_eq!(train.class_names().unwrap(), ["left", "right"]);
+    assert_eq!(train.labels(), [0, 0, 0, 1, 1, 1]);
+    assert_eq!(train.recipe().sensor, Some((34, 34)));
+    let augment = EventAugment { flip: true, ..EventAugment::published() };
+    let train = Arc::new(train.with_augment(augment).unwrap());
+    let config = LoaderConfig { drop_last: false, ..LoaderConfig::train(4, 7) };
+    let loader = Loader::of(train.clone(), &config, &Device::Cpu).unwrap();
+    let batches: Vec<_> = loader.epoch(3).unwrap().map(Result::unwrap).collect();
+    assert_eq!(batches[0].images.dims(), [2, 4, 2, 34, 34]);
+    assert_eq!(batches[1].images.dims(), [2, 2, 2, 34, 34]);
+    let again = loader.epoch_from(3, 1).unwrap().next().unwrap().unwrap();
+    let numbers = |batch: &lmht_datasets::Batch| batch.images.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(numbers(&again), numbers(&batches[1]));
+    let other = loader.epoch_from(4, 1).unwrap().next().unwrap().unwrap();
+    assert_ne!(numbers(&other), numbers(&batches[1]));
+    // Evaluation shows the frames as they are: events of the first half of the second recording.
+    let test = Arc::new(dataset(folder.path(), Split::Test, &recipe, &ReadOptions::default()).unwrap());
+    let loader = Loader::of(test.clone(), &LoaderConfig::eval(2), &Device::Cpu).unwrap();
+    let batch = loader.epoch(0).unwrap().next().unwrap().unwrap();
+    let frame = batch.images.get(0).unwrap().get(1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(frame, test.frames(1).unwrap()[..2 * 34 * 34]);
+    assert_eq!((frame[30], frame[34 * 34 + 30]), (3., 2.));
+    // What is of images is refused.
+    let crop = LoaderConfig { center_crop: Some((4, 4)), ..LoaderConfig::eval(2) };
+    assert!(Loader::of(test.clone(), &crop, &Device::Cpu).unwrap_err().to_string().contains("center_crop"));
+    assert!(Preprocessor::of(&loader).unwrap_err().to_string().contains("loader of images"));
+    let options = ReadOptions { channels: Some(1), ..ReadOptions::default() };
+    assert!(EventSource::open(folder.path(), &options).unwrap_err().to_string().contains("options of images"));
+
+    // The mean is a static image, said by its shape.
+    let mean = EventRecipe { input: EventInput::Mean, size: Some((17, 17)), ..EventRecipe::new(2) };
+    let mean = dataset(folder.path(), Split::Test, &mean, &ReadOptions::default()).unwrap();
+    assert_eq!(mean.dims(), [2, 17, 17]);
+    let total: f32 = mean.frames(0).unwrap().iter().sum();
+    assert!((total - 10. / 2. / 4.).abs() < 0.2, "{total}");
+}
+
+/// Nine tenths of every class in the order of the names, and the rest, as the paper's code has it.
+#[test]
+fn the_published_split_takes_parts_of_each_class() {
+    let folder = folders(&[("", 10)]);
+    let options = |train: &str, test: &str| ReadOptions {
+        train_split: Some(train.into()),
+        test_split: Some(test.into()),
+        ..ReadOptions::default()
+    };
+    let recipe = EventRecipe::new(1);
+    let parts = options("all[:90%]", "all[90%:]");
+    let train = dataset(folder.path(), Split::Train, &recipe, &parts).unwrap();
+    let test = dataset(folder.path(), Split::Test, &recipe, &parts).unwrap();
+    assert_eq!((train.labels(), test.labels()), (&[[0; 9], [1; 9]].concat()[..], &[0, 1][..]));
+    // The last of each: its row is the number of its file.
+    assert_eq!(test.frames(0).unwrap()[9 * 34 + 1], 5.);
+    let error = dataset(folder.path(), Split::Train, &recipe, &ReadOptions::default()).unwrap_err();
+    assert!(matches!(error, Error::SplitNeeded { .. }), "{error}");
+    let error = EventSource::open(folder.path(), &options("all[:90%]", "all[80%:]")).unwrap_err();
+    assert!(matches!(error, Error::SameImages { .. }), "{error}");
+    let error = EventSource::open(tempdir().unwrap().path(), &ReadOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("found nothing"), "{error}");
+    // A bad file is named; a file with another sensor, too.
+    fs::write(folder.path().join("left/004.bin"), [0; 7]).unwrap();
+    let error = dataset(folder.path(), Split::Train, &recipe, &parts).unwrap_err().to_string();
+    assert!(error.contains("004.bin") && error.contains("7 bytes"), "{error}");
+    fs::write(folder.path().join("left/004.bin"), bin(&[(0, 100, 100, 1)])).unwrap();
+    let error = dataset(folder.path(), Split::Train, &recipe, &parts).unwrap_err().to_string();
+    assert!(error.contains("004.bin") && error.contains("128x128") && error.contains("34x34"), "{error}");
+    fs::write(folder.path().join("left/004.bin"), []).unwrap();
+    let error = dataset(folder.path(), Split::Train, &recipe, &parts).unwrap_err().to_string();
+    assert!(error.contains("004.bin") && error.contains("at least one event"), "{error}");
+}
+
+#[test]
+fn frames_are_kept_under_the_digest_of_everything_that_made_them() {
+    let folder = folders(&[("train", 3), ("test", 1)]);
+    let cache = tempdir().unwrap();
+    let read = |recipe: &EventRecipe| {
+        let source = EventSource::open(folder.path(), &ReadOptions::default()).unwrap();
+        EventDataset::read(&source, Split::Train, recipe, Some(&cache.path().join("frames")), &|_, _| ()).unwrap()
+    };
+    let kept = || -> Vec<_> {
+        let mut files: Vec<_> = fs::read_dir(cache.path().join("frames")).unwrap().map(|e| e.unwrap().path()).collect();
+        files.sort();
+        files
+    };
+    let recipe = EventRecipe::new(2);
+    let fresh = read(&recipe);
+    let file = kept();
+    assert_eq!(file.len(), 1);
+    // From the cache: the same, and the recordings are not read (their content is another, their size and time are not).
+    let recording = folder.path().join("train/left/000.bin");
+    let time = fs::metadata(&recording).unwrap().modified().unwrap();
+    let (before, other) = (fs::read(&recording).unwrap(), bin(&[(0, 9, 9, 0); 10]));
+    fs::write(&recording, &other).unwrap();
+    fs::File::options().append(true).open(&recording).unwrap().set_modified(time).unwrap();
+    let again = read(&recipe);
+    assert_eq!((fresh.frames(0), fresh.labels()), (again.frames(0), again.labels()));
+    // Damage anywhere: made again.
+    let whole = fs::read(&file[0]).unwrap();
+    for at in [0, 20, whole.len() - 1] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        fs::write(&file[0], &damaged).unwrap();
+        assert_ne!(read(&recipe).frames(0), fresh.frames(0), "byte {at}");
+        fs::write(&file[0], &whole[..whole.len() - 4]).unwrap();
+        assert_ne!(read(&recipe).frames(0), fresh.frames(0));
+    }
+    // Another time of a file, another recipe, another number of files: another digest.
+    fs::write(&recording, &before).unwrap();
+    assert_eq!(read(&recipe).frames(0), fresh.frames(0));
+    read(&EventRecipe { by: SplitBy::Time, ..recipe.clone() });
+    read(&EventRecipe { size: Some((17, 17)), ..recipe.clone() });
+    fs::remove_file(folder.path().join("train/right/002.bin")).unwrap();
+    assert_eq!(read(&recipe).len(), 5);
+    assert_eq!(kept().len(), 5);
+    assert!(
+        kept().iter().all(|file| file.extension().is_some_and(|ending| ending == "frames")),
+        "a temporary file is left"
+    );
+}
+
+/// DVS128 Gesture: lists of files, and what happens when in a table beside each.
+#[test]
+fn gestures_are_cut_out_at_their_times() {
+    let folder = tempdir().unwrap();
+    let below = folder.path().join("DvsGesture");
+    fs::create_dir(&below).unwrap();
+    let events: Vec<Event> = (0..100).map(|i| (i * 10, (i / 50) as u16, 0, 1)).collect();
+    fs::write(below.join("user01_led.aedat"), aedat3(&events)).unwrap();
+    let table = "class,startTime_usec,endTime_usec\n1,0,100\n2,500,600\n11,600,1000\n";
+    fs::write(below.join("user01_led_labels.csv"), table).unwrap();
+    fs::write(below.join("trials_to_train.txt"), "user01_led.aedat\n\n").unwrap();
+    fs::write(below.join("trials_to_test.txt"), "user01_led.aedat\n").unwrap();
+    let found = recordings(below.join("user01_led.aedat"), &EventOptions::default()).unwrap();
+    let told: Vec<_> = found
+        .iter()
+        .map(|(recording, label)| match recording {
+            Recording::Events(events) => (events.len(), events.t()[0], *label),
+            Recording::Frames(_) => panic!("frames"),
+        })
+        .collect();
+    assert_eq!(told, [(10, 0, Some(0)), (10, 500, Some(1)), (40, 600, Some(10))]);
+    assert_eq!(read(below.join("user01_led.aedat")).unwrap().len(), 100);
+    let data = dataset(folder.path(), Split::Train, &EventRecipe::new(2), &ReadOptions::default()).unwrap();
+    assert_eq!((data.labels(), data.n_classes(), data.dims()), (&[0, 1, 10][..], 11, vec![2, 2, 128, 128]));
+    let first = ReadOptions {
+        train_split: Some("train[:50%]".into()),
+        test_split: Some("train[50%:]".into()),
+        ..ReadOptions::default()
+    };
+    // One of each class, half of which is none.
+    let error = dataset(folder.path(), Split::Train, &EventRecipe::new(2), &first).unwrap_err();
+    assert!(matches!(error, Error::Empty { .. }), "{error}");
+    fs::write(below.join("user01_led_labels.csv"), format!("{table}0,1,2\n")).unwrap();
+    let error = recordings(below.join("user01_led.aedat"), &EventOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("user01_led_labels.csv") && error.contains("line 5 is `0,1,2`"), "{error}");
+    fs::write(below.join("trials_to_test.txt"), "../secret.aedat\n").unwrap();
+    let error = EventSource::open(folder.path(), &ReadOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("`../secret.aedat` in trials_to_test.txt"), "{error}");
+}
+
+#[test]
+fn spoken_digits_and_frames_that_others_have_made_are_data_sets_too() {
+    let folder = tempdir().unwrap();
+    let shd = |label| hdf5(&[(&[(0.1, 3), (0.2, 699)], label), (&[(1.0, 0)], 0)]);
+    fs::write(folder.path().join("shd_train.h5"), shd(4)).unwrap();
+    fs::write(folder.path().join("shd_test.h5"), shd(1)).unwrap();
+    let data = dataset(folder.path(), Split::Train, &EventRecipe::new(2), &ReadOptions::default()).unwrap();
+    assert_eq!((data.labels(), data.n_classes(), data.dims()), (&[4, 0][..], 5, vec![2, 1, 1, 700]));
+
+    let folder = tempdir().unwrap();
+    let numbers: Vec<u8> = (0..2 * 2 * 3 * 4).collect();
+    for (split, class) in [("train", "0"), ("train", "1"), ("test", "0")] {
+        let place = folder.path().join(split).join(class);
+        fs::create_dir_all(&place).unwrap();
+        let frames = archive(&[("frames.npy", npy("|u1", "(2, 2, 3, 4)", &numbers))], true);
+        fs::write(place.join("a.npz"), frames).unwrap();
+    }
+    let data = dataset(folder.path(), Split::Train, &EventRecipe::new(2), &ReadOptions::default()).unwrap();
+    assert_eq!((data.dims(), data.frames(1).unwrap()[47]), (vec![2, 2, 3, 4], 47.));
+    let error = dataset(folder.path(), Split::Train, &EventRecipe::new(3), &ReadOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("it holds 2 frames, expected 3"), "{error}");
+    let error = read(folder.path().join("train/0/a.npz")).unwrap_err().to_string();
+    assert!(error.contains("frames in place of events"), "{error}");
+}
+
+#[test]
+fn the_preprocessing_of_a_network_says_what_it_wants_to_see() {
+    let folder = folders(&[("train", 2), ("test", 1)]);
+    let recipe = EventRecipe { by: SplitBy::Time, size: Some((16, 16)), ..EventRecipe::new(2) };
+    let data = dataset(folder.path(), Split::Test, &recipe, &ReadOptions::default()).unwrap();
+    let preprocessor = EventPreprocessor::of(&data);
+    let text = preprocessor.to_json();
+    let Preprocessing::Events(again) = Preprocessing::parse(&text, "p.json").unwrap() else { panic!("images: {text}") };
+    assert_eq!(again, preprocessor);
+    assert_eq!((again.channels, again.size, again.recipe.sensor), (2, (16, 16), Some((34, 34))));
+    let file = folder.path().join("test/right/000.bin");
+    let input = again.open(&file).unwrap().swap_remove(0);
+    assert_eq!(input.dims(), [2, 2, 16, 16]);
+    assert_eq!(input.flatten_all().unwrap().to_vec1::<f32>().unwrap(), data.frames(1).unwrap());
+    // One of images refuses it, and it refuses another sensor.
+    let path = folder.path().join("preprocessor_config.json");
+    fs::write(&path, &text).unwrap();
+    let error = Preprocessor::load(&path).unwrap_err().to_string();
+    assert!(error.contains("frames of events"), "{error}");
+    fs::write(&file, bin(&[(0, 100, 100, 1)])).unwrap();
+    let error = again.open(&file).unwrap_err().to_string();
+    assert!(error.contains("outside of the sensor of 34x34"), "{error}");
+    let error =
+        Preprocessing::parse(&text.replace("\"frames\": 2", "\"frames\": 0"), "p.json").unwrap_err().to_string();
+    assert!(error.contains("p.json: lmht.events") && error.contains("found 0"), "{error}");
+}
+
+#[test]
+fn frames_check_their_shape() {
+    assert!(Frames::new(vec![0.; 3], [1, 1, 1, 4]).is_err());
+    assert!(Frames::new(vec![], [0, 1, 1, 1]).is_err());
+    let frames = Frames::new(vec![0., 7., 14., 21.], [1, 1, 1, 4]).unwrap().resized((1, 2));
+    assert_eq!(frames.dims(), [1, 1, 1, 2]);
+}
+
+/// Bytes of good files changed, cut, repeated and joined at places from a seed: an error that names the file, or events in
+/// order on their sensor; never a panic. `LMHT_FUZZ_ROUNDS` says how many of each.
+#[test]
+fn changed_recordings_never_panic() {
+    let rounds: u64 = std::env::var("LMHT_FUZZ_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2_000);
+    for (name, original) in all() {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64 ^ original.len() as u64;
+        let mut below = |n: usize| {
+            // splitmix64.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ (z >> 31)) % n as u64) as usize
+        };
+        let (mut n_read, mut n_refused) = (0u64, 0u64);
+        for _ in 0..rounds {
+            let mut bytes = original.clone();
+            for _ in 0..1 + below(4) {
+                let at = below(bytes.len().max(1)).min(bytes.len().saturating_sub(1));
+                match below(6) {
+                    0 => bytes.truncate(at),
+                    1 => bytes.extend_from_within(at..),
+                    2 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][below(5)],
+                    3 if bytes.len() >= at + 4 => {
+                        let word = [0u32, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX, 1 << 20][below(6)];
+                        bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
+                    }
+                    _ if !bytes.is_empty() => bytes[at] ^= 1 << below(8),
+                    _ => (),
+                }
+            }
+            match parse(&bytes, name, &EventOptions { sensor: None, sort: below(2) == 0 }) {
+                Ok(found) => {
+                    n_read += 1;
+                    for (recording, _) in found {
+                        let Recording::Events(events) = recording else { continue };
+                        let (h, w) = events.sensor();
+                        assert!(events.t().windows(2).all(|pair| pair[0] <= pair[1]), "{name}");
+                        assert!(events.x().iter().all(|x| usize::from(*x) < w), "{name}");
+                        assert!(events.y().iter().all(|y| usize::from(*y) < h), "{name}");
+                    }
+                }
+                Err(error) => {
+                    n_refused += 1;
+                    let message = error.to_string();
+                    assert!(message.starts_with(name) && !message.contains("gave up on it"), "{message}");
+                }
+            }
+        }
+        println!("{name}: {rounds} inputs, {n_read} read, {n_refused} refused");
+        assert!(n_read > 0 && n_refused > 0, "{name}: {n_read} read, {n_refused} refused");
+    }
+}
