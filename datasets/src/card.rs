@@ -144,14 +144,7 @@ impl Card {
     pub(crate) fn files(&self, folder: &Path, patterns: &[String]) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         for pattern in patterns {
-            let parts: Vec<&str> = pattern.trim_start_matches("./").split('/').collect();
-            let odd = |c: char| "[]{}\\:".contains(c);
-            if pattern.contains(odd) || parts.iter().any(|part| part.is_empty() || *part == "..") {
-                return Err(
-                    self.error(format!("`{pattern}` is no path in it; of wildcards there are `*`, `?` and `**`"))
-                );
-            }
-            walk(folder, &parts, 0, &mut found)?;
+            walk(folder, &self.parts(pattern)?, 0, &mut found)?;
         }
         if found.len() > MAX_FILES {
             return Err(self.error(format!("more than {MAX_FILES} files match")));
@@ -159,6 +152,29 @@ impl Card {
         found.sort();
         found.dedup();
         Ok(found)
+    }
+
+    /// The paths of a list that match the patterns, in the order of the list; each once.
+    #[cfg(feature = "hub")]
+    pub(crate) fn listed(&self, paths: &[&str], patterns: &[String]) -> Result<Vec<PathBuf>> {
+        let patterns = patterns.iter().map(|pattern| self.parts(pattern)).collect::<Result<Vec<_>>>()?;
+        let is_star = |part: &&str| *part == "**";
+        let fits = |pattern: &&str, name: &&str| matches(pattern, name);
+        let is_wanted = |path: &&&str| {
+            let names: Vec<&str> = path.split('/').collect();
+            patterns.iter().any(|pattern| glob(pattern, &names, is_star, fits))
+        };
+        Ok(paths.iter().filter(is_wanted).map(PathBuf::from).collect())
+    }
+
+    /// The parts of a pattern.
+    fn parts<'a>(&self, pattern: &'a str) -> Result<Vec<&'a str>> {
+        let parts: Vec<&str> = pattern.trim_start_matches("./").split('/').collect();
+        let odd = |c: char| "[]{}\\:".contains(c);
+        if pattern.contains(odd) || parts.iter().any(|part| part.is_empty() || *part == "..") {
+            return Err(self.error(format!("`{pattern}` is no path in it; of wildcards there are `*`, `?` and `**`")));
+        }
+        Ok(parts)
     }
 
     pub(crate) fn error(&self, reason: String) -> Error {
@@ -192,12 +208,17 @@ fn walk(folder: &Path, parts: &[&str], depth: usize, found: &mut Vec<PathBuf>) -
 /// Whether a name matches a pattern of `*` (any characters) and `?` (one).
 fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    glob(&pattern, &name, |c| *c == '*', |pattern, c| *pattern == '?' || pattern == c)
+}
+
+/// Whether all of `name` fits a pattern in which a star stands for any number of anything.
+fn glob<T>(pattern: &[T], name: &[T], is_star: impl Fn(&T) -> bool, fits: impl Fn(&T, &T) -> bool) -> bool {
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
-        if p < pattern.len() && pattern[p] == '*' {
+        if p < pattern.len() && is_star(&pattern[p]) {
             star = Some((p, n));
             p += 1;
-        } else if p < pattern.len() && (pattern[p] == '?' || pattern[p] == name[n]) {
+        } else if p < pattern.len() && fits(&pattern[p], &name[n]) {
             (p, n) = (p + 1, n + 1);
         } else if let Some((at, from)) = star {
             // The star takes one more.
@@ -207,7 +228,7 @@ fn matches(pattern: &str, name: &str) -> bool {
             return false;
         }
     }
-    pattern[p..].iter().all(|c| *c == '*')
+    pattern[p..].iter().all(is_star)
 }
 
 /// The first document of a text; an alias is refused, as a few lines of them can stand for any amount of memory.

@@ -385,6 +385,16 @@ pub enum Error {
         reason: String,
     },
 
+    /// The Hub could not give a data set or the preprocessing of a model.
+    #[cfg(feature = "hub")]
+    #[error("{given}: no such file or folder here; as a name of the Hub: {source}")]
+    Hub {
+        /// The name.
+        given: String,
+        /// What went wrong.
+        source: lmht_hub::Error,
+    },
+
     /// Candle could not make a tensor, for example for want of memory on the device.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 pub(crate) use ::parquet::data_type::ByteArray as Encoded;
 pub(crate) use folder::files;
 pub use folder::image_files;
+#[cfg(feature = "hub")]
+pub(crate) use folder::is_image;
 
 use crate::ReadOptions;
 use crate::error::{Error, Place, Result};

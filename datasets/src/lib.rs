@@ -48,12 +48,15 @@
 
 mod auto_augment;
 mod card;
+mod configuration;
 mod dataset;
 mod decode;
 mod error;
 pub mod events;
 mod formats;
 mod guard;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod loader;
 mod mix;
 mod operation;

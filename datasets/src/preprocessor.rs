@@ -162,7 +162,8 @@ impl Preprocessor {
         self.center_crop.unwrap_or(self.size)
     }
 
-    /// The preprocessing of a trained network: of a model folder, of a run or of one of its checkpoints. With the network
+    /// The preprocessing of a trained network: of a model folder, of a run or of one of its checkpoints, with the feature
+    /// `hub` also of `owner/name@revision` on the Hugging Face Hub. With the network
     /// that `from_pretrained` of `lmht-nn` builds of the same path, it is everything that an image needs.
     ///
     /// ```no_run
@@ -219,6 +220,11 @@ impl Preprocessor {
 
 /// The `preprocessor_config.json` of a model folder, a run or a checkpoint.
 pub(crate) fn find(path: &Path) -> Result<PathBuf> {
+    #[cfg(feature = "hub")]
+    if let Some(repo) = lmht_hub::Repo::at(lmht_hub::RepoKind::Model, path) {
+        let folder = lmht_hub::Hub::from_env().and_then(|hub| hub.model(&repo, &|_| ()));
+        return find(&folder.map_err(|source| Error::Hub { given: repo.to_string(), source })?);
+    }
     let io = |source| Error::Io { path: path.to_path_buf(), doing: "find the model", source };
     // A relative path may show no folder above it.
     let folder = path.canonicalize().map_err(io)?;

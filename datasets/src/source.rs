@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::card::Card;
+use crate::configuration::by_card;
 use crate::error::{Error, Result};
 use crate::formats::{FORMATS, Format, Label, Splits, Table, entries, name, shard, split_of};
 use crate::split::{canonical, is_usual};
@@ -66,6 +67,12 @@ impl Source {
     pub fn open(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
         options.check()?;
         let path = path.as_ref();
+        #[cfg(feature = "hub")]
+        if let Some(repo) = lmht_hub::Repo::at(lmht_hub::RepoKind::Dataset, path) {
+            let hub = lmht_hub::Hub::from_env().map_err(|source| Error::Hub { given: repo.to_string(), source })?;
+            let (folder, options) = crate::hub::fetch(&hub, &repo, options, &|_| ())?;
+            return Self::open(folder, &options);
+        }
         let metadata = fs::metadata(path).map_err(|source| Error::Io {
             path: path.to_path_buf(),
             doing: "find the file or folder of the data set",
@@ -277,7 +284,8 @@ fn single(file: &Path) -> Result<Found> {
 
 fn search(folder: &Path, options: &ReadOptions) -> Result<Found> {
     let card = Card::read(folder)?;
-    if let Some((format, splits, name)) = by_card(folder, &card, options)? {
+    let files = |patterns: &[String]| card.files(folder, patterns);
+    if let Some((format, splits, name)) = by_card(folder, &card, options, &files)? {
         return Ok(Found { format, splits, card, configuration: Some(name), by_card: true });
     }
     for format in FORMATS {
@@ -314,45 +322,6 @@ fn search(folder: &Path, options: &ReadOptions) -> Result<Found> {
 
 fn has_usual(splits: &Splits) -> bool {
     splits.keys().any(|name| is_usual(name))
-}
-
-/// The splits that the card's `configs` name, as far as their files are there; nothing if none is.
-fn by_card(folder: &Path, card: &Card, options: &ReadOptions) -> Result<Option<(&'static dyn Format, Splits, String)>> {
-    let mut present = Vec::new();
-    for configuration in card.configurations()? {
-        let mut splits = Splits::new();
-        for (split, patterns) in configuration.splits() {
-            let files = card.files(folder, patterns)?;
-            if !files.is_empty() {
-                splits.entry(split).or_default().extend(files);
-            }
-        }
-        if !splits.is_empty() {
-            present.push((configuration, splits));
-        }
-    }
-    if present.is_empty() {
-        return Ok(None);
-    }
-    let found: Vec<String> = present.iter().map(|(configuration, _)| configuration.name.clone()).collect();
-    let wanted = options.configuration.clone();
-    let only = present.len() == 1;
-    let chosen = present.into_iter().find(|(configuration, _)| match &wanted {
-        Some(name) => configuration.name == *name,
-        None => only || configuration.is_default,
-    });
-    let (configuration, splits) =
-        chosen.ok_or_else(|| Error::ConfigurationNeeded { path: folder.to_path_buf(), wanted, found })?;
-    let mut files = splits.values().flatten();
-    let takes = |format: &&dyn Format| files.clone().all(|file| format.takes(file));
-    let format = FORMATS.into_iter().find(takes).ok_or_else(|| {
-        let first = files.next().map_or(String::new(), |file| name(file));
-        card.error(format!(
-            "`{}` names files that are not all parquet or all CSV, such as `{first}`",
-            configuration.name
-        ))
-    })?;
-    Ok(Some((format, splits, configuration.name)))
 }
 
 /// A data set that was downloaded in part, or twice, would train without a word, so the counts in the names are believed.

@@ -132,15 +132,25 @@ impl Pretrained {
     }
 
     /// What a path names: a model folder; the folder of a run, of which the result is taken, or while there is none the newest
-    /// whole checkpoint; or one checkpoint of a run.
+    /// whole checkpoint; or one checkpoint of a run. With the feature `hub` also what `owner/name` or `owner/name@revision`
+    /// names on the Hugging Face Hub, where there is no such path: its files come into the cache first, verified.
     ///
     /// # Errors
-    /// [`Error::File`] if there is none of these, or a file is damaged: its digest is not the one of `SHA256SUMS` beside it.
+    /// [`Error::File`] if there is none of these, or a file is damaged: its digest is not the one of `SHA256SUMS` beside it,
+    /// or of its blob in the cache.
     pub fn locate(path: &Path) -> Result<Self> {
+        #[cfg(feature = "hub")]
+        if let Some(repo) = lmht_hub::Repo::at(lmht_hub::RepoKind::Model, path) {
+            let folder = lmht_hub::Hub::from_env().and_then(|hub| hub.model(&repo, &|_| ()));
+            let missing = |error| Error::file(path, format!("no such folder here; as a name of the Hub: {error}"));
+            return Self::locate(&folder.map_err(missing)?);
+        }
         let config_path = path.join(CONFIG);
         let json = std::fs::read_to_string(&config_path).map_err(|error| {
             let what =
                 "expected a model folder with config.json and model.safetensors, the folder of a run, or a checkpoint";
+            #[cfg(not(feature = "hub"))]
+            let what = format!("{what} (owner/name of the Hub needs the feature `hub`)");
             Error::file(&config_path, format!("{error}; {what}"))
         })?;
         let value: serde_json::Value = serde_json::from_str(&json).map_err(|error| Error::file(&config_path, error))?;
@@ -220,16 +230,19 @@ pub fn checkpoints(parent: &Path) -> Result<Vec<PathBuf>> {
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Builds the network of a model folder, of a run or of a checkpoint ([`Pretrained::locate`]), and returns it with the store
-/// that holds its tensors.
+/// Builds the network of a model folder, of a run, of a checkpoint or of a name on the Hub ([`Pretrained::locate`]), and
+/// returns it with the store that holds its tensors.
 ///
 /// The tensors are converted to `dtype` where they were saved as another.
+///
+/// `Preprocessor::from_pretrained` of `lmht-datasets` takes the same path or name and has the rest: what turns an image into
+/// the network's input, and the names of the classes. `Predictor` of `lmht-train` is both.
 ///
 /// # Errors
 /// If a file is missing, damaged or not what its name says, the tensors do not fit the configuration, or a value cannot be
 /// computed with ([`ParamStore::check_values`]); the message names the file and, for tensors, lists every difference.
-pub fn from_pretrained(path: &Path, dtype: DType, device: &Device) -> Result<(Network, ParamStore)> {
-    load(path, dtype, device, ModelConfig::from_json)
+pub fn from_pretrained(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<(Network, ParamStore)> {
+    load(path.as_ref(), dtype, device, ModelConfig::from_json)
 }
 
 /// As [`from_pretrained`], of a network whose body is an `A`, or a built-in one.
@@ -237,11 +250,11 @@ pub fn from_pretrained(path: &Path, dtype: DType, device: &Device) -> Result<(Ne
 /// # Errors
 /// As [`from_pretrained`], and if the body has another name than `A`.
 pub fn from_pretrained_as<A: Architecture + DeserializeOwned>(
-    path: &Path,
+    path: impl AsRef<Path>,
     dtype: DType,
     device: &Device,
 ) -> Result<(Network, ParamStore)> {
-    load(path, dtype, device, ModelConfig::from_json_as::<A>)
+    load(path.as_ref(), dtype, device, ModelConfig::from_json_as::<A>)
 }
 
 fn load(

@@ -23,6 +23,20 @@ use crate::{Error, Result, loss};
 /// }
 /// # Ok(()) }
 /// ```
+///
+/// A path may be a name on the Hub with the feature `hub`. Its parts are
+///
+/// ```no_run
+/// use candle_core::{DType, Device};
+/// use lmht_datasets::Preprocessor;
+/// use lmht_nn::from_pretrained;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (network, _params) = from_pretrained("owner/name@main", DType::F32, &Device::Cpu)?;
+/// let preprocessor = Preprocessor::from_pretrained("owner/name@main")?;
+/// let class_names = preprocessor.class_names.as_deref().unwrap_or_default();
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Predictor {
     network: Inference,
@@ -74,12 +88,12 @@ fn top(probabilities: &[f64], k: usize) -> Vec<Answer> {
 }
 
 impl Predictor {
-    /// The network and the preprocessing of a model folder, a run or a checkpoint, on the CPU.
+    /// The network and the preprocessing of a model folder, a run, a checkpoint or a name on the Hub, on the CPU.
     ///
     /// # Errors
     /// As [`from_pretrained`] and [`Preprocessing::from_pretrained`]; as [`Predictor::new`].
-    pub fn from_pretrained(path: &Path) -> Result<Self> {
-        let folder = Pretrained::locate(path)?.folder;
+    pub fn from_pretrained(path: impl AsRef<Path>) -> Result<Self> {
+        let folder = Pretrained::locate(path.as_ref())?.folder;
         let preprocessor = Preprocessing::from_pretrained(&folder)?;
         let (network, _params) = from_pretrained(&folder, DType::F32, &Device::Cpu)?;
         Self::new(network.inference()?, preprocessor, network.config())

@@ -100,7 +100,7 @@ pub(crate) fn files(folder: &Path, is_wanted: &dyn Fn(&Path) -> bool) -> Result<
     Ok(found)
 }
 
-fn is_image(file: &Path) -> bool {
+pub(crate) fn is_image(file: &Path) -> bool {
     ENDINGS.iter().chain(&OTHER_ENDINGS).any(|ending| ends_in(file, ending))
 }
 

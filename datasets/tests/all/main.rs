@@ -4,6 +4,8 @@ mod batches;
 mod bounds;
 mod damage;
 mod events;
+#[cfg(feature = "hub")]
+mod hub;
 mod idx;
 mod images;
 mod layouts;
@@ -13,4 +15,12 @@ mod preprocessor;
 mod reading;
 mod recordings;
 mod sample;
+#[cfg(feature = "hub")]
+#[path = "../../../crates/lmht-hub/tests/all/server.rs"]
+#[allow(dead_code, reason = "the tests of lmht-hub need more of it")]
+mod server;
 mod tables;
+#[cfg(feature = "hub")]
+#[path = "../../../crates/lmht-hub/tests/all/world.rs"]
+#[allow(dead_code, reason = "the tests of lmht-hub need more of it")]
+mod world;

@@ -156,7 +156,10 @@ pub(crate) fn repo() -> Repo {
 
 /// What a Hub that works answers.
 pub(crate) fn right(request: &Request, files: &[Content], elsewhere: &str) -> Reply {
-    let (path, api) = (request.path.as_str(), "/api/models/owner/name");
+    // Models and data sets have the same files.
+    let path =
+        request.path.replace("/datasets/", "/models/").replacen("/models/owner/name/resolve", "/owner/name/resolve", 1);
+    let (path, api) = (path.as_str(), "/api/models/owner/name");
     if path == format!("{api}/revision/main") || path == format!("{api}/revision/refs%2Fpr%2F1") {
         return Reply::new(200, format!(r#"{{"sha":"{COMMIT}","siblings":[]}}"#));
     }
