@@ -155,11 +155,11 @@ impl Cache {
     pub(crate) fn adopt(&self, hash: &Hash, pointer: &Path) -> Result<()> {
         let (part, blob) = (self.part(hash), self.blob(hash));
         rename(&part, &blob)?;
-        self.point(&blob, pointer)
+        if self.point(&blob, pointer)? { Ok(()) } else { remove(&blob) }
     }
 
-    /// Makes a verified blob the file of a snapshot.
-    pub(crate) fn point(&self, blob: &Path, pointer: &Path) -> Result<()> {
+    /// Makes a verified blob the file of a snapshot; by a link, or else by a copy, which is what Python makes of it.
+    pub(crate) fn point(&self, blob: &Path, pointer: &Path) -> Result<bool> {
         create_parent(pointer)?;
         let temporary = temporary(pointer);
         if self.links {
@@ -168,14 +168,15 @@ impl Cache {
             target.extend(blob.strip_prefix(&self.root));
             _ = fs::remove_file(&temporary);
             match link(&target, &temporary) {
-                Ok(()) => return rename(&temporary, pointer),
+                Ok(()) => return rename(&temporary, pointer).map(|()| true),
                 // Windows wants a right for it, and some disks have none.
                 Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {}
                 Err(error) if cfg!(windows) => _ = error,
                 Err(error) => return Err(Error::file(pointer, format!("cannot make the link: {error}"))),
             }
         }
-        rename(blob, pointer)
+        fs::copy(blob, &temporary).map_err(|error| Error::file(pointer, format!("cannot write: {error}")))?;
+        rename(&temporary, pointer).map(|()| false)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::settings::{Settings, is_loopback};
 /// A question is asked this often.
 const TRIES: usize = 5;
 /// The longest that a server may ask to wait.
-const MAX_WAIT: Duration = Duration::from_secs(300);
+const MAX_WAIT: Duration = Duration::from_secs(120);
 const MAX_REDIRECTS: usize = 10;
 /// Bytes of an answer in JSON.
 const MAX_JSON: u64 = 1 << 24;

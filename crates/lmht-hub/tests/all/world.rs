@@ -21,6 +21,7 @@ pub(crate) struct Content {
     pub(crate) bytes: Vec<u8>,
     /// Large files are elsewhere.
     pub(crate) is_large: bool,
+    hash: String,
     /// What the list says instead of the truth.
     pub(crate) listed_hash: Option<String>,
     pub(crate) listed_size: Option<u64>,
@@ -28,17 +29,18 @@ pub(crate) struct Content {
 
 impl Content {
     pub(crate) fn new(path: &str, bytes: &[u8], is_large: bool) -> Self {
-        Self { path: path.to_owned(), bytes: bytes.to_vec(), is_large, listed_hash: None, listed_size: None }
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        // Once, as it takes longer than a client waits.
+        let hash = if is_large {
+            hex(&Sha256::digest(bytes))
+        } else {
+            hex(&Sha1::new().chain_update(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize())
+        };
+        Self { path: path.to_owned(), bytes: bytes.to_vec(), is_large, hash, listed_hash: None, listed_size: None }
     }
 
     pub(crate) fn hash(&self) -> String {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        if self.is_large {
-            hex(&Sha256::digest(&self.bytes))
-        } else {
-            let head = format!("blob {}\0", self.bytes.len());
-            hex(&Sha1::new().chain_update(head).chain_update(&self.bytes).finalize())
-        }
+        self.hash.clone()
     }
 
     fn entry(&self) -> String {
@@ -147,7 +149,7 @@ impl World {
 }
 
 pub(crate) fn client(settings: Settings) -> Hub {
-    Hub::new(settings).unwrap().with_times(Duration::from_millis(2), Duration::from_millis(500)).unwrap()
+    Hub::new(settings).unwrap().with_times(Duration::from_millis(2), Duration::from_secs(1)).unwrap()
 }
 
 pub(crate) fn repo() -> Repo {
