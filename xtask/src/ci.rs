@@ -51,8 +51,17 @@ const STEPS: [Step; 8] = [
 ];
 
 /// What people depend on.
-const CRATES: [&str; 8] =
-    ["lmht-core", "lmht-kernels", "lmht-gpu", "lmht-datasets", "lmht-nn", "lmht-train", "lmht-convert", "lmht-bench"];
+const CRATES: [&str; 9] = [
+    "lmht-core",
+    "lmht-kernels",
+    "lmht-gpu",
+    "lmht-hub",
+    "lmht-datasets",
+    "lmht-nn",
+    "lmht-train",
+    "lmht-convert",
+    "lmht-bench",
+];
 
 /// Runs the command.
 pub(crate) fn run(_: &Args) -> Result<()> {

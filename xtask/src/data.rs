@@ -14,6 +14,7 @@ use lmht_datasets::{
 use lmht_nn::ModelConfig;
 
 use crate::experiment::{DataConfig, Experiment};
+use crate::hub;
 
 /// Which part of the data is used for what.
 #[derive(Default, clap::Args)]
@@ -316,15 +317,21 @@ fn open_source(data: &DataConfig, options: &ReadOptions) -> Result<Source> {
              one, or give a data set with --data FOLDER"
         );
     }
-    if let (Some(hub), false) = (&data.hub, path.exists()) {
+    if let (Some(name), false) = (&data.hub, path.exists())
+        && path != Path::new(name)
+    {
         bail!(
-            "{}: expected the data set {hub} here, and there is nothing. Download its parquet files (train-*.parquet and \
-             those of the test or validation split) from https://huggingface.co/datasets/{hub} into a folder, and give \
-             that with --data FOLDER",
+            "{}: expected the data set {name} here, and there is nothing. Have it downloaded and verified with --data \
+             {name}, or get its parquet files (train-*.parquet and those of the test or validation split) from \
+             https://huggingface.co/datasets/{name} and give their folder with --data FOLDER",
             path.display()
         );
     }
-    Source::open(path, options).map_err(in_options)
+    match hub::dataset(path, options)? {
+        Some((folder, options)) => Source::open(folder, &options),
+        None => Source::open(path, options),
+    }
+    .map_err(in_options)
 }
 
 fn read(data: &DataConfig, split: Split, options: &ReadOptions) -> Result<ImageDataset> {
@@ -379,6 +386,7 @@ pub(crate) fn name(path: &Path) -> String {
 
 /// In words, for run records and model cards.
 pub(crate) fn describe(data: &DataConfig, train: &Loader, test: &Loader) -> String {
+    let commit = hub::commit(&data.path).map_or(String::new(), |commit| format!(" at commit {commit}"));
     let what = match &data.events {
         None => "images".to_owned(),
         Some(EventRecipe { frames, by, input, .. }) => {
@@ -392,7 +400,7 @@ pub(crate) fn describe(data: &DataConfig, train: &Loader, test: &Loader) -> Stri
         _ => String::new(),
     };
     format!(
-        "{}: {} training {what}, accuracy on all {} test {}{splits}",
+        "{}{commit}: {} training {what}, accuracy on all {} test {}{splits}",
         name(&data.path),
         train.data().len(),
         test.data().len(),

@@ -23,9 +23,9 @@ use crate::{data, repository};
   cargo xtask eval runs/mine --confusion                    accuracy of each class, what is taken for what
   cargo xtask eval runs/mine --confusion confusion.svg      and as a picture")]
 pub(crate) struct Args {
-    /// A run, finished or interrupted, one of its checkpoints, or a model folder.
+    /// A run, finished or interrupted, one of its checkpoints, a model folder, or OWNER/NAME on the Hugging Face Hub.
     model: PathBuf,
-    /// A data set [default: the data of the run; for a model folder the repository's sample].
+    /// A data set, as a path or as OWNER/NAME on the Hub [default: the data of the run; for a model folder the repository's sample].
     #[arg(long)]
     data: Option<PathBuf>,
     #[command(flatten)]

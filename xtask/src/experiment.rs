@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use lmht_datasets::events::{EventAugment, EventRecipe};
 use lmht_datasets::{Augment, Mix, Normalize, ReadOptions};
+use lmht_hub::{Repo, RepoKind};
 use lmht_nn::ModelConfig;
 use lmht_train::TrainConfig;
 use serde::{Deserialize, Serialize};
@@ -36,7 +37,7 @@ pub(crate) struct Experiment {
 #[serde(deny_unknown_fields)]
 pub(crate) struct DataConfig {
     /// A folder or file of parquet, relative to where the command runs; `sample` is the Fashion-MNIST sample of this
-    /// repository.
+    /// repository, and `owner/name` a data set of the Hugging Face Hub.
     #[serde(default = "sample")]
     pub(crate) path: PathBuf,
     /// The name of the data set on the Hugging Face Hub: where to get what is not at `path`.
@@ -67,6 +68,16 @@ pub(crate) struct DataConfig {
 
 fn sample() -> PathBuf {
     "sample".into()
+}
+
+impl DataConfig {
+    /// Other data, at a path or by a name on the Hub.
+    pub(crate) fn set_path(&mut self, path: &Path) {
+        self.path = path.to_path_buf();
+        if Repo::at(RepoKind::Dataset, path).is_some() {
+            self.hub = path.to_str().map(str::to_owned);
+        }
+    }
 }
 
 impl Default for DataConfig {

@@ -21,10 +21,13 @@ mod energy;
 mod eval;
 mod events;
 mod experiment;
+mod fetch;
 mod golden;
 mod gpu_build;
 mod gpu_check;
 mod gpu_run;
+mod hub;
+mod package;
 mod predict;
 mod provenance;
 mod published;
@@ -59,6 +62,8 @@ enum Command {
     Convert(convert::Args),
     Energy(energy::Args),
     Events(events::Args),
+    Fetch(fetch::Args),
+    Package(package::Args),
     Golden(golden::Args),
     GpuCheck(gpu_check::Args),
     Reliability(reliability::Args),
@@ -79,6 +84,8 @@ fn main() -> std::process::ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Energy(args) => energy::run(&args),
         Command::Events(args) => events::run(&args),
+        Command::Fetch(args) => fetch::run(&args),
+        Command::Package(args) => package::run(&args),
         Command::Golden(args) => golden::run(&args),
         Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Reliability(args) => reliability::run(&args),

@@ -8,6 +8,7 @@ use lmht_datasets::{Preprocessing, image_files};
 use lmht_train::{Answer, Prediction, Predictor};
 use serde_json::{Value, json};
 
+use crate::hub;
 use crate::terminal::csv;
 
 /// Images that go through the network together.
@@ -26,7 +27,7 @@ const BATCH: usize = 32;
   cargo xtask predict runs/mine cat.png --timesteps
       also the answer after each timestep")]
 pub(crate) struct Args {
-    /// A run, finished or interrupted, one of its checkpoints, or a model folder.
+    /// A run, finished or interrupted, one of its checkpoints, a model folder, or OWNER/NAME on the Hugging Face Hub.
     model: PathBuf,
     /// Images (PNG, JPEG, WebP, BMP, GIF, TIFF), or folders of them; recordings of events for a network that learned from
     /// such.
@@ -57,7 +58,7 @@ enum Format {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.top_k > 0, "--top-k is 0; expected at least one class");
-    let predictor = Predictor::from_pretrained(&args.model)?;
+    let predictor = Predictor::from_pretrained(hub::model(&args.model)?)?;
     let mut files = Vec::new();
     for path in &args.images {
         if path.is_dir() {

@@ -13,7 +13,7 @@ use lmht_train::{Metrics, Progress, RunRecord, evaluate, fit};
 use crate::device::DeviceArgs;
 use crate::experiment::{Experiment, presets};
 use crate::terminal::{self, Table};
-use crate::{data, provenance, published, stop};
+use crate::{data, hub, provenance, published, stop};
 
 /// Train a network from a configuration file or a named preset.
 ///
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// Replace the configuration's number of epochs.
     #[arg(long)]
     epochs: Option<usize>,
-    /// Replace the configuration's data folder.
+    /// Replace the configuration's data: a folder, a file, or OWNER/NAME on the Hugging Face Hub.
     #[arg(long)]
     data: Option<PathBuf>,
     #[command(flatten)]
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         experiment.train.epochs = epochs;
     }
     if let Some(path) = &args.data {
-        experiment.data.path = path.clone();
+        experiment.data.set_path(path);
     }
     args.splits.apply(&mut experiment.data);
     if let Some(path) = &args.start {
@@ -147,7 +147,7 @@ fn train(experiment: &Experiment, folder: &Path, device: &Device, progress: Prog
 /// Loads the weights of a model folder, a run or a checkpoint into the network that is trained: the same network, thresholds
 /// included, whatever its configuration calls their initial value.
 fn load_start(start: &Path, model: &ModelConfig, params: &ParamStore) -> Result<()> {
-    let found = Pretrained::locate(start)
+    let found = Pretrained::locate(&hub::model(start)?)
         .context("for hybrid training convert the QCFS network first, or give its converted folder with --start")?;
     let mut there = ModelConfig::from_json(&found.config).with_context(|| found.folder.display().to_string())?;
     // θ is stored with the weights.

@@ -8,8 +8,8 @@ use lmht_datasets::{Loader, Preprocessing};
 use lmht_nn::{ModelConfig, Pretrained};
 use serde::Deserialize;
 
-use crate::data;
 use crate::experiment::{DataConfig, Experiment};
+use crate::{data, hub};
 
 /// A trained network on the disk.
 #[derive(Debug)]
@@ -25,9 +25,9 @@ pub(crate) struct Trained {
 }
 
 impl Trained {
-    /// Of a run, a checkpoint or a model folder; `data` replaces the path of the data.
+    /// Of a run, a checkpoint, a model folder or a name on the Hub; `data` replaces the path of the data.
     pub(crate) fn locate(path: &Path, data: Option<&Path>) -> Result<Self> {
-        let found = Pretrained::locate(path)?;
+        let found = Pretrained::locate(&hub::model(path)?)?;
         if let Some(note) = &found.note {
             eprintln!("note: {note}");
         }
@@ -40,11 +40,11 @@ impl Trained {
         if let Some(run) = &run {
             of_run = experiment(run)?.data;
         }
-        of_run.path = match (data, &run) {
-            (Some(path), _) => path.to_path_buf(),
-            (None, Some(run)) => reachable(&of_run.path, run)?,
-            (None, None) => of_run.path,
-        };
+        match (data, &run) {
+            (Some(path), _) => of_run.set_path(path),
+            (None, Some(run)) => of_run.path = reachable(&of_run.path, run)?,
+            (None, None) => (),
+        }
         Ok(Self { folder: found.folder, preprocessor, data: of_run, device: Device::Cpu })
     }
 

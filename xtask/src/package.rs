@@ -1,0 +1,231 @@
+//! `cargo xtask package`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use lmht_bench::{CostReport, EnergyModel};
+use lmht_hub::{Evaluation, MODEL_FILES, ModelCardHead, Repo, RepoKind};
+use lmht_nn::atomic::FolderWriter;
+use lmht_nn::{Pretrained, checksums};
+use lmht_train::{Metrics, RunInfo};
+use serde::de::DeserializeOwned;
+
+use crate::experiment::Experiment;
+
+/// Make a model folder for the Hugging Face Hub of a finished run, with a complete card, and say how to upload it.
+///
+/// The weights are those of the first run after its last epoch; more runs of the same configuration with other seeds give the
+/// spread. Uploading stays with Hugging Face's own tool, whose command is printed.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask package runs/mine --out hub/mine --license mit --repo owner/mine
+  cargo xtask package runs/mine-seed42 runs/mine-seed43 runs/mine-seed44 --out hub/mine --license mit --repo owner/mine")]
+pub(crate) struct Args {
+    /// Finished runs of one configuration, which differ in their seed alone.
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// The folder to write; a model folder that is there is replaced.
+    #[arg(long)]
+    out: PathBuf,
+    /// The licence of the weights, by the Hub's identifier, such as mit.
+    #[arg(long)]
+    license: String,
+    /// Where it will be on the Hub.
+    #[arg(long, value_name = "OWNER/NAME")]
+    repo: String,
+    /// The data set's name on the Hub [default: as the configuration of the run says].
+    #[arg(long, value_name = "OWNER/NAME")]
+    dataset: Option<String>,
+    /// Where the record of the run can be read [default: the repository of this program].
+    #[arg(long, value_name = "URL", default_value = env!("CARGO_PKG_REPOSITORY"))]
+    source: String,
+}
+
+/// A finished run.
+struct Run {
+    path: PathBuf,
+    experiment: Experiment,
+    config: String,
+    info: RunInfo,
+    metrics: Metrics,
+    cost: CostReport,
+}
+
+impl Run {
+    fn read(path: &Path) -> Result<Self> {
+        let metrics = path.join("metrics.json");
+        ensure!(
+            metrics.exists() && path.join("model").exists(),
+            "{}: expected a finished run, with metrics.json and model/; train it to its end first",
+            path.display()
+        );
+        let config = path.join("config.json");
+        Ok(Self {
+            path: path.to_path_buf(),
+            experiment: json(&config)?,
+            config: std::fs::read_to_string(&config)?,
+            info: json(&path.join("run.json"))?,
+            metrics: json(&metrics)?,
+            cost: json(&path.join("cost.json"))?,
+        })
+    }
+
+    /// Everything but the seed.
+    fn recipe(&self) -> Experiment {
+        let mut recipe = self.experiment.clone();
+        recipe.train.seed = 0;
+        recipe
+    }
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{}: expected what a run writes", path.display()))
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    Repo::parse(RepoKind::Model, &args.repo).context("--repo")?;
+    let runs = args.runs.iter().map(|path| Run::read(path)).collect::<Result<Vec<_>>>()?;
+    for (index, run) in runs.iter().enumerate().skip(1) {
+        let path = run.path.display();
+        ensure!(
+            run.recipe() == runs[0].recipe(),
+            "{path}: expected the configuration of {}, but for the seed",
+            args.runs[0].display()
+        );
+        let same = runs[..index].iter().find(|other| other.experiment.train.seed == run.experiment.train.seed);
+        if let Some(same) = same {
+            bail!(
+                "{path}: expected another seed than that of {}, which would count one run twice",
+                same.path.display()
+            );
+        }
+    }
+    // Damage ends here.
+    let found = Pretrained::locate(&runs[0].path.join("model"))?;
+    lmht_train::Predictor::from_pretrained(&found.folder)
+        .context("the network of the run is to be loaded with its preprocessing")?;
+    let card = card(args, &runs)?;
+    let read = |name: &str| {
+        let path = found.folder.join(name);
+        std::fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))
+    };
+    // What `from_pretrained` takes from the Hub, but for the card.
+    let mut files = Vec::new();
+    for (name, _) in MODEL_FILES.into_iter().filter(|(name, _)| ![checksums::FILE, "README.md"].contains(name)) {
+        files.push((name, read(name)?));
+    }
+    let named: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+    let mut folder = FolderWriter::replacing(&args.out)?;
+    for (name, bytes) in &named {
+        folder.write(name, bytes)?;
+    }
+    folder.write(checksums::FILE, checksums::of(&named).as_bytes())?;
+    folder.write("README.md", card.as_bytes())?;
+    folder.commit()?;
+    println!("{}: a model folder with its card; look at README.md, then upload it with", args.out.display());
+    println!("  hf upload {} {} .", args.repo, args.out.display());
+    Ok(())
+}
+
+/// Mean and standard deviation of a sample.
+fn spread(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, if values.len() > 1 { (squares / (n - 1.)).sqrt() } else { 0. })
+}
+
+fn card(args: &Args, runs: &[Run]) -> Result<String> {
+    let first = &runs[0];
+    let (model, data) = (&first.experiment.model, &first.experiment.data);
+    let of_path = data.path.to_str().filter(|path| Repo::at(RepoKind::Dataset, Path::new(path)).is_some());
+    let dataset = args.dataset.as_deref().or(data.hub.as_deref()).or(of_path);
+    let dataset = dataset.and_then(|name| name.split('@').next()).with_context(|| {
+        format!(
+            "{}: the configuration names no data set of the Hub; name it with --dataset OWNER/NAME",
+            first.path.display()
+        )
+    })?;
+    let split = data.parquet.test_split.clone().unwrap_or_else(|| "test".to_owned());
+    let title = format!("{}, L = {}, T = {}", model.backbone.title(), model.neuron.levels(), model.timesteps);
+    let energy = EnergyModel::default().energy_mj(&first.cost);
+    let evaluation = |metric: &str, metric_name: &str, value| Evaluation {
+        dataset: dataset.to_owned(),
+        dataset_name: first.info.data.split(':').next().unwrap_or(dataset).to_owned(),
+        split: split.clone(),
+        metric: metric.to_owned(),
+        metric_name: metric_name.to_owned(),
+        value,
+        source: ("record of the run".to_owned(), args.source.clone()),
+    };
+    let evaluations = vec![
+        evaluation("accuracy", "top-1 after the last epoch (these weights)", first.metrics.top1),
+        evaluation(
+            "accuracy",
+            "top-1 of the best epoch, chosen on the test set (not these weights)",
+            first.metrics.best_top1,
+        ),
+        evaluation(
+            "synaptic_operations",
+            "SOPs an image (counted on the test images; no measure of a chip)",
+            first.cost.sops(),
+        ),
+        evaluation("energy_mj", "mJ an image (estimated: 45 nm float32, 0.9 pJ an AC, 4.6 pJ a MAC)", energy),
+    ];
+    let head = ModelCardHead {
+        license: args.license.clone(),
+        library_name: "lmht".to_owned(),
+        pipeline_tag: "image-classification".to_owned(),
+        tags: vec!["spiking-neural-network".to_owned(), "lm-ht".to_owned()],
+        datasets: vec![dataset.to_owned()],
+        metrics: vec!["accuracy".to_owned()],
+        model_name: title.clone(),
+        evaluations,
+    };
+    let mut text = head.to_yaml()?
+        + &format!(
+            "\n# {title}\n\nA spiking network of LM-HT neurons (Hao et al., NeurIPS 2024, arXiv 2402.00411).\n\n"
+        );
+    let percent = |value: f64| format!("{:.2} %", 100. * value);
+    text += "| | |\n|---|---|\n";
+    let mut row = |name: &str, value: String| text += &format!("| {name} | {value} |\n");
+    row("test accuracy after the last epoch: these weights", percent(first.metrics.top1));
+    let best = first.metrics.best_epoch;
+    row(
+        "best test accuracy of any epoch: chosen on the test set, so optimistic; not these weights",
+        format!("{} after epoch {best} of {}", percent(first.metrics.best_top1), first.metrics.epochs),
+    );
+    if runs.len() > 1 {
+        let (mean, deviation) = spread(&runs.iter().map(|run| run.metrics.top1).collect::<Vec<_>>());
+        let n = runs.len();
+        row(
+            &format!("last epoch over {n} seeds, mean ± standard deviation of the sample"),
+            format!("{:.2} ± {:.2} %", 100. * mean, 100. * deviation),
+        );
+    }
+    row("data", first.info.data.clone());
+    row("trained values", first.metrics.n_params.to_string());
+    row("SOPs an image, counted", format!("{:.3} M", first.cost.sops() / 1e6));
+    row("MACs an image, counted", format!("{:.3} M", first.cost.macs() / 1e6));
+    row("energy an image, **estimated** (45 nm float32: 0.9 pJ an AC, 4.6 pJ a MAC)", format!("{energy:.4} mJ"));
+    row("program", format!("commit {}", first.info.commit));
+    row("machine", first.info.machine.clone());
+    text += "\n## Runs\n\n| seed | last epoch | best epoch (chosen on the test set) | command |\n|---|---|---|---|\n";
+    for run in runs {
+        let (seed, metrics) = (run.experiment.train.seed, &run.metrics);
+        let (last, best) = (percent(metrics.top1), percent(metrics.best_top1));
+        text += &format!("| {seed} | {last} | {best} | `{}` |\n", run.info.command);
+    }
+    text += &format!(
+        "\n## Use\n\n```rust\nlet (network, _params) = lmht_nn::from_pretrained(\"{0}\", DType::F32, &Device::Cpu)?;\nlet preprocessor = \
+         lmht_datasets::Preprocessor::from_pretrained(\"{0}\")?;\nlet class_names = preprocessor.class_names.as_deref().unwrap_or_default();\n```\n\n\
+         `cargo xtask eval {0}` measures it again. `config.json` rebuilds the network, `preprocessor_config.json` says what turns an \
+         image into its input, `model.safetensors` has its tensors under the published names.\n\n\
+         ## Configuration of the run\n\n```json\n{1}\n```\n",
+        args.repo,
+        first.config.trim_end()
+    );
+    Ok(text)
+}
