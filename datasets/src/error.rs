@@ -173,18 +173,20 @@ pub enum Error {
         reason: String,
     },
 
-    /// A CSV file is damaged.
-    #[error("{path}: expected a table of comma-separated values, but {reason}; correct the file", path = path.display())]
-    Csv {
+    /// A file of bare pixels, a batch of CIFAR or IDX, is damaged.
+    #[error("{}: expected {expected}, but {reason}; download it again", path.display())]
+    Raw {
         /// The file.
         path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
         /// What is wrong with it.
         reason: String,
     },
 
-    /// A file in MNIST's form is not, is cut off, or does not fit to its labels.
-    #[error("{}: expected a complete IDX file, but {reason}; download it again", path.display())]
-    Idx {
+    /// A CSV file is damaged.
+    #[error("{path}: expected a table of comma-separated values, but {reason}; correct the file", path = path.display())]
+    Csv {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.

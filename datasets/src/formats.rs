@@ -1,5 +1,6 @@
 //! The forms in which a data set may lie on a disk. A form is one file here and one line in [`FORMATS`].
 
+mod cifar;
 mod csv;
 mod folder;
 mod idx;
@@ -20,7 +21,8 @@ use crate::error::{Error, Place, Result};
 use crate::split::canonical;
 
 /// Every form, in the order in which a folder is searched for them.
-pub(crate) const FORMATS: [&dyn Format; 4] = [&parquet::Parquet, &csv::Csv, &idx::Idx, &folder::ImageFolder];
+pub(crate) const FORMATS: [&dyn Format; 5] =
+    [&parquet::Parquet, &csv::Csv, &cifar::Cifar, &idx::Idx, &folder::ImageFolder];
 
 /// The splits of a folder by their names, each with its files in order.
 pub(crate) type Splits = BTreeMap<String, Vec<PathBuf>>;

@@ -16,7 +16,8 @@ use crate::{ReadOptions, Split};
 /// It is one of
 /// - parquet files as the Hub has them: `train-00000-of-00001.parquet`, `train.parquet` or what lies in `train/`;
 /// - a CSV (`file_name,label`) beside its images: `train.csv` or `train/metadata.csv`;
-/// - MNIST's form, `train-images-idx3-ubyte` and `t10k-images-idx3-ubyte` with their labels, plain or gzip;
+/// - the binary batches of CIFAR-10 (`data_batch_1.bin`) and CIFAR-100 (`train.bin`);
+/// - IDX files as of MNIST and Fashion-MNIST, `train-images-idx3-ubyte` with its labels, plain or gzip;
 /// - a folder of images for each class: `train/cat/1.png`, or `cat/1.png` without splits.
 ///
 /// in the folder itself, in `data/`, or in the only sub-folder that holds such; or where `configs` in the folder's
@@ -275,7 +276,7 @@ struct Found {
 fn single(file: &Path) -> Result<Found> {
     let format = FORMATS.into_iter().find(|format| format.takes(file)).ok_or_else(|| Error::NoData {
         path: file.to_path_buf(),
-        found: "a file that is neither named `.parquet` or `.csv` nor as IDX files are".to_owned(),
+        found: "a file that is neither `.parquet`, `.csv`, a batch of CIFAR nor IDX by its name".to_owned(),
     })?;
     let splits = BTreeMap::from([(split_of(file), vec![file.to_path_buf()])]);
     let card = Card::read(file.parent().unwrap_or(Path::new(""))).unwrap_or_default();

@@ -107,7 +107,7 @@ fn labels_of(images: &Path) -> Result<PathBuf> {
 }
 
 fn damaged(path: &Path, reason: String) -> Error {
-    Error::Idx { path: path.to_path_buf(), reason }
+    Error::Raw { path: path.to_path_buf(), expected: "a complete IDX file", reason }
 }
 
 fn crc(bytes: &[u8]) -> u32 {

@@ -99,7 +99,7 @@ fn damage_is_named() {
         let file = folder.path().join(format!("t10k-{kind}-ubyte"));
         fs::write(&file, bytes).unwrap();
         let error = read(folder.path(), Split::Test).unwrap_err();
-        assert!(matches!(error, Error::Idx { .. }), "{error}");
+        assert!(matches!(error, Error::Raw { .. }), "{error}");
         let message = error.to_string();
         assert!(message.contains(reason) && message.contains(&file.display().to_string()), "{message}");
         fs::remove_file(file).unwrap();

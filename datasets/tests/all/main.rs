@@ -2,6 +2,7 @@
 
 mod batches;
 mod bounds;
+mod cifar;
 mod damage;
 mod events;
 #[cfg(feature = "hub")]
