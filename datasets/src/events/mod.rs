@@ -251,11 +251,10 @@ pub fn read_with(path: impl AsRef<Path>, options: &EventOptions) -> Result<Event
 /// As [`read`], without the demand for one recording.
 pub fn recordings(path: impl AsRef<Path>, options: &EventOptions) -> Result<Vec<(Recording, Option<u32>)>> {
     let path = path.as_ref();
-    let (bytes, format) = load(path)?;
+    let (bytes, _) = load(path)?;
     let whole = formats::whole(&bytes, path, options)?;
     let Some(labels) = formats::labels_beside(path) else { return Ok(whole) };
     let [(Recording::Events(events), _)] = &whole[..] else { return Ok(whole) };
-    let _ = format;
     let cut = |(label, from, to)| (Recording::Events(events.between(from, to)), Some(label));
     Ok(formats::gesture_labels(&labels)?.into_iter().map(cut).collect())
 }

@@ -53,7 +53,7 @@ impl Format for Cifar {
         let n_labels = Self::split(file).map_or(1, |(_, n)| n);
         let bytes = read(file)?;
         let record = n_labels + CIFAR;
-        if bytes.is_empty() || bytes.len() % record != 0 {
+        if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
             let reason = format!("its {} bytes are no whole number of records of {record}", bytes.len());
             return Err(Error::Raw { path: file.to_path_buf(), expected: "a batch of CIFAR images", reason });
         }

@@ -31,7 +31,7 @@ impl Format for Aedat2 {
         if let Some(chip) = chip.filter(|chip| !chip.contains("DVS128")) {
             return Err(format!("it was recorded by another camera, {chip}, whose addresses mean something else"));
         }
-        if data.len() % 8 != 0 {
+        if !data.len().is_multiple_of(8) {
             return Err(format!("its {} bytes after the text end within an event of 8 bytes", data.len()));
         }
         let mut events = Events { n_polarities: 2, ..Events::default() };

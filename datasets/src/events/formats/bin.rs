@@ -24,7 +24,7 @@ impl Format for Bin {
 
     /// Column, row, and 24 bits, big-endian: on or off, and 23 bits of microseconds.
     fn read(&self, bytes: &[u8], options: &EventOptions) -> Read {
-        if bytes.len() % 5 != 0 {
+        if !bytes.len().is_multiple_of(5) {
             return Err(format!("its {} bytes end within an event of 5 bytes", bytes.len()));
         }
         let mut events = Events { n_polarities: 2, ..Events::default() };

@@ -46,7 +46,7 @@ impl Format for Hdf5 {
             for time in &times {
                 let time = time * 1e6;
                 // 285 years.
-                if !(time.abs() <= (1i64 << 53) as f64) {
+                if !time.is_finite() || time.abs() > (1i64 << 53) as f64 {
                     return Err(wrong(format!("has an event at {time} microseconds")));
                 }
                 t.push(time.round() as i64);
