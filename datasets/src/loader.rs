@@ -270,7 +270,7 @@ impl Loader {
 
     /// The images as they are in memory, if it is a loader of images.
     pub fn images(&self) -> Option<&ImageDataset> {
-        self.images.as_deref()
+        self.images.as_deref().map(|seen| &*seen.data)
     }
 
     /// How they become batches.
