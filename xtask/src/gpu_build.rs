@@ -128,16 +128,20 @@ fn make_toolkit(home: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// NVIDIA's compiler, but for the kernels of quantised weights and mixtures of experts: minutes each on two cores, and called
-/// by nothing here. What calls them cannot be linked.
+/// NVIDIA's compiler, but for the kernels of quantised weights and mixtures of experts: minutes each on two cores, megabytes, and
+/// called by nothing here. What calls them cannot be linked, or says that there is no such function.
 fn compiler(home: &Path) -> String {
     format!(
         r#"#!/bin/sh
 # Made by `cargo xtask gpu-build`.
-case "$*" in *-c*src/moe/*|*-c*gguf*)
-  out=; last=
-  for argument; do [ "$last" = -o ] && out=$argument; last=$argument; done
-  exec cc -c -x c /dev/null -o "$out" ;;
+out=; last=
+for argument; do
+  case "$last" in -o|--output-directory) out=$argument ;; esac
+  last=$argument
+done
+case "$*" in
+  *-c*src/moe/*|*-c*gguf*) exec cc -c -x c /dev/null -o "$out" ;;
+  *--ptx*src/quantized.cu) printf '.version 9.0\n.target sm_80\n.address_size 64\n' >"$out/quantized.ptx"; exit ;;
 esac
 exec '{}/bin/nvcc' "$@"
 "#,
@@ -203,6 +207,10 @@ mod tests {
         }
         let output = Command::new(&wrapper).args(["--ptx", "src/unary.cu"]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "--ptx src/unary.cu\n");
+        let ptx =
+            ["--ptx", "--output-directory", &folder.path().display().to_string(), "src/quantized.cu"].map(String::from);
+        assert!(Command::new(&wrapper).args(&ptx).status().unwrap().success());
+        assert!(fs::read_to_string(folder.path().join("quantized.ptx")).unwrap().starts_with(".version"));
         let object = folder.path().join("a b.o");
         let status =
             Command::new(&wrapper).args(["-c", "-o"]).arg(&object).arg("src/mmq_gguf/mmq.cu").status().unwrap();

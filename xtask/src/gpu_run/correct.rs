@@ -107,7 +107,7 @@ fn every_network() -> Vec<ModelConfig> {
         of(Backbone::Vgg13, neurons::Ilif::default().into(), &resnet18),
         of(Backbone::MsResnet18, NeuronConfig::mht(3), &resnet18),
         of(Backbone::Resnet19, neurons::Ternary { v_threshold: 0.3, ..Default::default() }.into(), &resnet18),
-        of(Backbone::Cifarnet, NeuronConfig::integrate_and_fire(), &resnet18),
+        of(Backbone::Resnet34, NeuronConfig::integrate_and_fire(), &resnet18),
         of(Backbone::Resnet20, NeuronConfig::qcfs(4), &ModelConfig { timesteps: 1, ..resnet18.clone() }),
         of(Backbone::Resnet20, NeuronConfig::relu(), &ModelConfig { timesteps: 1, ..resnet18.clone() }),
         ModelConfig { width: 24, depth: Some(1), heads: Some(2), ..ModelConfig::spikformer(10) },

@@ -280,7 +280,9 @@ impl Child<'_> {
                 }
                 Err(error) => entry.message = format!("it left no result: {error:#}"),
             },
-            Ok(End::Exited(status)) => entry.message = format!("{}\n({status})", last_words(&log, 12)),
+            Ok(End::Exited(status)) => {
+                entry.message = format!("{}\n({status})", last_words(&log, 12)).trim_start().to_string()
+            }
             Ok(End::TimedOut) => {
                 entry.outcome = Outcome::TimedOut;
                 entry.message = format!("ended after {:.0} s; its last words:\n{}", self.limit, last_words(&log, 6));

@@ -125,7 +125,9 @@ fn train(
     let params = ParamStore::new(experiment.train.seed);
     let network = Network::new(&model, params.builder(DType::F32, &device))?;
     let shortened = FirstImages::new(&train, images_per_epoch);
-    let result = fit(&network, &params, &experiment.train, &shortened, &test, Some(&mut record), Progress::Shown);
+    let n_test = if setup.is_small() { 32 } else { test.data().len() };
+    let tested = FirstImages::new(&test, n_test);
+    let result = fit(&network, &params, &experiment.train, &shortened, &tested, Some(&mut record), Progress::Shown);
     let mut summary = json!({
         "network": model.backbone.title(), "neuron": model.neuron, "timesteps": model.timesteps, "data": data.path,
         "epochs": epochs, "images_per_epoch": images_per_epoch, "batch_size": batch_size,
@@ -173,7 +175,7 @@ fn fitted(
     fit(&network, &params, config, &noted, &FirstImages::new(test, 1), None, Progress::Silent)?;
     let step = noted.seconds_of_step(WARM.min(n - 2))?;
     let n_test = test.data().len();
-    let n_probe = PROBE_IMAGES.min(n_test);
+    let n_probe = if setup.is_small() { 32 } else { PROBE_IMAGES.min(n_test) };
     let started = Instant::now();
     evaluate(&network, &FirstImages::new(test, n_probe), Progress::Silent, None)?;
     let evaluation = started.elapsed().as_secs_f64() * n_test as f64 / n_probe as f64;
