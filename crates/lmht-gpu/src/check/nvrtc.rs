@@ -25,6 +25,11 @@ impl Nvrtc {
         let library =
             find_file(folder, |name| name.starts_with("libnvrtc.so")).ok_or_else(|| missing("libnvrtc.so"))?;
         let ptxas = find_file(folder, |name| name == "ptxas").ok_or_else(|| missing("ptxas"))?;
+        // NVRTC opens this one by its name alone, which finds it once it is loaded.
+        if let Some(builtins) = find_file(folder, |name| name.starts_with("libnvrtc-builtins.so")) {
+            // SAFETY: as below.
+            std::mem::forget(unsafe { Library::new(builtins.as_path()) }.map_err(|error| error.to_string())?);
+        }
         // SAFETY: the library is NVIDIA's, from the folder that the caller named; its initialisers touch nothing of
         // ours.
         let library = unsafe { Library::new(library.as_path()) }.map_err(|error| error.to_string())?;
