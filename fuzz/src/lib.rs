@@ -18,8 +18,11 @@ use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, checksums};
 use lmht_train::{Progress, RunInfo, RunRecord, TensorSource, TrainConfig, fit};
 use serde::Deserialize;
 
-/// Every target by the name of its folder in `seeds/`.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+/// The name of a folder in `seeds/`, and what reads such files.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
     ("card", card),
     ("checkpoint", checkpoint_state),
     ("energy", energy),

@@ -36,6 +36,19 @@ fn json_survives_a_round_trip_and_names_its_version() {
     let newer = json.replacen("\"version\": 1", "\"version\": 2", 1);
     assert!(Report::from_json(&newer).unwrap_err().to_string().contains("version 2"));
     assert!(Report::from_json("{}").unwrap_err().to_string().contains("cost report"));
+    // Bars that no chart has room for; a sum that is not finite; a loop over timesteps that does not end.
+    for (part, number, says) in
+        [("activity", 1e300, "shares"), ("totals", 1e300, "totals."), ("subject", 1e15, "its model")]
+    {
+        let mut damaged: serde_json::Value = serde_json::from_str(&json).unwrap();
+        match part {
+            "activity" => damaged[part][0]["histogram"][0] = number.into(),
+            "totals" => damaged[part]["sops"] = number.into(),
+            _ => damaged[part]["model"]["timesteps"] = (number as u64).into(),
+        }
+        let error = Report::from_json(&damaged.to_string()).unwrap_err().to_string();
+        assert!(error.contains("cost report") && error.contains(says), "{error}");
+    }
 }
 
 #[test]
