@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use super::{CONFIG, assert_refused, config, run, text, xtask};
+use super::{CONFIG, assert_refused, config, run, xtask};
 
 /// A sample of what `cargo xtask reliability` does in full.
 #[test]
@@ -19,7 +19,15 @@ fn a_sample_of_kills_and_refused_calls_ends_with_the_same_bytes() {
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A run of one epoch of the configuration below, in the folder.
+/// The same with the smallest network and few images.
+fn small() -> String {
+    let fewer = CONFIG.replace("max_per_class = 32", "max_per_class = 4").replace("batch_size = 32", "batch_size = 8");
+    fewer
+        .replace("width = 4", "width = 1")
+        .replace("backbone = \"resnet18\"\nstem = \"imagenet\"", "backbone = \"resnet20\"")
+}
+
+/// A run of one epoch, in the folder.
 fn train(folder: &Path, config: &str, more: &[&str]) -> Output {
     let arguments = [&["train", config, "--quiet", "--epochs", "1", "--run", "run"], more].concat();
     xtask(&arguments).current_dir(folder).output().unwrap()
@@ -29,7 +37,7 @@ fn train(folder: &Path, config: &str, more: &[&str]) -> Output {
 fn a_run_leaves_alone_what_is_not_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let toml = config(here, "experiment.toml", CONFIG);
+    let toml = config(here, "experiment.toml", &small());
     let files = || {
         let entries = std::fs::read_dir(here.join("run")).unwrap().map(|entry| entry.unwrap().path());
         let mut files: Vec<_> = entries.map(|path| (path.clone(), std::fs::read(path).unwrap_or_default())).collect();
@@ -67,7 +75,7 @@ fn a_run_leaves_alone_what_is_not_its_own() {
 fn a_checkpoint_that_cannot_be_read_is_not_set_aside_and_a_damaged_one_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let toml = config(here, "experiment.toml", CONFIG);
+    let toml = config(here, "experiment.toml", &small());
     assert!(train(here, &toml, &[]).status.success());
     let newest = super::newest(&here.join("run")).unwrap();
     let state = newest.join("state.json");
@@ -93,7 +101,7 @@ fn names_need_not_be_text() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path().join(OsStr::from_bytes(b"folder-\xff"));
     std::fs::create_dir(&here).unwrap();
-    std::fs::write(here.join("experiment.toml"), CONFIG).unwrap();
+    std::fs::write(here.join("experiment.toml"), small()).unwrap();
     let odd = |name: &[u8]| OsStr::from_bytes(name).to_os_string();
     let run = |arguments: &[OsString]| xtask(&[]).args(arguments).current_dir(&here).output().unwrap();
     let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
