@@ -146,7 +146,7 @@ pub fn model(bytes: &[u8]) {
     let Ok(config) = ModelConfig::from_json(text) else { return };
     assert_eq!(ModelConfig::from_json(&config.to_json()).expect("what was written is read"), config);
     write("model/config.json", bytes);
-    let _ = lmht_nn::from_pretrained(&folder().join("model"), DType::F32, &Device::Cpu);
+    let _ = lmht_nn::from_pretrained(folder().join("model"), DType::F32, &Device::Cpu);
 }
 
 /// The tables of an experiment that libraries know.

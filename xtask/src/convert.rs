@@ -218,7 +218,7 @@ fn import(args: &Import) -> Result<()> {
         data: format!("not known here; the tensors are those of {}", file_name(&args.file)),
         top1: None,
         config: config.to_json(),
-        preprocessor: preprocessor.as_ref().map(Preprocessor::to_json),
+        preprocessor: preprocessor.as_ref().map(Preprocessing::to_json),
     };
     save_pretrained(&args.out, &config, &params, &card)?;
     println!("{}: {} with {} parameters", args.out.display(), config.backbone.title(), params.n_params());

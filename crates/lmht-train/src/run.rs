@@ -288,7 +288,9 @@ fn check_empty(folder: &Path) -> Result<()> {
     };
     for entry in entries {
         let name = entry.map_err(failed)?.file_name();
-        if !is_temporary(&name) && !(name == crate::lock::FILE && crate::lock::is_lock(folder).map_err(failed)?) {
+        let is_ours =
+            is_temporary(&name) || (name == crate::lock::FILE && crate::lock::is_lock(folder).map_err(failed)?);
+        if !is_ours {
             let what =
                 format!("it holds {name:?} and no run (config.json is missing); choose a new or an empty folder");
             return Err(Error::file(folder, what));

@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 
 use super::setup::{Plan, Setup, Skipped};
 use super::speed::{self, Noted, WARM, sgd, with_precision};
+use crate::data::{self, Opened};
 use crate::experiment::{DataConfig, Experiment};
-use crate::{data, provenance, stop};
+use crate::{provenance, stop};
 
 /// The share of the time that is left that a schedule is made for: the rest is for what the probe did not see.
 const PLANNED: f64 = 0.85;
@@ -88,7 +89,7 @@ fn train(
         |train| Experiment { published: vec![], start: None, model: model.clone(), train, data: data.clone() };
     let (precision, note) = precision(&device, batch_size);
     let config = |epochs| with_precision(sgd(batch_size, epochs, 0.1), precision);
-    let (train, test) = data::open(&experiment(config(1)?), &device)?;
+    let Opened { train, test, .. } = data::open(&experiment(config(1)?), &device)?;
     println!("data read, {:.1} s left", setup.time_left().as_secs_f64());
 
     let run = setup.runs.join(name);
