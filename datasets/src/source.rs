@@ -66,13 +66,31 @@ impl Source {
     /// [`Error::SameImages`]; [`Error::Card`] for a card that cannot be followed; [`Error::Config`] for options.
     /// A split that is missing is an error once it is asked for.
     pub fn open(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
+        let source = Self::find(path.as_ref(), options)?;
+        if let (Some(train), Some(test)) = (&source.train, &source.test)
+            && source.shared(train, test)
+        {
+            let (train, test) = (train.words(), test.words());
+            return Err(Error::SameImages { path: source.path, train, test });
+        }
+        Ok(source)
+    }
+
+    /// The same for a network that is trained already: any split may be measured on, and none is there to learn from.
+    ///
+    /// # Errors
+    /// As [`Source::open`], without [`Error::SameImages`].
+    pub fn to_measure(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
+        Ok(Self { train: None, ..Self::find(path.as_ref(), options)? })
+    }
+
+    fn find(path: &Path, options: &ReadOptions) -> Result<Self> {
         options.check()?;
-        let path = path.as_ref();
         #[cfg(feature = "hub")]
         if let Some(repo) = lmht_hub::Repo::at(lmht_hub::RepoKind::Dataset, path) {
             let hub = lmht_hub::Hub::from_env().map_err(|source| Error::Hub { given: repo.to_string(), source })?;
             let (folder, options) = crate::hub::fetch(&hub, &repo, options, &|_| ())?;
-            return Self::open(folder, &options);
+            return Self::find(&folder, &options);
         }
         let metadata = fs::metadata(path).map_err(|source| Error::Io {
             path: path.to_path_buf(),
@@ -91,12 +109,6 @@ impl Source {
         let mut source = Self { path, options, format, splits, card, configuration, train, test, notes };
         source.train = source.choose(Split::Train)?;
         source.test = source.choose(Split::Test)?;
-        if let (Some(train), Some(test)) = (&source.train, &source.test)
-            && source.shared(train, test)
-        {
-            let (train, test) = (train.words(), test.words());
-            return Err(Error::SameImages { path: source.path, train, test });
-        }
         Ok(source)
     }
 

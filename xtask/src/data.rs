@@ -1,6 +1,6 @@
 //! From parquet to the batches that training asks for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
@@ -105,16 +105,16 @@ pub(crate) fn open_test(
     };
     let data = of_preprocessing(data, preprocessor, model)?;
     if let Some(recipe) = &data.events {
-        let source = open_events(&data, &data.parquet)?;
+        let source = find_events(&data, &data.parquet, EventSource::to_measure)?;
         source.require(Split::Test).map_err(in_options)?;
         let test = read_events(&source, Split::Test, recipe)?;
         check_events(&data, model, &test)?;
         return Data::Events(test).test_loader(&data, device);
     }
-    let source = open_source(&data, &data.parquet)?;
+    let source = find(&data, &data.parquet, Source::to_measure)?;
     source.require(Split::Test).map_err(in_options)?;
     source.notes().iter().for_each(|note| eprintln!("note: {note}"));
-    let test = read(&data, Split::Test, &data.parquet)?;
+    let test = read(&source, Split::Test)?;
     check_fit(&data, model, &test)?;
     let normalize = data.normalize.clone().unwrap_or_else(|| Normalize::unit(model.in_channels));
     Data::Images(test, normalize).test_loader(&data, device)
@@ -173,7 +173,7 @@ pub(crate) fn open_plain_train(
 /// The training images and how their pixels are normalized.
 pub(crate) fn read_train(data: &DataConfig, model: &ModelConfig) -> Result<(Arc<ImageDataset>, Normalize)> {
     anyhow::ensure!(data.events.is_none(), "{}: expected images, found data.events", data.path.display());
-    let train = read(data, Split::Train, &data.parquet)?;
+    let train = read(&open_source(data, &data.parquet)?, Split::Train)?;
     check_fit(data, model, &train)?;
     let normalize = data.normalize.clone().unwrap_or_else(|| train.channel_stats());
     Ok((Arc::new(train), normalize))
@@ -207,7 +207,7 @@ fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(Data, Data)> {
         source.require(split).map_err(in_options)?;
     }
     source.notes().iter().for_each(|note| eprintln!("note: {note}"));
-    let train = read(data, Split::Train, &data.parquet)?;
+    let train = read(&source, Split::Train)?;
     let (channels, h, w) = train.shape();
     check_fit(data, model, &train)?;
     let mut options = data.parquet.clone();
@@ -219,7 +219,7 @@ fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(Data, Data)> {
     }
     // A smaller training set is a choice; the accuracy is that of the whole test set.
     options.max_per_class = None;
-    let test = read(data, Split::Test, &options)?;
+    let test = read(&open_source(data, &options)?, Split::Test)?;
     let normalize = data.normalize.clone().unwrap_or_else(|| train.channel_stats());
     Ok((Data::Images(train, normalize.clone()), Data::Images(test, normalize)))
 }
@@ -278,6 +278,14 @@ fn check_events(data: &DataConfig, model: &ModelConfig, events: &EventDataset) -
 }
 
 fn open_events(data: &DataConfig, options: &ReadOptions) -> Result<EventSource> {
+    find_events(data, options, EventSource::open)
+}
+
+fn find_events(
+    data: &DataConfig,
+    options: &ReadOptions,
+    open: fn(PathBuf, &ReadOptions) -> lmht_datasets::Result<EventSource>,
+) -> Result<EventSource> {
     let path = data.path.display();
     if data.path == Path::new("sample") {
         bail!(
@@ -290,7 +298,7 @@ fn open_events(data: &DataConfig, options: &ReadOptions) -> Result<EventSource> 
              there are and where to get them. Give another one with --data FOLDER"
         );
     }
-    EventSource::open(&data.path, options).map_err(in_options)
+    open(data.path.clone(), options).map_err(in_options)
 }
 
 /// Where frames are kept; `runs` is what a clone does not commit.
@@ -309,6 +317,15 @@ fn read_events(source: &EventSource, split: Split, recipe: &EventRecipe) -> Resu
 }
 
 fn open_source(data: &DataConfig, options: &ReadOptions) -> Result<Source> {
+    find(data, options, Source::open)
+}
+
+/// The splits of a data set, by one of the ways to open it.
+fn find(
+    data: &DataConfig,
+    options: &ReadOptions,
+    open: fn(PathBuf, &ReadOptions) -> lmht_datasets::Result<Source>,
+) -> Result<Source> {
     let sample = sample_path();
     let path: &Path = if data.path == Path::new("sample") { &sample } else { &data.path };
     if data.path == Path::new("sample") && !path.exists() {
@@ -328,18 +345,17 @@ fn open_source(data: &DataConfig, options: &ReadOptions) -> Result<Source> {
         );
     }
     match hub::dataset(path, options)? {
-        Some((folder, options)) => Source::open(folder, &options),
-        None => Source::open(path, options),
+        Some((folder, options)) => open(folder, &options),
+        None => open(path.to_path_buf(), options),
     }
     .map_err(in_options)
 }
 
-fn read(data: &DataConfig, split: Split, options: &ReadOptions) -> Result<ImageDataset> {
-    let source = open_source(data, options)?;
+fn read(source: &Source, split: Split) -> Result<ImageDataset> {
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("reading {msg} {wide_bar} {pos}/{len} {eta} left")?);
     bar.set_message(split.name());
-    let dataset = ImageDataset::from_source(&source, split, &|done, total| {
+    let dataset = ImageDataset::from_source(source, split, &|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     });

@@ -10,8 +10,10 @@ mod world;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use serde_json::Value;
+
 use server::Reply;
-use world::World;
+use world::{COMMIT, Content, World};
 
 const CONFIG: &str = r#"
 [model]
@@ -40,6 +42,13 @@ fn run(world: &World, folder: &Path, arguments: &[&str]) -> Output {
 }
 
 #[track_caller]
+fn succeeds(world: &World, folder: &Path, arguments: &[&str]) -> String {
+    let output = run(world, folder, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
 fn is_refused(world: &World, folder: &Path, arguments: &[&str], parts: &[&str]) {
     let output = run(world, folder, arguments);
     let message = String::from_utf8_lossy(&output.stderr);
@@ -47,6 +56,87 @@ fn is_refused(world: &World, folder: &Path, arguments: &[&str], parts: &[&str]) 
     for part in parts {
         assert!(message.contains(part), "{arguments:?}: expected {part:?} in: {message}");
     }
+}
+
+/// The sample as a data set of the Hub, which has no model.
+fn data_world() -> World {
+    let sample = lmht_datasets::sample_path();
+    let file = |name: &str| Content::new(&format!("data/{name}"), &std::fs::read(sample.join(name)).unwrap(), true);
+    let files = ["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"].map(file);
+    World::with(files.to_vec(), |request, _| request.path.starts_with("/api/models/").then(|| Reply::new(401, "")))
+}
+
+#[test]
+fn from_a_name_to_a_run_to_a_package_to_a_name() {
+    let data = data_world();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("tiny.toml"), CONFIG).unwrap();
+
+    let told = succeeds(&data, folder, &["fetch", "owner/name"]);
+    assert!(told.contains("downloaded  data/train-00000-of-00001.parquet") && told.contains(COMMIT), "{told}");
+    assert!(succeeds(&data, folder, &["fetch", "datasets/owner/name"]).contains("was there  data/test-"));
+
+    for (run, seed) in [("run", "7"), ("again", "8")] {
+        let train = ["train", "tiny.toml", "--data", "owner/name", "--quiet", "--run", run, "--seed", seed];
+        succeeds(&data, folder, &train);
+    }
+    let info = std::fs::read_to_string(folder.join("run/run.json")).unwrap();
+    assert!(info.contains(&format!("owner/name at commit {COMMIT}")), "{info}");
+
+    let package = ["package", "run", "again", "--out", "package", "--license", "mit", "--repo", "owner/model"];
+    assert!(succeeds(&data, folder, &package).contains("hf upload owner/model package ."));
+    let card = std::fs::read_to_string(folder.join("package/README.md")).unwrap();
+    for part in [
+        "license: \"mit\"",
+        "library_name: \"lmht\"",
+        "pipeline_tag: \"image-classification\"",
+        "- \"owner/name\"",
+        "model-index:",
+        "type: \"accuracy\"",
+        "(estimated",
+        "± ",
+        "| 7 |",
+        "| 8 |",
+        "train tiny.toml --data owner/name",
+        "chosen on the test set",
+        "from_pretrained(\"owner/model\"",
+    ] {
+        assert!(card.contains(part), "expected {part:?} in: {card}");
+    }
+    for (arguments, parts) in [
+        (vec!["package", "run", "--out", "p", "--license", "MIT License", "--repo", "a/b"], ["MIT License", "licence"]),
+        (vec!["package", "run", "run", "--out", "p", "--license", "mit", "--repo", "a/b"], ["another seed", "twice"]),
+        (vec!["package", "run", "--out", "p", "--license", "mit", "--repo", "b"], ["--repo", "owner/name"]),
+        (vec!["package", "home", "--out", "p", "--license", "mit", "--repo", "a/b"], ["home", "finished run"]),
+        (vec!["package", "run", "--out", "run", "--license", "mit", "--repo", "a/b"], ["run", ""]),
+    ] {
+        is_refused(&data, folder, &arguments, &parts);
+        assert!(!folder.join("p").exists());
+    }
+
+    // The package as a repository gives the very network.
+    let names = ["config.json", "model.safetensors", "preprocessor_config.json", "SHA256SUMS", "README.md"];
+    let content = |name: &str| {
+        Content::new(name, &std::fs::read(folder.join("package").join(name)).unwrap(), name.ends_with("tensors"))
+    };
+    let model = World::with(names.map(content).to_vec(), |request, _| {
+        request.path.starts_with("/api/datasets/").then(|| Reply::new(401, ""))
+    });
+    assert!(succeeds(&model, folder, &["fetch", "owner/name"]).contains("downloaded  model.safetensors"));
+    let evaluation = |model_world: &World, name: &str| -> Value {
+        let told =
+            succeeds(model_world, folder, &["eval", name, "--json", "--data", "sample", "--test-split", "test[:5%]"]);
+        serde_json::from_str::<Value>(&told).unwrap()["evaluation"].clone()
+    };
+    assert_eq!(evaluation(&model, "owner/name@main"), evaluation(&model, "run"));
+    image::GrayImage::from_fn(28, 28, |x, y| image::Luma([(x * 9 + y) as u8])).save(folder.join("a.png")).unwrap();
+    assert_eq!(
+        succeeds(&model, folder, &["predict", "owner/name", "a.png", "--format", "csv"]),
+        succeeds(&model, folder, &["predict", "run", "a.png", "--format", "csv"])
+    );
+    let hybrid = ["train", "tiny.toml", "--start", "owner/name", "--data", "sample", "--quiet", "--run", "third"];
+    succeeds(&model, folder, &hybrid);
 }
 
 #[test]

@@ -51,6 +51,26 @@ impl EventSource {
     /// [`Error::Io`], [`Error::NoRecordings`]; [`Error::SameImages`] if the splits share recordings; [`Error::Config`] for
     /// options, those of images among them.
     pub fn open(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
+        let source = Self::find(path.as_ref(), options)?;
+        if let (Some(train), Some(test)) = (&source.train, &source.test)
+            && train.name == test.name
+            && train.slice.0.max(test.slice.0) < train.slice.1.min(test.slice.1)
+        {
+            let (train, test) = (train.words(), test.words());
+            return Err(Error::SameImages { path: source.path, train, test });
+        }
+        Ok(source)
+    }
+
+    /// The same for a network that is trained already: any split may be measured on, and none is there to learn from.
+    ///
+    /// # Errors
+    /// As [`EventSource::open`], without [`Error::SameImages`].
+    pub fn to_measure(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
+        Ok(Self { train: None, ..Self::find(path.as_ref(), options)? })
+    }
+
+    fn find(path: &Path, options: &ReadOptions) -> Result<Self> {
         options.check()?;
         let of_images = ReadOptions {
             train_split: None,
@@ -67,7 +87,6 @@ impl EventSource {
                     .to_owned(),
             ));
         }
-        let path = path.as_ref();
         let io = |source| Error::Io { path: path.to_path_buf(), doing: "find the folder of the recordings", source };
         fs::metadata(path).map_err(io)?;
         let (splits, folder) = search(path)?;
@@ -76,13 +95,6 @@ impl EventSource {
         let mut source = Self { path, options, splits, names, train: None, test: None };
         source.train = source.choose(Split::Train)?;
         source.test = source.choose(Split::Test)?;
-        if let (Some(train), Some(test)) = (&source.train, &source.test)
-            && train.name == test.name
-            && train.slice.0.max(test.slice.0) < train.slice.1.min(test.slice.1)
-        {
-            let (train, test) = (train.words(), test.words());
-            return Err(Error::SameImages { path: source.path, train, test });
-        }
         Ok(source)
     }
 
