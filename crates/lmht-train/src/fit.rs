@@ -315,6 +315,7 @@ pub fn fit(
             tell_of_layers(network, layers, epoch + 1, progress, record.as_deref_mut())?;
         }
         if let Some(record) = record.as_deref_mut() {
+            record.log_timing(epoch + 1, seconds, images)?;
             let best = best(&state).map_or(0, |best| best.epoch);
             if best == epoch + 1 {
                 record.keep_best(best, params)?;

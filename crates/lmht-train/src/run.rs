@@ -200,18 +200,26 @@ impl RunRecord {
         Ok(write_file(&self.path.join("metrics.jsonl"), lines.as_bytes())?)
     }
 
-    pub(crate) fn log_epoch(&mut self, metrics: &EpochMetrics, seconds: f64, n_images: usize) -> Result<()> {
-        let images_per_second = n_images as f64 / seconds;
+    /// Adds a line to the timing. Before the checkpoint of the epoch, after which nobody comes back for it; so a line of an epoch
+    /// that is trained again is replaced.
+    pub(crate) fn log_timing(&self, epoch: usize, seconds: f64, n_images: usize) -> Result<()> {
         let path = self.path.join("timing.jsonl");
-        let line = serde_json::json!({
-            "epoch": metrics.epoch, "train_seconds": seconds, "images_per_second": images_per_second
-        });
-        // Whole or not at all: a line that was cut off would spoil the next one.
         let earlier = match std::fs::read_to_string(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::file(&path, error)),
             earlier => earlier.unwrap_or_default(),
         };
-        write_file(&path, format!("{earlier}{line}\n").as_bytes())?;
+        let epoch_of = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["epoch"].as_u64();
+        let is_earlier = |line: &&str| epoch_of(line).is_some_and(|of_line| of_line < epoch as u64);
+        let mut lines: String = earlier.lines().filter(is_earlier).flat_map(|line| [line, "\n"]).collect();
+        let line = serde_json::json!({
+            "epoch": epoch, "train_seconds": seconds, "images_per_second": n_images as f64 / seconds
+        });
+        lines += &format!("{line}\n");
+        Ok(write_file(&path, lines.as_bytes())?)
+    }
+
+    pub(crate) fn log_epoch(&mut self, metrics: &EpochMetrics, seconds: f64, n_images: usize) -> Result<()> {
+        let images_per_second = n_images as f64 / seconds;
         let step = metrics.epoch as u64;
         for (tag, value) in [
             ("train/loss", metrics.train_loss),
