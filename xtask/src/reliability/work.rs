@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 /// What goes wrong at a call.
@@ -152,7 +152,9 @@ impl Workshop {
         std::fs::remove_file(&log)?;
         succeed(task.command(again.path(), "count", None, false)?.env("LMHT_FAULT_LOG", &log).output()?)?;
         task.changes = std::fs::read_to_string(&log)?.lines().map(str::to_owned).collect();
-        ensure!(difference(&task.after, &read(again.path())?).is_none(), "{name} has no result that could be compared");
+        if let Some(differs) = difference(&task.after, &read(again.path())?) {
+            bail!("{name} has no result that could be compared: twice without a fault, and {differs}");
+        }
         Ok(task)
     }
 }
@@ -283,7 +285,7 @@ fn write(tree: &Tree, folder: &Path) -> Result<()> {
 /// The first file that should be the same and is not. Those with times, command and machine have to be readable.
 fn difference(expected: &Tree, found: &Tree) -> Option<String> {
     let is_compared = |path: &&PathBuf| {
-        let varies = ["run.json", "timing.jsonl", "tensorboard", ".lock"];
+        let varies = ["run.json", "timing.jsonl", "tables.json", "tensorboard", ".lock"];
         !path.iter().any(|part| varies.iter().any(|name| part == *name))
     };
     if let Some(path) = found.keys().filter(is_compared).find(|path| !expected.contains_key(*path)) {
@@ -298,7 +300,7 @@ fn difference(expected: &Tree, found: &Tree) -> Option<String> {
             let mut values = serde_json::Deserializer::from_slice(bytes).into_iter::<serde_json::Value>();
             values.all(|value| value.is_ok())
         };
-        let is_json = path.ends_with("run.json") || path.ends_with("timing.jsonl");
+        let is_json = ["run.json", "timing.jsonl", "tables.json"].iter().any(|name| path.ends_with(name));
         if is_json && !there.is_some_and(|bytes| bytes.as_deref().is_some_and(is_readable)) {
             return Some(format!("{} cannot be read", path.display()));
         }
