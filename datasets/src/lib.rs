@@ -75,6 +75,7 @@ pub use dataset::{Dataset, ImageDataset};
 pub use decode::Fit;
 pub use error::{Error, Place, Result};
 pub use formats::image_files;
+pub use guard::is_decoding;
 pub use loader::{Batch, Batches, Loader, LoaderConfig};
 pub use mix::Mix;
 pub use operation::Operation;

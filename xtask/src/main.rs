@@ -76,6 +76,13 @@ enum Command {
 }
 
 fn main() -> std::process::ExitCode {
+    // A decoder that gives up on a damaged file ends in an error that names the file; its panic is no news beside it.
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !lmht_datasets::is_decoding() {
+            usual(panic);
+        }
+    }));
     let result = match Cli::parse().command {
         Command::ReproduceTables(args) => reproduce::run(&args),
         Command::Train(args) => train::run(&args),

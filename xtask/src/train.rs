@@ -110,7 +110,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         PathBuf::from("runs").join(format!("{name}-seed{}", experiment.train.seed))
     });
     let progress = if args.quiet { Progress::Silent } else { Progress::Shown };
-    let (metrics, cost) = train(&experiment, &folder, &args.device.open()?, progress)?;
+    let device = args.device.open()?;
+    let params = ParamStore::new(experiment.train.seed);
+    let network = Network::new(&experiment.model, params.builder(DType::F32, &device));
+    let network = network.with_context(|| config.to_owned())?;
+    let (metrics, cost) = train(&experiment, (&network, &params), &folder, &device, progress)?;
     println!(
         "top-1 {:.2} % after {} epochs (best {:.2} % after epoch {}); {:.3} M SOPs and {:.3} M MACs an image; record in {}",
         100. * metrics.top1,
@@ -125,20 +129,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Trains an experiment into a run folder, or continues the run that is there, and counts what a test image costs.
-fn train(experiment: &Experiment, folder: &Path, device: &Device, progress: Progress) -> Result<(Metrics, CostReport)> {
-    let params = ParamStore::new(experiment.train.seed);
-    let network = Network::new(&experiment.model, params.builder(DType::F32, device))?;
+fn train(
+    experiment: &Experiment,
+    (network, params): (&Network, &ParamStore),
+    folder: &Path,
+    device: &Device,
+    progress: Progress,
+) -> Result<(Metrics, CostReport)> {
     if let Some(start) = &experiment.start {
-        load_start(start, &experiment.model, &params).with_context(|| format!("start {}", start.display()))?;
+        load_start(start, &experiment.model, params).with_context(|| format!("start {}", start.display()))?;
     }
     let data::Opened { train, test, preprocessing } = data::open(experiment, device)?;
     let info = provenance::run_info(data::describe(&experiment.data, &train, &test));
     let record = RunRecord::open(folder, experiment, info)?.with_preprocessor(preprocessing.to_json())?;
     let mut record = record.stopped_by(stop::requested()?);
-    let metrics = fit(&network, &params, &experiment.train, &train, &test, Some(&mut record), progress)
+    let metrics = fit(network, params, &experiment.train, &train, &test, Some(&mut record), progress)
         .with_context(|| format!("run {}", folder.display()))?;
     let mut counter = CostCounter::new();
-    let evaluation = evaluate(&network, &test, progress, Some(&mut counter))?;
+    let evaluation = evaluate(network, &test, progress, Some(&mut counter))?;
     let cost = counter.report(evaluation.n_images);
     write_file(&folder.join("cost.json"), (serde_json::to_string_pretty(&cost)? + "\n").as_bytes())?;
     Ok((metrics, cost))

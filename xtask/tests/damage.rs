@@ -89,7 +89,8 @@ const KINDS: &[Kind] = &[
     Kind { needs: &["old"], ..kind("preprocessor without digest", "old/preprocessor_config.json", "predict old x.png --format csv", Nothing) },
     Kind { needs: &["old"], ..kind("weights without digest", "old/model.safetensors", "predict old x.png --format csv", Nothing) },
     Kind { needs: &["old"], ..kind("config.json, folded", "old/config.json", "convert fold old --out out", Nothing) },
-    Kind { needs: &["run", "data"], ..kind("run's configuration", "run/config.json", "eval run --json", Nothing) },
+    // A path of data that is another is named itself.
+    Kind { needs: &["run", "data"], instead: Some("cannot find the file or folder of the data set"), ..kind("run's configuration", "run/config.json", "eval run --json", Nothing) },
     // A directory that is another is shown by data that are not there.
     Kind { needs: &["moved", "model"], instead: Some("photos: "), ..kind("run.json", "moved/run.json", "eval moved --json", Nothing) },
     Kind { needs: RESUMED, ..kind("checkpoint's state", CHECKPOINT_STATE, RESUME, Everything) },

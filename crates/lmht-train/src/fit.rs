@@ -410,8 +410,8 @@ fn check_state(state: &State, config: &TrainConfig, n_steps: usize, record: &Run
     }
     if state.step > n_steps || state.epoch > config.epochs {
         let what = format!(
-            "its checkpoint stands at epoch {}, step {}, and this run has {} epochs of {n_steps} steps; is the training \
-             data another one than before?",
+            "the state.json of its checkpoint stands at epoch {}, step {}, and this run has {} epochs of {n_steps} steps; is \
+             the training data another one than before?",
             state.epoch + 1,
             state.step,
             config.epochs
