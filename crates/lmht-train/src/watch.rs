@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use lmht_nn::trace::Op;
-use lmht_nn::{Network, NeuronEvent, Numbers, Observer, PackedSpikes, Values};
+use lmht_nn::{Network, NeuronEvent, Numbers, Observer, PackedSpikes, SignalKind, Values};
 
 use crate::Result;
 
@@ -76,19 +76,17 @@ impl Observer for Layers {
     fn neuron(&mut self, event: &NeuronEvent<'_>) -> lmht_nn::Result<()> {
         // A layer that is gone through twice adds up.
         let activity = self.0.entry(event.name.to_string()).or_default();
+        let unit = match event.signal {
+            SignalKind::Spikes { v_threshold } => Some(v_threshold),
+            SignalKind::Averaged { .. } | SignalKind::Analog => None,
+        };
         match &event.output {
             Values::Packed(packed) => activity.add(packed.bytes, event.levels),
-            Values::Numbers(values) => {
-                let n_active = match values.numbers {
-                    Numbers::F32(numbers) => numbers.iter().filter(|&&number| number != 0.).count(),
-                    Numbers::F64(numbers) => numbers.iter().filter(|&&number| number != 0.).count(),
-                };
-                activity.add_activations(event.output.elem_count(), n_active);
-            }
-            Values::Tensor(values) => {
-                let n_active = values.ne(0.)?.to_dtype(DType::U32)?.sum_all()?.to_scalar::<u32>()?;
-                activity.add_activations(values.elem_count(), n_active as usize);
-            }
+            Values::Numbers(values) => match values.numbers {
+                Numbers::F32(numbers) => activity.add_numbers(numbers, unit, event.levels),
+                Numbers::F64(numbers) => activity.add_numbers(numbers, unit, event.levels),
+            },
+            Values::Tensor(values) => activity.add_tensor(values, unit, event.levels)?,
         }
         Ok(())
     }
@@ -123,10 +121,33 @@ impl Activity {
         *self.n_in_gate.get_or_insert(0) += n_in_gate;
     }
 
-    fn add_activations(&mut self, n: usize, n_active: usize) {
-        self.n += n;
-        self.n_active += n_active;
-        self.spikes += n_active as f64;
+    /// Adds numbers: spikes of either sign of `unit` each, or activations.
+    fn add_numbers<T: Copy + Into<f64>>(&mut self, numbers: &[T], unit: Option<f64>, levels: u32) {
+        self.n += numbers.len();
+        for &number in numbers {
+            let size = number.into().abs();
+            let count = unit.map_or(f64::from(size != 0.), |unit| (size / unit).round());
+            self.n_active += usize::from(count != 0.);
+            self.n_full += usize::from(unit.is_some() && count == f64::from(levels));
+            self.spikes += count;
+        }
+    }
+
+    /// The same where the numbers are: sums of whole numbers alone come here.
+    fn add_tensor(&mut self, values: &Tensor, unit: Option<f64>, levels: u32) -> candle_core::Result<()> {
+        let counts = match unit {
+            Some(unit) => (values.abs()? / unit)?.round()?,
+            None => values.ne(0.)?,
+        };
+        let counts = counts.to_dtype(DType::U32)?;
+        let sum = |counts: Tensor| counts.to_dtype(DType::U32)?.sum_all()?.to_scalar::<u32>();
+        self.n += counts.elem_count();
+        self.n_active += sum(counts.ne(0_u32)?)? as usize;
+        if unit.is_some() {
+            self.n_full += sum(counts.eq(levels)?)? as usize;
+        }
+        self.spikes += f64::from(sum(counts)?);
+        Ok(())
     }
 }
 
@@ -150,5 +171,28 @@ mod tests {
         };
         assert_eq!(activity, expected);
         assert!(expected.n_full > 0 && expected.n_active < expected.n);
+    }
+
+    /// As a pass that runs layer by layer shows them, on a GPU for example.
+    #[test]
+    fn spikes_count_the_same_in_every_form() {
+        let (theta, levels) = (0.7, 3);
+        let bytes: Vec<u8> = (0..400_u32).map(|i| (i % 4) as u8).collect();
+        let numbers: Vec<f32> = bytes.iter().map(|&count| f32::from(count) * theta as f32).collect();
+        let mut packed = Activity::default();
+        packed.add(&bytes, levels);
+        let expected = Activity { n_in_gate: None, ..packed };
+        assert!(expected.n_full > 0 && expected.rate() > 1.1, "{expected:?}");
+        let tensor = Tensor::from_slice(&numbers, (4, 100), &candle_core::Device::Cpu).unwrap();
+        let watched = |values: Values<'_>| {
+            let mut layers = Layers::default();
+            let signal = SignalKind::Spikes { v_threshold: theta };
+            layers.neuron(&NeuronEvent::new("sn", 2, values, signal, levels)).unwrap();
+            layers.0["sn"]
+        };
+        assert_eq!(watched(Values::Tensor(&tensor)), expected);
+        let form = lmht_nn::Form::Vector;
+        let rows = lmht_nn::ChannelsLast { numbers: Numbers::F32(&numbers), shape: [1, 1, 100], form };
+        assert_eq!(watched(Values::Numbers(rows)), expected);
     }
 }
