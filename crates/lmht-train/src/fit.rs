@@ -109,17 +109,16 @@ impl TrainConfig {
 /// and a run that was killed ends with the same bytes as one that was not; without one, nothing is written. A finished run
 /// goes on if the configuration has more epochs, and a schedule that does not depend on their number.
 ///
-/// A parameter that means nothing at or below 0, the ceiling of QCFS, is halved at most by an update. Layers of neurons that
-/// are dead or saturated on all of `test`, and a loss that runs away, are said after the epoch.
+/// A parameter that means nothing at or below 0, the ceiling of QCFS, is halved at most by an update, which ends its
+/// momentum. Layers of neurons that are dead or saturated on all of `test`, and a loss that runs away, are said after the epoch.
 ///
 /// # Shapes
 /// As the network takes them: images `[B, C, H, W]` or frames `[T, B, C, H, W]`, labels `[B]` or distributions `[B, K]`;
 /// see [`Batch`](crate::Batch).
 ///
 /// # Errors
-/// [`Error::NonFinite`] as soon as the loss or a gradient is not finite, before a parameter is moved (on a GPU some steps later,
-/// which move nothing either), or a parameter or running
-/// statistic, before it is saved; [`Error::Stopped`] if the record was asked to stop; otherwise if the configuration, the
+/// [`Error::NonFinite`] as soon as the loss or a gradient is not finite, before a parameter is moved (on a GPU that step moves
+/// none, and it is said some steps later, before anything is saved), or a parameter or running statistic, before it is saved; [`Error::Stopped`] if the record was asked to stop; otherwise if the configuration, the
 /// data or the record do not fit, or the disk cannot be written: earlier checkpoints are intact then, and the message says
 /// how to go on.
 ///
@@ -235,7 +234,7 @@ pub fn fit(
                 labels,
                 sum_squares,
             });
-            for name in positive.keep()? {
+            for name in positive.keep(optimizer.as_mut())? {
                 if told.insert(name.clone()) {
                     progress.line(&format!(
                         "note: {name} must stay above 0, and an update would have taken it to less than half; it was halved. \

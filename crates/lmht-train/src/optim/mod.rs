@@ -16,8 +16,8 @@
 //! its `n` not advanced. As published, weight decay acts on every parameter; leave one out by not passing it, or give it
 //! to a second optimizer.
 //!
-//! On the CPU one loop reads and writes each number once, on all threads; on other devices the same rule runs as tensor
-//! operations. Every element is computed by itself, so the number of threads does not change the result.
+//! On the CPU one loop reads and writes each number once, on all threads; a GPU's kernel updates all parameters in one launch,
+//! or none where a gradient is not finite; on a device without kernels the same rule runs as tensor operations. Every element is computed by itself, so the number of threads does not change the result.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -131,6 +131,13 @@ pub trait Optimizer: Send {
     /// # Errors
     /// [`Error::InvalidOptimizer`] if it is negative or not finite.
     fn set_lr(&mut self, lr: f64) -> Result<()>;
+
+    /// Ends the momentum of the parameter `name` where `stopped` (`u8`, its shape) is not 0: whoever has held an update back calls
+    /// it, since the momentum is that of a way that was not gone. The first of its means in [`Self::state`] is 0 there then.
+    ///
+    /// # Errors
+    /// If `stopped` has another shape or device.
+    fn end_momentum(&mut self, name: &str, stopped: &Tensor) -> candle_core::Result<()>;
 
     /// How often [`Self::step`] has run.
     fn steps(&self) -> u64;

@@ -87,6 +87,18 @@ impl Slots {
         Ok(())
     }
 
+    pub(super) fn end_momentum(&mut self, name: &str, stopped: &Tensor) -> candle_core::Result<()> {
+        for (slot, (_, var)) in self.slots.iter_mut().zip(&self.params).filter(|(_, (other, _))| other == name) {
+            let Some(means) = &slot.means else { continue };
+            let mut tensors = means.to_tensors(var.shape())?;
+            if let Some(first) = tensors.first_mut() {
+                *first = stopped.where_cond(&first.zeros_like()?, first)?;
+            }
+            slot.means = Some(Means::from_tensors(var, &tensors.iter().collect::<Vec<_>>())?);
+        }
+        Ok(())
+    }
+
     pub(super) fn state<R: Rule>(&self, rule: &R) -> Result<Vec<(String, Tensor)>> {
         let mut state = vec![(STEPS.to_string(), count_tensor(self.steps)?)];
         for (slot, (name, var)) in self.slots.iter().zip(&self.params) {
@@ -191,6 +203,10 @@ macro_rules! impl_optimizer {
                 $crate::optim::check_lr(lr)?;
                 self.config.lr = lr;
                 Ok(())
+            }
+
+            fn end_momentum(&mut self, name: &str, stopped: &Tensor) -> candle_core::Result<()> {
+                self.slots.end_momentum(name, stopped)
             }
 
             fn steps(&self) -> u64 {
