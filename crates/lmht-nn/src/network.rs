@@ -1,7 +1,7 @@
 //! A network: layers with a configuration and tensors by name, and the many ways to run it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -10,6 +10,7 @@ use crate::body::Body;
 use crate::config::ModelConfig;
 use crate::device::{self, Steps};
 use crate::engine::{Engine, Program};
+use crate::lock::lock;
 use crate::outline::check_memory;
 use crate::pass::{Mode, Pass};
 use crate::plan::Plan;
@@ -94,6 +95,10 @@ impl Network {
     /// The configuration it was built from.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        self.tensors.device()
     }
 
     /// Its parameters and buffers by name, sorted; they are shared, not copied.
@@ -188,7 +193,7 @@ impl Network {
     /// ```
     pub fn plan(&self, mode: Mode) -> Result<Plan> {
         let shape = [&[1], &self.config.example_input()[..]].concat();
-        let sample = Tensor::zeros(shape, self.tensors.dtype(), &self.tensors.device())?;
+        let sample = Tensor::zeros(shape, self.tensors.dtype(), &self.device())?;
         let trace = self.record(&sample, false, mode)?;
         if gpu::takes(&sample) {
             return Ok(match Steps::compile(&trace) {
@@ -242,8 +247,7 @@ impl Network {
     ) -> Result<Made<P>> {
         let is_frames = self.is_frames(images);
         let key = (images.dims()[1 + usize::from(is_frames)..].to_vec(), is_frames, images.dtype(), pass.mode());
-        let lock = || known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(made) = lock().get(&key) {
+        if let Some(made) = lock(known).get(&key) {
             return Ok(made.clone());
         }
         // Not under the lock: a thread that waits in here for its tasks may take up another pass of the same network. If
@@ -251,7 +255,7 @@ impl Network {
         let sample = images.narrow(usize::from(is_frames), 0, 1)?;
         let trace = self.record(&sample, is_frames, pass.mode())?;
         let made = compile(&trace).map(Arc::new);
-        Ok(lock().entry(key).or_insert(made).clone())
+        Ok(lock(known).entry(key).or_insert(made).clone())
     }
 
     /// Runs the body once on the outline of `sample`.

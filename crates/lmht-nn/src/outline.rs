@@ -2,13 +2,14 @@
 //! any machine has.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::init::Init;
 use candle_nn::var_builder::SimpleBackend;
 
+use crate::lock::lock;
 use crate::{Error, ModelConfig, Result};
 
 /// Shapes by name.
@@ -19,7 +20,7 @@ struct Outline(Arc<Mutex<Shapes>>);
 
 impl SimpleBackend for Outline {
     fn get(&self, shape: Shape, name: &str, init: Init, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        let mut shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shapes = lock(&self.0);
         shapes.insert(name.to_string(), shape.dims().to_vec());
         // One number that stands for all of them.
         let value = if let Init::Const(value) = init { value } else { 0. };
@@ -41,7 +42,7 @@ pub(crate) fn shapes(config: &ModelConfig) -> Result<Shapes> {
     let outline = Outline::default();
     let vb = VarBuilder::from_backend(Box::new(outline.clone()), DType::F32, Device::Cpu);
     config.backbone.architecture().build(config, &vb)?;
-    let shapes = outline.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let shapes = lock(&outline.0).clone();
     Ok(shapes)
 }
 

@@ -1,7 +1,7 @@
 //! The tensors that a network asked for when it was built, by name.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::VarBuilder;
@@ -9,6 +9,7 @@ use candle_nn::init::Init;
 use candle_nn::var_builder::SimpleBackend;
 
 use crate::Result;
+use crate::lock::lock;
 use crate::param_kind::ParamKind;
 
 /// Shared by the clones of a network.
@@ -17,7 +18,7 @@ pub(crate) struct Tensors(Arc<Mutex<BTreeMap<String, Tensor>>>);
 
 impl Tensors {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Tensor>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// A builder that hands on what `vb` gives and notes it.

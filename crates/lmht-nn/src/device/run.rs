@@ -8,36 +8,13 @@ use lmht_kernels::ConvShape;
 use super::steps::{Action, Added, Step, Steps};
 use crate::gpu::norm::{self, NormInputs, NormNeuron};
 use crate::gpu::{self, Kernel, Windows, convolution};
+use crate::graph::{Gradients, add};
 use crate::layers::{Attention, at_every_timestep};
 use crate::neurons::NeuronCell;
 use crate::ops::{self, BATCH_NORM_EPS, Conv2dParams, MOMENTUM, Pool2dParams, as_real};
 use crate::signal::SignalKind;
 use crate::trace::{NormTensors, Op};
 use crate::{Error, Mode, Pass, Result, Signal};
-
-/// Gradients of parameters, by their ids.
-#[derive(Debug, Default)]
-pub(super) struct Gradients(HashMap<TensorId, Tensor>);
-
-impl Gradients {
-    /// Adds a share of a parameter's gradient, if it wants one.
-    fn add(&mut self, param: &Tensor, grad: &Tensor) -> candle_core::Result<()> {
-        if !param.track_op() {
-            return Ok(());
-        }
-        let grad = grad.reshape(param.shape())?.to_dtype(param.dtype())?;
-        let sum = match self.0.remove(&param.id()) {
-            Some(sum) => (sum + grad)?,
-            None => grad,
-        };
-        self.0.insert(param.id(), sum);
-        Ok(())
-    }
-
-    pub(super) fn take(&mut self, id: TensorId) -> Option<Tensor> {
-        self.0.remove(&id)
-    }
-}
 
 /// From the gradient of a step's value to those of what it reads, in order; those of parameters are added up.
 type Back = Box<dyn FnOnce(&Tensor, &mut Gradients) -> candle_core::Result<Vec<Option<Tensor>>> + Send>;
@@ -111,7 +88,7 @@ pub(super) struct WayBack {
 impl WayBack {
     /// The gradients of all parameters, and that of the rows of images if they want one.
     pub(super) fn run(self, grad: Tensor) -> candle_core::Result<(Gradients, Option<Tensor>)> {
-        let mut gradients = Gradients::default();
+        let mut gradients = Gradients::new();
         let mut of_values: Vec<Option<Tensor>> = (0..self.n).map(|_| None).collect();
         of_values[self.n - 1] = Some(grad);
         for (step, inputs, back) in self.steps.into_iter().rev() {
@@ -213,10 +190,10 @@ impl Run<'_> {
         let (kept, weight, bias, learns) = (xs.keep(), weight.clone(), bias.cloned(), self.mode == Mode::Train);
         let back: Back = Box::new(move |grad, gradients| {
             if learns && weight.track_op() {
-                gradients.add(&weight, &convolution::grad_weight(&kept.get()?, grad, &s)?)?;
+                add(gradients, &weight, &convolution::grad_weight(&kept.get()?, grad, &s)?)?;
             }
             if let Some(bias) = bias.filter(|bias| learns && bias.track_op()) {
-                gradients.add(&bias, &as_real(grad)?.sum((0, 1, 2))?)?;
+                add(gradients, &bias, &as_real(grad)?.sum((0, 1, 2))?)?;
             }
             Ok(vec![wants_input.then(|| convolution::grad_input(grad, &cast, &s)).transpose()?])
         });
@@ -251,8 +228,8 @@ impl Run<'_> {
         let back: Back = Box::new(move |grad, gradients| {
             let (grad_xs, affine) = norm::normalize_backward(frozen, &xs.get()?, &norm, grad)?;
             if !frozen {
-                gradients.add(&learned.1, &affine.get(0)?)?;
-                gradients.add(&learned.0, &affine.get(1)?)?;
+                add(gradients, &learned.1, &affine.get(0)?)?;
+                add(gradients, &learned.0, &affine.get(1)?)?;
             }
             Ok(vec![Some(grad_xs)])
         });
@@ -329,11 +306,11 @@ impl Run<'_> {
             }
             let flows = layer.backward(frozen, grad)?;
             if !frozen {
-                gradients.add(&own.bias, &flows.affine.get(0)?)?;
-                gradients.add(&own.weight, &flows.affine.get(1)?)?;
+                add(gradients, &own.bias, &flows.affine.get(0)?)?;
+                add(gradients, &own.weight, &flows.affine.get(1)?)?;
                 if let Some(second) = second {
-                    gradients.add(&second.bias, &flows.affine.get(0)?)?;
-                    gradients.add(&second.weight, &flows.affine.get(2)?)?;
+                    add(gradients, &second.bias, &flows.affine.get(0)?)?;
+                    add(gradients, &second.weight, &flows.affine.get(2)?)?;
                 }
                 chain(&numbers, &flows.learned, &learned, gradients)?;
             }
@@ -360,7 +337,7 @@ impl Run<'_> {
             let store = (ys * grad)?.sum_all()?.backward()?;
             for param in &learned {
                 if let Some(grad) = store.get(param) {
-                    gradients.add(param, grad)?;
+                    add(gradients, param, grad)?;
                 }
             }
             Ok(leaves.iter().zip(wanted).map(|(leaf, wanted)| store.get(leaf).filter(|_| wanted).cloned()).collect())
@@ -439,7 +416,7 @@ fn chain(numbers: &Tensor, grad: &Tensor, learned: &[Tensor], gradients: &mut Gr
     let store = (numbers * grad)?.sum_all()?.backward()?;
     for param in learned {
         if let Some(grad) = store.get(param) {
-            gradients.add(param, grad)?;
+            add(gradients, param, grad)?;
         }
     }
     Ok(())

@@ -1,9 +1,8 @@
 //! The backward pass of a program.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use candle_core::{Tensor, TensorId};
+use candle_core::Tensor;
 use lmht_kernels::{WeightMaps, attention, pool};
 
 use super::buffers::BufferPool;
@@ -13,13 +12,11 @@ use super::run::{State, bail_bug, number};
 use super::value::{ChannelAffine, TermSource, Value};
 use super::{norm, stage};
 use crate::Result;
+use crate::graph::{Gradients, add};
 use crate::neurons::NeuronCell;
 use crate::ops::storage::{Element, with_slice};
 use crate::signal::TimeBroadcast;
 use crate::trace::{AttentionShape, NormTensors};
-
-/// Gradients of the parameters and the images, by tensor.
-pub(super) type Gradients = HashMap<TensorId, Tensor>;
 
 /// Who wants a gradient.
 #[derive(Debug, Clone)]
@@ -80,7 +77,7 @@ impl<'a, T: Element> Backward<'a, T> {
     ) -> Result<(Gradients, BufferPool<T>)> {
         let n = program.steps.len();
         let needs = needs_gradient(program, &wanted);
-        let mut this = Self { program, state, wanted, needs, grads: vec![None; n], gradients: HashMap::new() };
+        let mut this = Self { program, state, wanted, needs, grads: vec![None; n], gradients: Gradients::new() };
         this.grads[n - 1] = Some(Arc::new(logits));
         for i in (0..n).rev() {
             if let Some(grad) = this.grads[i].take().filter(|_| this.needs[i]) {
@@ -384,12 +381,7 @@ fn gather<T: Element>(grad: &[T], each: usize, row: usize, sums: &mut [T]) {
     }
 }
 
-/// Puts a gradient down; a parameter that is used twice gets the sum.
+/// Puts a gradient down.
 fn deliver<T: Element>(gradients: &mut Gradients, param: &Tensor, values: Vec<T>) -> Result<()> {
-    let mut grad = Tensor::from_vec(values, param.shape(), param.device())?;
-    if let Some(before) = gradients.remove(&param.id()) {
-        grad = (before + grad)?;
-    }
-    gradients.insert(param.id(), grad);
-    Ok(())
+    Ok(add(gradients, param, &Tensor::from_vec(values, param.shape(), param.device())?)?)
 }

@@ -26,13 +26,12 @@
 //! | `autograd.rs` | a pass as one operation of Candle's graph |
 //!
 //! It runs f32 and f64 on the CPU. What it refuses, it says ([`Program::compile`], [`Engine::refuses`]); the network then runs
-//! layer by layer, as everything does on other devices.
+//! layer by layer.
 
 mod autograd;
 mod backward;
 mod buffers;
 mod layout;
-mod lock;
 mod norm;
 mod prepared;
 mod program;
@@ -47,10 +46,10 @@ use candle_core::{DType, Tensor};
 
 pub(crate) use program::Program;
 
+use crate::lock::lock;
 use crate::ops::storage::Element;
 use crate::{Mode, Pass, Result};
 use buffers::BufferPools;
-use lock::lock;
 use prepared::{Prepared, once};
 use run::Input;
 
