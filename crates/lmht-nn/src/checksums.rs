@@ -64,9 +64,26 @@ pub fn verify(folder: &Path, names: &[&str]) -> Result<()> {
 /// Checks a file that may be part of a folder with digests: nothing is wrong if no `SHA256SUMS` beside it names it.
 ///
 /// # Errors
-/// [`Error::File`] if it is damaged.
+/// [`Error::File`] if it is damaged, [`Error::Read`] if it or `SHA256SUMS` is there and cannot be read.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use lmht_nn::checksums;
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("weights.pt");
+/// std::fs::write(&path, b"abc")?;
+/// checksums::verify_if_listed(&path)?;
+///
+/// std::fs::write(folder.path().join(checksums::FILE), checksums::of(&[("weights.pt", b"abd")]))?;
+/// assert!(checksums::verify_if_listed(&path).unwrap_err().to_string().contains("damaged"));
+/// # Ok(()) }
+/// ```
 pub fn verify_if_listed(path: &Path) -> Result<()> {
-    let text = std::fs::read(path.with_file_name(FILE)).unwrap_or_default();
+    let list = path.with_file_name(FILE);
+    let text = match std::fs::read(&list) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        text => text.map_err(Error::read(&list))?,
+    };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     listed(&String::from_utf8_lossy(&text), &name).map_or(Ok(()), |expected| compare(path, expected))
 }

@@ -48,8 +48,8 @@ impl<'a> Pass<'a> {
         Self { mode, observer: None, trace: None, layer_by_layer: false, recomputing: false, precision: Precision::F32 }
     }
 
-    /// The same pass with a Candle operation for every layer, as on devices other than the CPU: readable, slower, with more
-    /// memory. What the engine does is tested against it.
+    /// The same pass with a Candle operation for every layer: readable, slower, with more memory. What the engine and the steps
+    /// of a GPU do is tested against it.
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor};

@@ -17,7 +17,7 @@ pub struct Plan {
     pub mode: Mode,
     /// Every layer, in the order in which they compute.
     pub parts: Vec<PlanPart>,
-    /// Why the engine does not run the network, if it does not.
+    /// Why the network does not run as a whole, in the engine or as the steps of a GPU, if it does not.
     pub refused: Option<String>,
 }
 

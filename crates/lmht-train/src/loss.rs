@@ -5,8 +5,8 @@
 //! cross-entropy of that mean, not the mean of the cross-entropies of the timesteps.
 //!
 //! Everything here is composed of differentiable tensor operations, so it runs on every device; on a GPU
-//! [`cross_entropy`] is a kernel. Logits of 16 bits are
-//! raised to `f32` first: a sum of exponentials in `f16` overflows, one in `bf16` has three digits.
+//! [`cross_entropy`] is a kernel. Logits of 16 bits are raised to `f32` first: a sum of exponentials in `f16` overflows, one in
+//! `bf16` has three digits.
 //!
 //! ```
 //! # fn main() -> candle_core::Result<()> {

@@ -2,8 +2,8 @@
 //!
 //! Each operation of [`ops`](crate::ops) that has kernels runs them where its input is on a GPU: neurons of every trained
 //! kind, QCFS, batch norm, pooling, convolution, forward and backward, in f32, f16 and bf16 (and f64 on CUDA). A convolution is
-//! cuDNN's with the feature `cudnn`, else columns and a matrix product. The others stay composed of Candle's operations there; [`Network::plan`](crate::Network::plan) names them. Which launchers a program has, its features
-//! say:
+//! cuDNN's with the feature `cudnn`, else columns and a matrix product. The others stay composed of Candle's operations there;
+//! [`Network::plan`](crate::Network::plan) names them. Which launchers a program has, its features say:
 //!
 //! | feature | machine | for |
 //! |---|---|---|
