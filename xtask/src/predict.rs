@@ -8,6 +8,7 @@ use lmht_datasets::{Preprocessing, image_files};
 use lmht_train::{Answer, Prediction, Predictor};
 use serde_json::{Value, json};
 
+use crate::device::DeviceArgs;
 use crate::hub;
 use crate::terminal::csv;
 
@@ -42,6 +43,8 @@ pub(crate) struct Args {
     /// What is printed.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// What is printed.
@@ -58,7 +61,7 @@ enum Format {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.top_k > 0, "--top-k is 0; expected at least one class");
-    let predictor = Predictor::from_pretrained(hub::model(&args.model)?)?;
+    let predictor = Predictor::from_pretrained_on(hub::model(&args.model)?, &args.device.open()?)?;
     let mut files = Vec::new();
     for path in &args.images {
         if path.is_dir() {

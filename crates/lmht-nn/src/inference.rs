@@ -1,6 +1,6 @@
 //! A network for evaluation alone.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::network::Network;
 use crate::{ModelConfig, Pass, Result};
@@ -56,6 +56,11 @@ impl Inference {
     /// The configuration of the network.
     pub fn config(&self) -> &ModelConfig {
         self.network.config()
+    }
+
+    /// Where its tensors are, and its images must be.
+    pub fn device(&self) -> Device {
+        self.network.device()
     }
 
     /// As [`Network::free_memory`].

@@ -41,7 +41,6 @@ use crate::{Error, Result, loss};
 pub struct Predictor {
     network: Inference,
     preprocessor: Preprocessing,
-    n_classes: usize,
 }
 
 /// What a network takes an image for.
@@ -93,20 +92,28 @@ impl Predictor {
     /// # Errors
     /// As [`from_pretrained`] and [`Preprocessing::from_pretrained`]; as [`Predictor::new`].
     pub fn from_pretrained(path: impl AsRef<Path>) -> Result<Self> {
-        let folder = Pretrained::locate(path.as_ref())?.folder;
-        let preprocessor = Preprocessing::from_pretrained(&folder)?;
-        let (network, _params) = from_pretrained(&folder, DType::F32, &Device::Cpu)?;
-        Self::new(network.inference()?, preprocessor, network.config())
+        Self::from_pretrained_on(path, &Device::Cpu)
     }
 
-    /// Of a network in memory with this configuration.
+    /// The same on a device.
+    ///
+    /// # Errors
+    /// As [`Predictor::from_pretrained`].
+    pub fn from_pretrained_on(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        let folder = Pretrained::locate(path.as_ref())?.folder;
+        let preprocessor = Preprocessing::from_pretrained(&folder)?;
+        let (network, _params) = from_pretrained(&folder, DType::F32, device)?;
+        Self::new(network.inference()?, preprocessor)
+    }
+
+    /// Of a network in memory.
     ///
     /// # Errors
     /// As [`Predictor::check`].
-    pub fn new(network: Inference, preprocessor: impl Into<Preprocessing>, config: &ModelConfig) -> Result<Self> {
+    pub fn new(network: Inference, preprocessor: impl Into<Preprocessing>) -> Result<Self> {
         let preprocessor = preprocessor.into();
-        Self::check(&preprocessor, config)?;
-        Ok(Self { network, preprocessor, n_classes: config.n_classes })
+        Self::check(&preprocessor, network.config())?;
+        Ok(Self { network, preprocessor })
     }
 
     /// Whether a preprocessing fits the network of `config`.
@@ -145,7 +152,7 @@ impl Predictor {
 
     /// Number of classes.
     pub fn n_classes(&self) -> usize {
-        self.n_classes
+        self.network.config().n_classes
     }
 
     /// The name of a class; its number if the model has no names.
@@ -182,14 +189,15 @@ impl Predictor {
     /// What the images of a batch are taken for.
     ///
     /// # Shapes
-    /// - `images` `[B, C, H, W]` or frames `[T, B, C, H, W]`, as [`Predictor::stack`] makes them
+    /// - `images` `[B, C, H, W]` or frames `[T, B, C, H, W]`, as [`Predictor::stack`] makes them; on any device
     ///
     /// # Errors
     /// If the images do not fit the network, or its logits are not finite.
     pub fn predict(&self, images: &Tensor) -> Result<Vec<Prediction>> {
-        let readouts = loss::cumulative_readout(&self.network.forward(images)?)?;
-        // f64: the probabilities of a thousand classes sum to 1.
-        let probabilities = softmax(&readouts.to_dtype(DType::F64)?)?.transpose(0, 1)?.contiguous()?;
+        let logits = self.network.forward(&images.to_device(&self.network.device())?)?;
+        // f64: the probabilities of a thousand classes sum to 1. Metal has none.
+        let readouts = loss::cumulative_readout(&logits)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        let probabilities = softmax(&readouts)?.transpose(0, 1)?.contiguous()?;
         let by_image = probabilities.to_vec3::<f64>()?;
         if by_image.iter().flatten().flatten().any(|probability| !probability.is_finite()) {
             return Err(Error::NonFinite(
