@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
-use lmht_nn::Pass;
 
 /// Where the network runs.
 #[derive(Debug, Clone, clap::Args)]
@@ -135,11 +134,6 @@ impl Executor {
 
     pub(crate) fn device(&self) -> &Device {
         &self.device
-    }
-
-    /// The pass that goes through this executor: on the CPU a network would run in one program, which has no kernels.
-    pub(crate) fn pass<'a>(&self, pass: Pass<'a>) -> Pass<'a> {
-        if self.is_emulator { pass.layer_by_layer() } else { pass }
     }
 
     /// Runs `f` on it.

@@ -21,7 +21,7 @@ use lmht_train::optim::{OptimizerConfig, SgdConfig};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::device::{DeviceArgs, Executor};
+use crate::device::DeviceArgs;
 
 /// Run golden cases: compare neurons, activations and whole networks with recorded float64 results.
 ///
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ensure!(args.device.is_cpu(), "--float32 is measured on the CPU; leave out --device");
         return float32::report(&files);
     }
-    check(&files, args.tolerance, &Executor::on(args.device.open()?))
+    check(&files, args.tolerance, &args.device.open()?)
 }
 
 /// The cases of files and folders.
@@ -83,11 +83,11 @@ pub(crate) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// Runs the cases, with a line for each quantity; an error if one is out of tolerance.
-pub(crate) fn check(files: &[PathBuf], tolerance: f64, executor: &Executor) -> Result<()> {
+pub(crate) fn check(files: &[PathBuf], tolerance: f64, device: &Device) -> Result<()> {
     let mut failures = Vec::new();
     for file in files {
         println!("{}", file.display());
-        let mut case = Case::read(file, tolerance, executor).with_context(|| file.display().to_string())?;
+        let mut case = Case::read(file, tolerance, device).with_context(|| file.display().to_string())?;
         case.run().with_context(|| file.display().to_string())?;
         ensure!(case.n_checks > 0, "{}: nothing to compare in this case", file.display());
         failures.extend(case.failures.into_iter().map(|failure| format!("{}: {failure}", file.display())));
@@ -103,20 +103,18 @@ pub(crate) fn check(files: &[PathBuf], tolerance: f64, executor: &Executor) -> R
 struct Case {
     metadata: HashMap<String, String>,
     tensors: HashMap<String, Tensor>,
-    executor: Executor,
     tolerance: f64,
     n_checks: usize,
     failures: Vec<String>,
 }
 
 impl Case {
-    fn read(path: &Path, tolerance: f64, executor: &Executor) -> Result<Self> {
+    fn read(path: &Path, tolerance: f64, device: &Device) -> Result<Self> {
         let bytes = std::fs::read(path)?;
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).context("expected a safetensors file")?;
         let metadata = header.metadata().clone().context("expected metadata with a `case`")?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, executor.device())?;
-        let executor = executor.clone();
-        Ok(Self { metadata, tensors, executor, tolerance, n_checks: 0, failures: Vec::new() })
+        let tensors = candle_core::safetensors::load_buffer(&bytes, device)?;
+        Ok(Self { metadata, tensors, tolerance, n_checks: 0, failures: Vec::new() })
     }
 
     /// Makes all comparisons of the case.
@@ -258,7 +256,7 @@ fn neuron_layer(case: &Case, xs: &Tensor) -> Result<(Vec<(&'static str, Var)>, T
             vars.push((*recorded, var));
         }
     }
-    let ys = layer.forward(&Signal::analog(xs.clone()), &mut case.executor.pass(Pass::train()))?;
+    let ys = layer.forward(&Signal::analog(xs.clone()), &mut Pass::train())?;
     Ok((vars, ys.values().clone()))
 }
 
@@ -444,8 +442,7 @@ fn reparameterized(case: &mut Case, description: &NetworkCase) -> Result<()> {
         let single = reparameterize(&Model::of(&description.model, &params), schedule)?;
         let (network, _) = single.build(DType::F64, description.input.device())?;
         let mut recorder = Recorder::default();
-        let logits =
-            network.forward(&description.input, &mut case.executor.pass(Pass::eval().observed_by(&mut recorder)))?;
+        let logits = network.forward(&description.input, &mut Pass::eval().observed_by(&mut recorder))?;
         let (steps, batch, classes) = logits.dims3()?;
         let windows = single.config.n_frames();
         let summed = ops::sum_windows(&logits.flatten(0, 1)?, windows, steps / windows)?;
@@ -473,7 +470,7 @@ fn network(case: &mut Case) -> Result<()> {
 
     let (network, _) = build()?;
     let mut recorder = Recorder::default();
-    let logits = network.forward(input, &mut case.executor.pass(Pass::eval().observed_by(&mut recorder)))?;
+    let logits = network.forward(input, &mut Pass::eval().observed_by(&mut recorder))?;
     case.compare("eval/logits", &logits)?;
     for name in case.below("eval/spikes/").keys() {
         let spikes = recorder.spikes.get(name).with_context(|| format!("{name}: no such neuron layer here"))?;
@@ -488,7 +485,7 @@ fn network(case: &mut Case) -> Result<()> {
     reparameterized(case, &description)?;
 
     let (network, params) = build()?;
-    let logits = network.forward(input, &mut case.executor.pass(Pass::train()))?;
+    let logits = network.forward(input, &mut Pass::train())?;
     let value = loss::cross_entropy(&readout(&logits)?, &labels, 0.)?;
     let gradients = value.backward()?;
     case.compare("train/logits", &logits)?;
@@ -523,7 +520,7 @@ fn network(case: &mut Case) -> Result<()> {
         let mut optimizer =
             OptimizerConfig::Sgd(SgdConfig { lr, momentum, weight_decay, nesterov }).build(params.trainable())?;
         for _ in 0..steps {
-            let logits = network.forward(input, &mut case.executor.pass(Pass::train()))?;
+            let logits = network.forward(input, &mut Pass::train())?;
             optimizer.step(&loss::cross_entropy(&readout(&logits)?, &labels, 0.)?.backward()?)?;
         }
         let vars: HashMap<String, Var> = params.all().into_iter().collect();
@@ -538,4 +535,23 @@ fn network(case: &mut Case) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Executor;
+    use crate::repository;
+
+    /// Its kernels, and networks as the steps of their traces.
+    #[test]
+    fn every_case_is_reproduced_as_a_gpu_computes_it() {
+        if lmht_gpu::emulator::Emulator::compiler().is_none() {
+            println!("skipped: no C++ compiler to run kernels with; install g++ or clang++, or set CXX");
+            return;
+        }
+        let files = files(&[repository::root().unwrap().join("xtask/testdata/golden")]).unwrap();
+        let executor = Executor::of_kernels(Device::Cpu);
+        executor.run(|| check(&files, 1e-9, executor.device())).unwrap();
+    }
 }

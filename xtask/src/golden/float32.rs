@@ -12,7 +12,6 @@ use candle_core::{DType, Device, Tensor};
 use lmht_nn::{NeuronEvent, Observer, Pass, QcfsGate, SignalKind, ops};
 
 use super::{Case, NetworkCase, nan_max, neuron_layer};
-use crate::device::Executor;
 
 /// Largest relative error of float32 results whose spikes are those of float64.
 const TOLERANCE: f64 = 1e-4;
@@ -79,7 +78,7 @@ pub(super) fn report(files: &[PathBuf]) -> Result<()> {
 
 /// Runs one case; returns the name of its result too.
 fn run(file: &std::path::Path) -> Result<(&'static str, Outcome)> {
-    let case = Case::read(file, TOLERANCE, &Executor::on(Device::Cpu))?;
+    let case = Case::read(file, TOLERANCE, &Device::Cpu)?;
     match case.text("case")?.as_str() {
         "neuron" => Ok(("y", neuron(&case)?)),
         "qcfs" => Ok(("y", qcfs(&case)?)),

@@ -87,7 +87,7 @@ pub(super) fn golden_cases(setup: &Setup<'_>) -> Result<Value> {
     }
     let executor = Executor::of_kernels(device);
     // One after the other, so that one that cannot run at all does not hide the others.
-    let one = |file: &Path| executor.run(|| golden::check(&[file.to_path_buf()], 1e-9, &executor));
+    let one = |file: &Path| executor.run(|| golden::check(&[file.to_path_buf()], 1e-9, executor.device()));
     let failures: Vec<String> =
         files.iter().filter_map(|file| one(file).err()).map(|error| format!("{error:#}")).collect();
     failures.iter().for_each(|failure| println!("FAILED: {failure}"));
@@ -177,7 +177,7 @@ fn outcome(config: &ModelConfig, side: usize, dtype: DType, executor: &Executor)
     let mut optimizer = OptimizerConfig::Sgd(sgd).build(params.trainable())?;
     let mut all = Vec::new();
     for update in 0..2 {
-        let logits = network.forward(&images, &mut executor.pass(Pass::train()))?;
+        let logits = network.forward(&images, &mut Pass::train())?;
         let loss = loss::cross_entropy(&readout(&logits)?, &labels, 0.)?;
         let grads = loss.backward()?;
         if update == 0 {
@@ -193,7 +193,7 @@ fn outcome(config: &ModelConfig, side: usize, dtype: DType, executor: &Executor)
     for (name, var) in params.all() {
         all.push((format!("{name} after two updates"), values(&var)?));
     }
-    let logits = network.forward(&images, &mut executor.pass(Pass::eval()))?;
+    let logits = network.forward(&images, &mut Pass::eval())?;
     all.push(("logits of an evaluation".to_string(), values(&logits)?));
     Ok(all)
 }
