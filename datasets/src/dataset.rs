@@ -11,7 +11,7 @@ use crate::error::{Error, Place, Result};
 use crate::formats::{Encoded, Label, Rows, Table};
 use crate::guard::guard;
 use crate::random::{Purpose, keyed, shuffle};
-use crate::source::{Slice, WHOLE};
+use crate::split::{Slice, WHOLE};
 use crate::{Normalize, ReadOptions, Source, Split};
 
 /// Rows read together: enough to keep every core busy.
@@ -151,9 +151,9 @@ impl ImageDataset {
         let (tables, slice) = source.tables(split)?;
         let classes = Classes::find(source, &tables)?;
         let total = tables.iter().map(|table| table.n_rows()).fold(0, usize::saturating_add);
-        let mut builder = Builder::new(source.options(), &classes, total);
+        let mut builder = Builder::new(&source.options, &classes, total);
         let n_bytes = tables.iter().map(|table| table.n_bytes()).fold(0, u64::saturating_add);
-        builder.limit = source.options().max_decoded_bytes.unwrap_or((n_bytes.saturating_mul(MAX_RATIO)).max(1 << 30));
+        builder.limit = source.options.max_decoded_bytes.unwrap_or((n_bytes.saturating_mul(MAX_RATIO)).max(1 << 30));
         if slice != WHOLE {
             builder.slice = Some((slice, classes.count(&tables)?));
         }
@@ -328,7 +328,7 @@ struct Classes {
 impl Classes {
     /// From the options; the metadata of the files; the card; or the labels of the training split.
     fn find(source: &Source, tables: &[Box<dyn Table>]) -> Result<Self> {
-        let options = source.options();
+        let options = &source.options;
         let column = tables.iter().find_map(|table| table.columns()).map_or("label", |(_, label)| label);
         let in_files = || tables.iter().find_map(|table| table.class_names()).map(<[_]>::to_vec);
         let mut names = options.class_names.clone().or_else(in_files).or_else(|| source.card_names(column));

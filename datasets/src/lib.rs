@@ -48,6 +48,7 @@
 
 mod auto_augment;
 mod card;
+mod choice;
 mod configuration;
 mod dataset;
 mod decode;
@@ -71,6 +72,7 @@ mod split;
 mod transform;
 
 pub use auto_augment::{AutoAugment, Policy};
+pub use choice::DataSource;
 pub use dataset::{Dataset, ImageDataset};
 pub use decode::Fit;
 pub use error::{Error, Place, Result};

@@ -1,17 +1,18 @@
-//! What a path holds: its splits, and which of them is learned from and which is measured on. No image is read here.
+//! Where the images of a data set are: the splits of a folder. No image is read here.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::card::Card;
+use crate::choice::{DataSource, Layout};
 use crate::configuration::by_card;
 use crate::error::{Error, Result};
 use crate::formats::{FORMATS, Format, Label, Splits, Table, entries, name, shard, split_of};
-use crate::split::{canonical, is_usual};
+use crate::split::{Slice, is_usual};
 use crate::{ReadOptions, Split};
 
-/// A data set whose splits are found and of which nothing long has been read.
+/// A data set of images whose splits are found and of which nothing long has been read.
 ///
 /// It is one of
 /// - parquet files as the Hub has them: `train-00000-of-00001.parquet`, `train.parquet` or what lies in `train/`;
@@ -32,60 +33,19 @@ use crate::{ReadOptions, Split};
 /// assert!(source.notes().is_empty());
 /// # Ok::<(), lmht_datasets::Error>(())
 /// ```
-pub struct Source {
-    path: PathBuf,
-    options: ReadOptions,
+pub type Source = DataSource<Images>;
+
+/// Images in tables or folders.
+pub struct Images {
     format: &'static dyn Format,
-    splits: Splits,
     card: Card,
     configuration: Option<String>,
-    train: Option<Part>,
-    test: Option<Part>,
-    notes: Vec<String>,
 }
 
-/// A split, or a part of it.
-#[derive(Clone, Debug)]
-pub(crate) struct Part {
-    pub(crate) name: String,
-    /// Per cent of each class at which it begins and ends.
-    pub(crate) slice: Slice,
-}
+impl Layout for Images {
+    type File = PathBuf;
 
-/// From and to, in per cent of the images of a class.
-pub(crate) type Slice = (usize, usize);
-/// All of them.
-pub(crate) const WHOLE: Slice = (0, 100);
-
-impl Source {
-    /// Finds the splits of `path`, a folder or a file, and checks that those to learn from and to measure on differ.
-    ///
-    /// # Errors
-    /// [`Error::NoData`] if there is none; [`Error::ConfigurationNeeded`] if there are several;
-    /// [`Error::TwoGenerations`] and [`Error::MissingShard`] if the files of a split are not there once each;
-    /// [`Error::SameImages`]; [`Error::Card`] for a card that cannot be followed; [`Error::Config`] for options.
-    /// A split that is missing is an error once it is asked for.
-    pub fn open(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
-        let source = Self::find(path.as_ref(), options)?;
-        if let (Some(train), Some(test)) = (&source.train, &source.test)
-            && source.shared(train, test)
-        {
-            let (train, test) = (train.words(), test.words());
-            return Err(Error::SameImages { path: source.path, train, test });
-        }
-        Ok(source)
-    }
-
-    /// The same for a network that is trained already: any split may be measured on, and none is there to learn from.
-    ///
-    /// # Errors
-    /// As [`Source::open`], without [`Error::SameImages`].
-    pub fn to_measure(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
-        Ok(Self { train: None, ..Self::find(path.as_ref(), options)? })
-    }
-
-    fn find(path: &Path, options: &ReadOptions) -> Result<Self> {
-        options.check()?;
+    fn find(path: &Path, options: &ReadOptions) -> Result<Source> {
         #[cfg(feature = "hub")]
         if let Some(repo) = lmht_hub::Repo::at(lmht_hub::RepoKind::Dataset, path) {
             let hub = lmht_hub::Hub::from_env().map_err(|source| Error::Hub { given: repo.to_string(), source })?;
@@ -103,86 +63,13 @@ impl Source {
         for (split, files) in splits.iter().filter(|_| metadata.is_dir()) {
             check_shards(path, split, files, by_card)?;
         }
-        let path = path.to_path_buf();
-        let options = options.clone();
-        let (train, test, notes) = (None, None, Vec::new());
-        let mut source = Self { path, options, format, splits, card, configuration, train, test, notes };
-        source.train = source.choose(Split::Train)?;
-        source.test = source.choose(Split::Test)?;
-        Ok(source)
-    }
-
-    /// The names of the splits, sorted.
-    pub fn splits(&self) -> impl Iterator<Item = &str> {
-        self.splits.keys().map(String::as_str)
-    }
-
-    /// What stands for `split`, if anything does: `validation`, or `all[:80%]`.
-    pub fn chosen(&self, split: Split) -> Option<String> {
-        self.part(split).map(Part::words)
-    }
-
-    /// Refuses a data set in which nothing stands for `split`: to be asked before the other one is read.
-    ///
-    /// # Errors
-    /// [`Error::SplitNeeded`], with the splits that are there.
-    pub fn require(&self, split: Split) -> Result<()> {
-        self.part(split).map(|_| ()).ok_or_else(|| self.needed(split))
-    }
-
-    /// What a user should know about the choice, one sentence each: that the validation split stands for the test split.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
-    }
-
-    fn part(&self, split: Split) -> Option<&Part> {
-        match split {
-            Split::Train => self.train.as_ref(),
-            Split::Test => self.test.as_ref(),
-        }
-    }
-
-    fn needed(&self, split: Split) -> Error {
-        Error::SplitNeeded {
-            path: self.path.clone(),
-            split,
-            wanted: self.options.split(split).map(str::to_owned),
-            found: self.splits().map(str::to_owned).collect(),
-        }
-    }
-
-    /// The part that the options or the usual names give to `split`; none if it is not there.
-    fn choose(&mut self, split: Split) -> Result<Option<Part>> {
-        if let Some(words) = self.options.split(split) {
-            let part = Part::parse(words, split)?;
-            let name = [part.name.as_str(), canonical(&part.name)].into_iter().find(|n| self.splits.contains_key(*n));
-            return Ok(name.map(|name| Part { name: name.to_owned(), ..part.clone() }));
-        }
-        let has = |name: &str| self.splits.contains_key(name);
-        let whole = |name: &str| Part { name: name.to_owned(), slice: WHOLE };
-        Ok(match split {
-            Split::Train => has("train").then(|| whole("train")),
-            Split::Test => {
-                let reason = match (has("test"), has("validation")) {
-                    (true, true) if self.has_labels("test")? => None,
-                    (true, true) => Some("its test split has no labels"),
-                    (true, false) => None,
-                    (false, true) => Some("it has no test split"),
-                    (false, false) => return Ok(None),
-                };
-                if let Some(reason) = reason {
-                    let path = self.path.display();
-                    self.notes.push(format!("{path}: {reason}, so accuracy is measured on its validation split"));
-                }
-                Some(whole(if reason.is_some() { "validation" } else { "test" }))
-            }
-        })
+        Ok(DataSource::new(path, options, splits, Self { format, card, configuration }))
     }
 
     /// Whether a label of the split is none that stands for "without": ImageNet's test split has -1 throughout.
-    fn has_labels(&self, split: &str) -> Result<bool> {
-        for file in &self.splits[split] {
-            let labels = self.format.open(file, &self.options).and_then(|table| table.labels());
+    fn has_labels(&self, files: &[PathBuf], options: &ReadOptions) -> Result<bool> {
+        for file in files {
+            let labels = self.format.open(file, options).and_then(|table| table.labels());
             match labels {
                 Ok(labels) if labels.iter().all(|label| *label == Label::Number(-1)) => (),
                 Err(Error::Column { option: "label_column", .. }) => (),
@@ -193,84 +80,27 @@ impl Source {
         }
         Ok(false)
     }
+}
 
-    /// Whether two parts have images in common.
-    fn shared(&self, train: &Part, test: &Part) -> bool {
-        let real = |part: &Part| -> Vec<PathBuf> {
-            self.splits[&part.name].iter().map(|file| fs::canonicalize(file).unwrap_or_else(|_| file.clone())).collect()
-        };
-        let overlap = train.slice.0.max(test.slice.0) < train.slice.1.min(test.slice.1);
-        let tests = real(test);
-        overlap && real(train).iter().any(|file| tests.contains(file))
-    }
-
+impl Source {
     /// The tables of `split`, and which part of them is meant.
     pub(crate) fn tables(&self, split: Split) -> Result<(Vec<Box<dyn Table>>, Slice)> {
-        let part = self.part(split).ok_or_else(|| self.needed(split))?;
-        let open = |file: &PathBuf| self.format.open(file, &self.options);
-        let tables = self.splits[&part.name].iter().map(open).collect::<Result<Vec<_>>>()?;
-        Ok((tables, part.slice))
+        let (files, part) = self.files(split)?;
+        Ok((self.opened(files)?, part.slice))
     }
 
-    /// The tables that the classes are counted in: those of the training split, so that a class without test images is
-    /// not lost; where there is none, those of the test split.
+    /// The tables that the classes are counted in.
     pub(crate) fn tables_of_classes(&self) -> Result<Vec<Box<dyn Table>>> {
-        Ok(self.tables(if self.train.is_some() { Split::Train } else { Split::Test })?.0)
+        self.opened(self.files_of_classes()?)
+    }
+
+    fn opened(&self, files: &[PathBuf]) -> Result<Vec<Box<dyn Table>>> {
+        files.iter().map(|file| self.layout.format.open(file, &self.options)).collect()
     }
 
     /// The names of a label column's classes that the card has.
     pub(crate) fn card_names(&self, column: &str) -> Option<Vec<String>> {
-        self.card.class_names(column, self.configuration.as_deref())
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(crate) fn options(&self) -> &ReadOptions {
-        &self.options
-    }
-}
-
-impl std::fmt::Debug for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Source").field("path", &self.path).field("splits", &self.splits).finish_non_exhaustive()
-    }
-}
-
-impl Part {
-    /// `train`, `train[:80%]`, `train[80%:]` or `train[10%:20%]`.
-    pub(crate) fn parse(words: &str, split: Split) -> Result<Self> {
-        let wrong = || {
-            Error::Config(format!(
-                "ReadOptions::{}_split: expected the name of a split or a part of one, such as `all[:80%]`, found \
-                 `{words}`",
-                split.name()
-            ))
-        };
-        let Some((name, range)) = words.split_once('[') else {
-            return Ok(Self { name: words.to_owned(), slice: WHOLE });
-        };
-        let (from, to) = range.strip_suffix(']').and_then(|range| range.split_once(':')).ok_or_else(wrong)?;
-        let percent = |text: &str, otherwise| match text {
-            "" => Ok(otherwise),
-            text => text.strip_suffix('%').and_then(|number| number.parse().ok()).ok_or_else(wrong),
-        };
-        let slice = (percent(from, WHOLE.0)?, percent(to, WHOLE.1)?);
-        if slice.0 >= slice.1 || slice.1 > WHOLE.1 {
-            return Err(wrong());
-        }
-        Ok(Self { name: name.to_owned(), slice })
-    }
-
-    pub(crate) fn words(&self) -> String {
-        let (name, (from, to)) = (&self.name, self.slice);
-        match (from, to) {
-            WHOLE => name.clone(),
-            (0, to) => format!("{name}[:{to}%]"),
-            (from, 100) => format!("{name}[{from}%:]"),
-            (from, to) => format!("{name}[{from}%:{to}%]"),
-        }
+        self.layout.card.class_names(column, self.layout.configuration.as_deref())
     }
 }
 

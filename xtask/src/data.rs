@@ -107,6 +107,7 @@ pub(crate) fn open_test(
     if let Some(recipe) = &data.events {
         let source = find_events(&data, &data.parquet, EventSource::to_measure)?;
         source.require(Split::Test).map_err(in_options)?;
+        source.notes().iter().for_each(|note| eprintln!("note: {note}"));
         let test = read_events(&source, Split::Test, recipe)?;
         check_events(&data, model, &test)?;
         return Data::Events(test).test_loader(&data, device);
@@ -188,6 +189,7 @@ fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(Data, Data)> {
         for split in [Split::Train, Split::Test] {
             source.require(split).map_err(in_options)?;
         }
+        source.notes().iter().for_each(|note| eprintln!("note: {note}"));
         let train = read_events(&source, Split::Train, recipe)?;
         check_events(data, model, &train)?;
         let mut options = data.parquet.clone();

@@ -11,7 +11,7 @@ use super::formats::hdf5_class_names;
 use super::layout::{Entry, EventSource};
 use super::{EventAugment, EventOptions, Frames, Recording, SplitBy, recordings};
 use crate::error::{Error, Place, Result};
-use crate::source::WHOLE;
+use crate::split::WHOLE;
 use crate::{Dataset, Split};
 
 /// Files that are read together.
@@ -147,12 +147,9 @@ impl EventDataset {
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self> {
         recipe.check()?;
-        let (all, part) = source.entries(split)?;
-        let options = source.options();
-        let names = match &options.class_names {
-            Some(names) => Some(names.clone()),
-            None => source.folder_names()?.or(source.names().cloned()),
-        };
+        let (all, part) = source.files(split)?;
+        let options = &source.options;
+        let names = source.class_names()?;
         let by_folder = all.iter().map(|entry| class(entry, names.as_deref())).collect::<Result<Option<Vec<u32>>>>()?;
         let keep = |labels: &[u32]| chosen(labels, part.slice, options.max_per_class);
         let entries: Vec<&Entry> = match &by_folder {

@@ -1,15 +1,15 @@
 //! Where the recordings of a data set are, and which of them are learned from and measured on. No recording is read here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::formats::is_recording;
+use crate::ReadOptions;
+use crate::choice::{DataSource, Layout};
 use crate::error::{Error, Result};
 use crate::formats::{ends_in, entries, files, name};
-use crate::source::Part;
 use crate::split::{canonical, is_usual};
-use crate::{ReadOptions, Split};
 
 /// A data set of recordings whose splits are found.
 ///
@@ -21,57 +21,38 @@ use crate::{ReadOptions, Split};
 ///
 /// in the folder itself or in the only sub-folder that holds such. Recordings without splits are called `all`; parts are
 /// named as those of images, `all[:90%]` is the first nine tenths of every class in the order of the files' names.
+pub type EventSource = DataSource<Recordings>;
+
+/// Recordings in folders.
 #[derive(Debug)]
-pub struct EventSource {
-    path: PathBuf,
-    options: ReadOptions,
-    splits: Splits,
+pub struct Recordings {
     /// The names of classes that a file beside the recordings has.
     names: Option<Vec<String>>,
-    train: Option<Part>,
-    test: Option<Part>,
 }
 
 /// A file and the class that its folder names.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub struct Entry {
     pub(super) file: PathBuf,
     pub(super) class: Option<String>,
 }
 
-pub(super) type Splits = BTreeMap<String, Vec<Entry>>;
+impl AsRef<Path> for Entry {
+    fn as_ref(&self) -> &Path {
+        &self.file
+    }
+}
+
+type Splits = BTreeMap<String, Vec<Entry>>;
 
 /// The ways in which recordings lie in a folder: a further one is a line here.
 const LAYOUTS: [fn(&Path) -> Result<Splits>; 3] = [gesture, tables, class_folders];
 
-impl EventSource {
-    /// Finds the recordings of `path`. Of the options, the splits, classes and `max_per_class` are for recordings, too.
-    ///
-    /// # Errors
-    /// [`Error::Io`], [`Error::NoRecordings`]; [`Error::SameImages`] if the splits share recordings; [`Error::Config`] for
-    /// options, those of images among them.
-    pub fn open(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
-        let source = Self::find(path.as_ref(), options)?;
-        if let (Some(train), Some(test)) = (&source.train, &source.test)
-            && train.name == test.name
-            && train.slice.0.max(test.slice.0) < train.slice.1.min(test.slice.1)
-        {
-            let (train, test) = (train.words(), test.words());
-            return Err(Error::SameImages { path: source.path, train, test });
-        }
-        Ok(source)
-    }
+impl Layout for Recordings {
+    type File = Entry;
 
-    /// The same for a network that is trained already: any split may be measured on, and none is there to learn from.
-    ///
-    /// # Errors
-    /// As [`EventSource::open`], without [`Error::SameImages`].
-    pub fn to_measure(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
-        Ok(Self { train: None, ..Self::find(path.as_ref(), options)? })
-    }
-
-    fn find(path: &Path, options: &ReadOptions) -> Result<Self> {
-        options.check()?;
+    /// Of the options, the splits, classes and `max_per_class` are for recordings, too.
+    fn find(path: &Path, options: &ReadOptions) -> Result<EventSource> {
         let of_images = ReadOptions {
             train_split: None,
             test_split: None,
@@ -90,88 +71,20 @@ impl EventSource {
         let io = |source| Error::Io { path: path.to_path_buf(), doing: "find the folder of the recordings", source };
         fs::metadata(path).map_err(io)?;
         let (splits, folder) = search(path)?;
-        let names = gesture_names(&folder)?;
-        let (path, options) = (path.to_path_buf(), options.clone());
-        let mut source = Self { path, options, splits, names, train: None, test: None };
-        source.train = source.choose(Split::Train)?;
-        source.test = source.choose(Split::Test)?;
-        Ok(source)
+        Ok(DataSource::new(path, options, splits, Self { names: gesture_names(&folder)? }))
     }
+}
 
-    /// The names of the splits, sorted.
-    pub fn splits(&self) -> impl Iterator<Item = &str> {
-        self.splits.keys().map(String::as_str)
-    }
-
-    /// What stands for `split`, if anything does: `test`, or `all[90%:]`.
-    pub fn chosen(&self, split: Split) -> Option<String> {
-        self.part(split).map(Part::words)
-    }
-
-    /// Refuses a data set in which nothing stands for `split`: to be asked before the other one is read.
-    ///
-    /// # Errors
-    /// [`Error::SplitNeeded`], with the splits that are there.
-    pub fn require(&self, split: Split) -> Result<()> {
-        self.part(split).map(|_| ()).ok_or_else(|| self.needed(split))
-    }
-
-    fn part(&self, split: Split) -> Option<&Part> {
-        match split {
-            Split::Train => self.train.as_ref(),
-            Split::Test => self.test.as_ref(),
+impl EventSource {
+    /// The names of the classes: of the options, else of the folders, else of the file beside the recordings.
+    pub(super) fn class_names(&self) -> Result<Option<Vec<String>>> {
+        if self.options.class_names.is_some() {
+            return Ok(self.options.class_names.clone());
         }
-    }
-
-    fn needed(&self, split: Split) -> Error {
-        Error::SplitNeeded {
-            path: self.path.clone(),
-            split,
-            wanted: self.options.split(split).map(str::to_owned),
-            found: self.splits().map(str::to_owned).collect(),
-        }
-    }
-
-    fn choose(&self, split: Split) -> Result<Option<Part>> {
-        let has = |name: &&str| self.splits.contains_key(*name);
-        if let Some(words) = self.options.split(split) {
-            let part = Part::parse(words, split)?;
-            let name = [part.name.as_str(), canonical(&part.name)].into_iter().find(has).map(str::to_owned);
-            return Ok(name.map(|name| Part { name, ..part }));
-        }
-        let usual: &[&str] = if split == Split::Train { &["train"] } else { &["test", "validation"] };
-        Ok(usual
-            .iter()
-            .find(|name| has(name))
-            .map(|name| Part { name: (*name).to_owned(), slice: crate::source::WHOLE }))
-    }
-
-    /// The files of `split`, and which part of each class is meant.
-    pub(super) fn entries(&self, split: Split) -> Result<(&[Entry], &Part)> {
-        let part = self.part(split).ok_or_else(|| self.needed(split))?;
-        Ok((&self.splits[&part.name], part))
-    }
-
-    /// The names of the classes where folders name them: those of the training split, or of the other if there is none.
-    pub(super) fn folder_names(&self) -> Result<Option<Vec<String>>> {
-        let (entries, _) = self.entries(if self.train.is_some() { Split::Train } else { Split::Test })?;
-        let mut names: Vec<String> = entries.iter().filter_map(|entry| entry.class.clone()).collect();
-        names.sort();
-        names.dedup();
-        Ok(Some(names).filter(|names| !names.is_empty()))
-    }
-
-    pub(super) fn names(&self) -> Option<&Vec<String>> {
-        self.names.as_ref()
-    }
-
-    /// Where it was looked for.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(super) fn options(&self) -> &ReadOptions {
-        &self.options
+        let of_folders: BTreeSet<&String> =
+            self.files_of_classes()?.iter().filter_map(|entry| entry.class.as_ref()).collect();
+        let names = of_folders.into_iter().cloned().collect();
+        Ok(Some(names).filter(|names: &Vec<_>| !names.is_empty()).or_else(|| self.layout.names.clone()))
     }
 }
 

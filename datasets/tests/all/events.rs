@@ -259,6 +259,7 @@ fn dataset(
 #[test]
 fn a_folder_of_recordings_becomes_batches_with_time_first() {
     let folder = folders(&[("Train", 3), ("Test", 1)]);
+    assert!(EventSource::open(folder.path(), &ReadOptions::default()).unwrap().notes().is_empty());
     let recipe = EventRecipe::new(2);
     let train = dataset(folder.path(), Split::Train, &recipe, &ReadOptions::default()).unwrap();
     assert_eq!((train.len(), train.n_classes(), train.dims()), (6, 2, vec![2, 2, 34, 34]));
@@ -297,6 +298,15 @@ fn a_folder_of_recordings_becomes_batches_with_time_first() {
     assert_eq!(mean.dims(), [2, 17, 17]);
     let total: f32 = mean.frames(0).unwrap().iter().sum();
     assert!((total - 10. / 2. / 4.).abs() < 0.2, "{total}");
+}
+
+/// That accuracy is not of a test split is said, as for images.
+#[test]
+fn a_validation_split_is_measured_on_with_a_note() {
+    let folder = folders(&[("train", 1), ("val", 1)]);
+    let source = EventSource::open(folder.path(), &ReadOptions::default()).unwrap();
+    assert_eq!(source.chosen(Split::Test).unwrap(), "validation");
+    assert!(source.notes()[0].contains("no test split"), "{:?}", source.notes());
 }
 
 /// Nine tenths of every class in the order of the names, and the rest, as the paper's code has it.
@@ -393,7 +403,11 @@ fn gestures_are_cut_out_at_their_times() {
     let table = "class,startTime_usec,endTime_usec\n1,0,100\n2,500,600\n11,600,1000\n";
     fs::write(below.join("user01_led_labels.csv"), table).unwrap();
     fs::write(below.join("trials_to_train.txt"), "user01_led.aedat\n\n").unwrap();
+    // A recording to learn from is none to measure on.
     fs::write(below.join("trials_to_test.txt"), "user01_led.aedat\n").unwrap();
+    let error = EventSource::open(folder.path(), &ReadOptions::default()).unwrap_err();
+    assert!(matches!(error, Error::SameImages { .. }), "{error}");
+    fs::remove_file(below.join("trials_to_test.txt")).unwrap();
     let found = recordings(below.join("user01_led.aedat"), &EventOptions::default()).unwrap();
     let told: Vec<_> = found
         .iter()
