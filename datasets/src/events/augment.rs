@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::MAX_SIDE;
 use crate::error::{Error, Result};
 use crate::random::{Purpose, below, keyed, uniform};
 
@@ -38,6 +39,9 @@ impl EventAugment {
 
     pub(crate) fn check(&self) -> Result<()> {
         let fail = |message: String| Err(Error::Config(format!("EventAugment::{message}")));
+        if self.roll > MAX_SIDE {
+            return fail(format!("roll: expected at most {MAX_SIDE} pixels, found {}", self.roll));
+        }
         if !(0.0..=180.0).contains(&self.rotate) {
             return fail(format!("rotate: expected 0 to 180 degrees, found {}", self.rotate));
         }

@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-/// How a file begins; the number changes with the format and with what frames are.
-const MAGIC: &[u8; 8] = b"LMHTFRM1";
+/// How a file begins; the number changes with the format and with what frames are. The length of a [`Head`] in JSON, that and
+/// the numbers follow, and the CRC-32 of both.
+const MAGIC: &[u8; 8] = b"LMHTFRM2";
 
 /// What a file holds.
 pub(super) struct Cached {
@@ -28,8 +29,6 @@ struct Head {
     dims: [usize; 4],
     labels: Vec<u32>,
     sensor: (usize, usize),
-    /// CRC-32 of the numbers.
-    crc: u32,
 }
 
 impl Cached {
@@ -72,12 +71,15 @@ pub(super) fn load(path: &Path) -> Option<Cached> {
     let bytes = fs::read(path).ok()?;
     let rest = bytes.strip_prefix(MAGIC)?;
     let (length, rest) = rest.split_first_chunk::<8>()?;
+    let (rest, crc) = rest.split_last_chunk::<4>()?;
     let (head, numbers) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-    let Head { dims, labels, sensor, crc } = serde_json::from_slice(head).ok()?;
-    let n_bytes = dims.iter().try_fold(4 * labels.len(), |n, side| n.checked_mul(*side))?;
     let mut sum = Crc::new();
-    sum.update(numbers);
-    if n_bytes != numbers.len() || sum.sum() != crc {
+    sum.update(rest);
+    if sum.sum().to_le_bytes() != *crc {
+        return None;
+    }
+    let Head { dims, labels, sensor } = serde_json::from_slice(head).ok()?;
+    if dims.iter().try_fold(4 * labels.len(), |n, side| n.checked_mul(*side)) != Some(numbers.len()) {
         return None;
     }
     let counts = numbers.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect();
@@ -89,22 +91,24 @@ pub(super) fn store(path: &Path, cached: &Cached) -> Result<()> {
     let io = |source| Error::Io { path: path.to_path_buf(), doing: "write the frames", source };
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(io)?;
-    let mut sum = Crc::new();
-    // Some at a time: a second copy of all of them may not fit.
-    let parts =
-        || cached.counts.chunks(1 << 16).map(|part| part.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>());
-    parts().for_each(|part| sum.update(&part));
-    let head = Head { dims: cached.dims, labels: cached.labels.clone(), sensor: cached.sensor, crc: sum.sum() };
+    let head = Head { dims: cached.dims, labels: cached.labels.clone(), sensor: cached.sensor };
     let head = serde_json::to_vec(&head).map_err(|error| io(error.into()))?;
     let file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
     let write = |file: &File| -> std::io::Result<()> {
         let mut out = BufWriter::new(file);
         out.write_all(MAGIC)?;
         out.write_all(&(head.len() as u64).to_le_bytes())?;
-        out.write_all(&head)?;
-        for part in parts() {
-            out.write_all(&part)?;
+        let mut sum = Crc::new();
+        let mut write = |part: &[u8]| {
+            sum.update(part);
+            out.write_all(part)
+        };
+        write(&head)?;
+        // Some at a time: a second copy of all of them may not fit.
+        for part in cached.counts.chunks(1 << 16) {
+            write(&part.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>())?;
         }
+        out.write_all(&sum.sum().to_le_bytes())?;
         out.flush()?;
         file.sync_all()
     };

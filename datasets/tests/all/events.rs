@@ -285,6 +285,10 @@ fn a_folder_of_recordings_becomes_batches_with_time_first() {
     let frame = batch.images.get(0).unwrap().get(1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert_eq!(frame, test.frames(1).unwrap()[..2 * 34 * 34]);
     assert_eq!((frame[30], frame[34 * 34 + 30]), (3., 2.));
+    // A roll that no sensor has would be no number of pixels.
+    let roll = EventAugment { roll: usize::MAX, ..EventAugment::published() };
+    let error = train.as_ref().clone().with_augment(roll).unwrap_err().to_string();
+    assert!(error.contains("EventAugment::roll"), "{error}");
     // What is of images is refused.
     let crop = LoaderConfig { center_crop: Some((4, 4)), ..LoaderConfig::eval(2) };
     assert!(Loader::of(test.clone(), &crop, &Device::Cpu).unwrap_err().to_string().contains("center_crop"));
@@ -370,7 +374,8 @@ fn frames_are_kept_under_the_digest_of_everything_that_made_them() {
     assert_eq!((fresh.frames(0), fresh.labels()), (again.frames(0), again.labels()));
     // Damage anywhere: made again.
     let whole = fs::read(&file[0]).unwrap();
-    for at in [0, 20, whole.len() - 1] {
+    let first_label = whole.windows(10).position(|bytes| bytes == b"\"labels\":[").unwrap() + 10;
+    for at in [0, 20, first_label, whole.len() - 5, whole.len() - 1] {
         let mut damaged = whole.clone();
         damaged[at] ^= 1;
         fs::write(&file[0], &damaged).unwrap();
