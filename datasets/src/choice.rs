@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::split::{Part, WHOLE, canonical};
+use crate::part::{Part, WHOLE};
+use crate::split::canonical;
 use crate::{ReadOptions, Split};
 
 /// A data set whose splits are found and of which nothing long has been read: a [`Source`](crate::Source) of images or an

@@ -10,8 +10,8 @@ use crate::decode::{self, Fit, Header, Refusal};
 use crate::error::{Error, Place, Result};
 use crate::formats::{Encoded, Label, Rows, Table};
 use crate::guard::guard;
+use crate::part::{Slice, WHOLE};
 use crate::random::{Purpose, keyed, shuffle};
-use crate::split::{Slice, WHOLE};
 use crate::{Normalize, ReadOptions, Source, Split};
 
 /// Rows read together: enough to keep every core busy.

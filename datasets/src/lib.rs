@@ -62,6 +62,7 @@ mod loader;
 mod mix;
 mod operation;
 mod options;
+mod part;
 mod preprocessing;
 mod preprocessor;
 mod random;

@@ -9,7 +9,8 @@ use crate::choice::{DataSource, Layout};
 use crate::configuration::by_card;
 use crate::error::{Error, Result};
 use crate::formats::{FORMATS, Format, Label, Splits, Table, entries, name, shard, split_of};
-use crate::split::{Slice, is_usual};
+use crate::part::Slice;
+use crate::split::is_usual;
 use crate::{ReadOptions, Split};
 
 /// A data set of images whose splits are found and of which nothing long has been read.

@@ -11,7 +11,7 @@ use super::formats::hdf5_class_names;
 use super::layout::{Entry, EventSource};
 use super::{EventAugment, EventOptions, Frames, Recording, SplitBy, recordings};
 use crate::error::{Error, Place, Result};
-use crate::split::WHOLE;
+use crate::part::WHOLE;
 use crate::{Dataset, Split};
 
 /// Files that are read together.
