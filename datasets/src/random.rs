@@ -26,6 +26,8 @@ pub(crate) enum Purpose {
     Mix = 6,
     /// What happens to the frames of one recording: keyed by (seed, epoch, recording).
     Events = 7,
+    /// What is erased of one image: keyed by (seed, epoch, image).
+    Erasing = 8,
 }
 
 /// The generator of `(purpose, seed, a, b)`; the four numbers are the 256-bit key itself, so no two uses can collide.

@@ -1,4 +1,4 @@
-//! From bytes to what a network reads: crop, horizontal flip, AutoAugment, normalization and cutout.
+//! From bytes to what a network reads: crop, horizontal flip, AutoAugment, normalization and cutout or random erasing.
 //!
 //! The order is that of the published recipes (Hao et al. 2024, appendix; their code): crop, flip and AutoAugment on the
 //! bytes, then `ToTensor` and `Normalize`, then cutout. So a padded border is black and normalized like any pixel, while a
@@ -24,7 +24,7 @@ pub(crate) const MAX_SIDE: usize = 1 << 14;
 /// let augment = Augment { flip: true, ..Augment::default() };
 /// assert_eq!((augment.crop_padding, augment.cutout, augment.auto_augment), (0, 0, None));
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augment {
     /// Pixels of black border on each side, from which an image-sized window is cut at one of `(2p + 1)^2` equally
@@ -41,9 +41,15 @@ pub struct Augment {
     /// Absent for none; not together with `crop_padding`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resized_crop: Option<(usize, usize)>,
-    /// A learned policy of changes to shape and colour, after crop and flip and before normalization. Absent for none.
+    /// Changes to shape and colour by a policy, AutoAugment's or another, after crop and flip and before normalization.
+    /// Absent for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_augment: Option<AutoAugment>,
+    /// Probability, 0..=1, with which a rectangle is set to 0 after normalization: torchvision's `RandomErasing(p)` (Zhong
+    /// et al. 2020, arXiv 1708.04896). It has 2 to 33 % of the area and a height of 0.3 to 3.3 of its width, in logarithms,
+    /// lies within the image and is less than it in both directions. Absent for none; not together with `cutout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erasing: Option<f64>,
 }
 
 impl Augment {
@@ -86,6 +92,9 @@ impl Augment {
                 )));
             }
         }
+        if let Some(auto_augment) = self.auto_augment {
+            auto_augment.check()?;
+        }
         if self.auto_augment.is_some() && ![1, 3].contains(&c) {
             return Err(Error::Config(format!(
                 "Augment::auto_augment: expected gray or RGB images, found {c} channels; its colours mean nothing there"
@@ -97,6 +106,19 @@ impl Augment {
                 "Augment::crop_padding: expected less than the shorter side of the {h}x{w} images, found {}",
                 self.crop_padding
             )));
+        }
+        if let Some(erasing) = self.erasing {
+            if !(0.0..=1.0).contains(&erasing) {
+                return Err(Error::Config(format!(
+                    "Augment::erasing: expected a probability in 0..=1, found {erasing}"
+                )));
+            }
+            if self.cutout > 0 {
+                return Err(Error::Config(format!(
+                    "Augment: expected cutout or erasing, found both ({} and {erasing}); set one of them to none",
+                    self.cutout
+                )));
+            }
         }
         if self.cutout > h.max(w) {
             return Err(Error::Config(format!(
@@ -159,9 +181,38 @@ impl Augment {
             down: top as isize - self.crop_padding as isize,
             right: left as isize - self.crop_padding as isize,
             flip: self.flip && flip,
-            cut: (self.cutout > 0).then(|| (span(y, h), span(x, w))),
+            cut: match self.erasing {
+                Some(erasing) => erased(erasing, h, w, seed, epoch, index),
+                None => (self.cutout > 0).then(|| (span(y, h), span(x, w))),
+            },
         }
     }
+}
+
+/// What is erased of image `index` in `epoch`, as torchvision draws it: nothing, should ten tries not fit.
+fn erased(probability: f64, h: usize, w: usize, seed: u64, epoch: u64, index: usize) -> Option<Cut> {
+    let mut rng = keyed(Purpose::Erasing, seed, epoch, index as u64);
+    if uniform(&mut rng) >= probability {
+        return None;
+    }
+    let tries = std::iter::repeat_with(|| erased_sides(h, w, uniform(&mut rng), uniform(&mut rng)));
+    let (height, width) = tries.take(10).flatten().next()?;
+    let (top, left) = (below(&mut rng, h - height + 1), below(&mut rng, w - width + 1));
+    Some(((top, top + height), (left, left + width)))
+}
+
+/// (height, width) of what two uniform numbers erase of an image, if it fits.
+fn erased_sides(h: usize, w: usize, area: f64, ratio: f64) -> Option<(usize, usize)> {
+    let (height, width) = sides(h * w, (0.02, 0.33), (0.3, 3.3), area, ratio);
+    (height < h && width < w).then_some((height, width))
+}
+
+/// The sides of a rectangle whose share of `n_pixels` is uniform and whose first side over the second is so in logarithms.
+fn sides(n_pixels: usize, areas: (f64, f64), ratios: (f64, f64), area: f64, ratio: f64) -> (usize, usize) {
+    let between = |(from, to): (f64, f64), share: f64| from + (to - from) * share;
+    let area = n_pixels as f64 * between(areas, area);
+    let ratio = between((ratios.0.ln(), ratios.1.ln()), ratio).exp();
+    ((area * ratio).sqrt().round_ties_even() as usize, (area / ratio).sqrt().round_ties_even() as usize)
 }
 
 /// Subtracts a mean and divides by a standard deviation, per channel, as torchvision's `ToTensor` and `Normalize`:
@@ -271,10 +322,7 @@ impl Window {
         const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
         let mut rng = keyed(Purpose::ResizedCrop, seed, epoch, index as u64);
         for _ in 0..10 {
-            let area = (h * w) as f64 * (AREA.0 + (AREA.1 - AREA.0) * uniform(&mut rng));
-            let ratio = (RATIO.0.ln() + (RATIO.1.ln() - RATIO.0.ln()) * uniform(&mut rng)).exp();
-            let width = (area * ratio).sqrt().round_ties_even() as usize;
-            let height = (area / ratio).sqrt().round_ties_even() as usize;
+            let (width, height) = sides(h * w, AREA, RATIO, uniform(&mut rng), uniform(&mut rng));
             if (1..=w).contains(&width) && (1..=h).contains(&height) {
                 let (top, left) = (below(&mut rng, h - height + 1), below(&mut rng, w - width + 1));
                 return Self { top, left, height, width };
@@ -472,6 +520,48 @@ mod tests {
         assert!((logs / n as f64).abs() < 0.01, "{logs}");
         // Ten tries of at least 8 % with at most 4/3 never fit into a line: the fallback.
         assert_eq!(Window::draw(1, 64, 3, 1, 0), Window { top: 0, left: 32, height: 1, width: 1 });
+    }
+
+    /// What two uniform numbers erase is what torchvision erases with them (`tests/data/pil.py`).
+    #[test]
+    fn erased_sides_are_torchvisions() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pil.safetensors");
+        let tensors = candle_core::safetensors::load(&path, &candle_core::Device::Cpu).unwrap();
+        let (mut n_fit, mut n_none) = (0, 0);
+        for (h, w) in [(32, 32), (20, 45), (64, 3)] {
+            for row in tensors[&format!("erasing {h} {w}")].to_vec2::<f64>().unwrap() {
+                let sides = erased_sides(h, w, row[0], row[1]);
+                let (height, width) = sides.unwrap_or_default();
+                assert_eq!([height as f64, width as f64], row[2..], "{h}x{w}: {row:?}");
+                n_fit += u32::from(sides.is_some());
+                n_none += u32::from(sides.is_none());
+            }
+        }
+        assert!(n_fit + n_none == 180 && n_fit.min(n_none) >= 20, "{n_fit} and {n_none}");
+    }
+
+    #[test]
+    fn erasing_happens_as_often_as_asked_and_anywhere() {
+        let augment = Augment { erasing: Some(0.25), ..Augment::default() };
+        let n = 10_000;
+        let cuts: Vec<Cut> = (0..n).filter_map(|index| augment.draw(32, 24, 5, 2, index).cut).collect();
+        // Mean 2,500, standard deviation 43.
+        assert!((2_285..=2_715).contains(&cuts.len()), "{}", cuts.len());
+        // As far from one border as from the other: the differences have standard deviations of about 12 and 8.
+        let gaps = cuts.iter().map(|((top, bottom), (left, right))| [*top, 32 - bottom, *left, 24 - right]);
+        let sums = gaps.fold([0, 0, 0, 0], |sums: [usize; 4], gaps| std::array::from_fn(|i| sums[i] + gaps[i]));
+        let differ = |a: usize, b: usize| a.abs_diff(b) as f64 / cuts.len() as f64;
+        assert!(differ(sums[0], sums[1]) < 1.2 && differ(sums[2], sums[3]) < 1.0, "{sums:?}");
+        assert!(cuts.iter().any(|((top, _), _)| *top == 0) && cuts.iter().any(|((_, bottom), _)| *bottom == 32));
+        // Always, and never.
+        let count = |p: f64| (0..200).filter_map(|index| erased(p, 32, 24, 5, 2, index)).count();
+        assert_eq!((count(1.0), count(0.0)), (200, 0));
+        // It moves nothing else.
+        let all = Augment { crop_padding: 2, flip: true, ..augment };
+        for index in 0..100 {
+            let other = View { cut: None, ..all.draw(8, 9, 1, 2, index) };
+            assert_eq!(Augment { erasing: None, ..all }.draw(8, 9, 1, 2, index), other);
+        }
     }
 
     #[test]

@@ -24,7 +24,8 @@ fn values(batch: &Batch) -> Vec<f32> {
     batch.images.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-const AUGMENT: Augment = Augment { crop_padding: 1, flip: true, cutout: 2, resized_crop: None, auto_augment: None };
+const AUGMENT: Augment =
+    Augment { crop_padding: 1, flip: true, cutout: 2, resized_crop: None, auto_augment: None, erasing: None };
 
 #[test]
 fn evaluation_is_every_image_once_normalized_and_in_order() {
@@ -153,11 +154,13 @@ fn padding_is_black_and_cutout_is_the_mean() {
 #[test]
 fn bytes_are_normalized_at_their_end_to_the_same_bits() {
     let all = Augment { auto_augment: Some(AutoAugment::new(Policy::Cifar10)), ..AUGMENT };
+    let erased = Augment { cutout: 0, erasing: Some(1.0), ..AUGMENT };
     let mixed = LoaderConfig { mix: Some(Mix::default()), ..LoaderConfig::train(4, 2) };
     for (data, config) in [
         (data(9), LoaderConfig::eval(4)),
         (data(9), LoaderConfig { center_crop: Some((2, 3)), ..LoaderConfig::eval(4) }),
         (data(9), LoaderConfig { augment: AUGMENT, ..LoaderConfig::train(4, 2) }),
+        (data(9), LoaderConfig { augment: erased, ..LoaderConfig::train(4, 2) }),
         (data(9), mixed),
         (rgb(9), LoaderConfig { augment: all, ..LoaderConfig::train(4, 2) }),
     ] {
@@ -240,8 +243,14 @@ fn rgb_loader(n: usize, config: &LoaderConfig) -> lmht_datasets::Result<Loader> 
 
 #[test]
 fn the_whole_recipe_resumes_and_is_of_its_own_seed_and_epoch() {
-    let augments = [Augment { cutout: 4, ..Augment::cifar10() }, Augment::imagenet(6)];
-    for (augment, side) in augments.into_iter().zip([8, 6]) {
+    let drawn = |policy| Some(AutoAugment::new(policy));
+    let augments = [
+        Augment { cutout: 4, ..Augment::cifar10() },
+        Augment { erasing: Some(0.5), ..Augment::imagenet(6) },
+        Augment { auto_augment: drawn(Policy::TrivialAugment), ..Augment::default() },
+        Augment { auto_augment: drawn(Policy::RandAugment { n_operations: 2, magnitude: 9 }), ..Augment::default() },
+    ];
+    for (augment, side) in augments.into_iter().zip([8, 6, 8, 8]) {
         let config = LoaderConfig { augment, mix: Some(Mix::default()), ..LoaderConfig::train(4, 9) };
         let loader = rgb_loader(13, &config).unwrap();
         let whole: Vec<Batch> = loader.epoch(3).unwrap().map(Result::unwrap).collect();
@@ -309,6 +318,13 @@ fn augmentation_that_does_not_fit_is_refused_by_name() {
     refuse(augment(Augment { cutout: 7, ..Augment::imagenet(6) }), "6x6");
     refuse(LoaderConfig { center_crop: Some((4, 9)), ..plain.clone() }, "center_crop");
     refuse(LoaderConfig { center_crop: Some((4, 4)), ..augment(Augment::imagenet(6)) }, "found both");
+    refuse(augment(Augment { erasing: Some(1.5), ..Augment::default() }), "Augment::erasing");
+    refuse(augment(Augment { erasing: Some(0.5), cutout: 2, ..Augment::default() }), "found both");
+    for (n_operations, magnitude) in [(0, 9), (15, 9), (2, 31)] {
+        let policy = AutoAugment::new(Policy::RandAugment { n_operations, magnitude });
+        let config = augment(Augment { auto_augment: Some(policy), ..Augment::default() });
+        refuse(config, &format!("found {n_operations} and {magnitude}"));
+    }
     for (mix, part) in [
         (Mix { mixup: 0.0, cutmix: 0.0, switch: 0.5 }, "above 0"),
         (Mix { mixup: 1.5, ..Mix::default() }, "Mix::mixup"),

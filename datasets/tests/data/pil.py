@@ -6,6 +6,9 @@
 `tests/all/operations.rs` reads it, so that Python is not needed to run the tests. The name of a tensor is
 `IMAGE OPERATION`, the operation in the JSON of `lmht_datasets::Operation`, or `IMAGE resize TOP LEFT HEIGHT WIDTH` for a
 resized crop to SIZE.
+`src/auto_augment.rs` reads `POLICY OPERATION`, the strengths of torchvision's RandAugment and TrivialAugmentWide, and
+`POLICY noise OPERATION SIGN`, what comes of the image at STRENGTHS; `src/transform.rs` reads `erasing H W`: two uniform
+numbers, and the height and width of what torchvision's RandomErasing erases if all of its draws are these, 0 for nothing.
 """
 
 import json
@@ -17,6 +20,7 @@ import torch
 import torchvision
 from PIL import Image
 from safetensors.numpy import save_file
+from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 from torchvision.transforms.autoaugment import _apply_op
@@ -100,6 +104,33 @@ for image_name, side in [("medium", 18), ("large", 45)]:
     tensors[image_name] = planar(image)
     for name in ["equalize", "auto_contrast"]:
         tensors[f"{image_name} {json.dumps(name)}"] = planar(apply(image, name, None))
+
+STRENGTHS = [3, 9, 22, 30]
+for policy in [transforms.RandAugment(), transforms.TrivialAugmentWide()]:
+    size = [(H, W)] if isinstance(policy, transforms.RandAugment) else []
+    image = Image.fromarray(IMAGES["noise"])
+    for name, (table, signed) in policy._augmentation_space(31, *size).items():
+        if name == "Identity":
+            continue
+        policy_name = type(policy).__name__
+        if table.ndim > 0:
+            tensors[f"{policy_name} {name}"] = table.numpy().astype(np.float32)
+        for sign in [1.0, -1.0] if signed else [1.0]:
+            strengths = [sign * float(table[i]) if table.ndim > 0 else 0.0 for i in STRENGTHS]
+            changed = [_apply_op(image, name, x, InterpolationMode.NEAREST, [FILL] * 3) for x in strengths]
+            tensors[f"{policy_name} noise {name} {'+' if sign > 0 else '-'}"] = np.stack([planar(x) for x in changed])
+
+uniform_ = torch.Tensor.uniform_
+for height, width in [(32, 32), (20, 45), (64, 3)]:
+    rows = []
+    for area, ratio in rng.random((60, 2)):
+        draws = iter([area, ratio] * 10)
+        torch.Tensor.uniform_ = lambda x, a, b: x.fill_(a + (b - a) * next(draws))
+        image = torch.zeros(1, height, width)
+        _, _, h, w, value = transforms.RandomErasing.get_params(image, (0.02, 0.33), (0.3, 3.3), [0.0])
+        rows.append([area, ratio] + ([0, 0] if value is image else [h, w]))
+    tensors[f"erasing {height} {width}"] = np.array(rows)
+torch.Tensor.uniform_ = uniform_
 
 path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pil.safetensors")
 versions = {"pillow": PIL.__version__, "torch": torch.__version__, "torchvision": torchvision.__version__}
