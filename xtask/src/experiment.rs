@@ -71,14 +71,24 @@ fn sample() -> PathBuf {
 }
 
 impl DataConfig {
-    /// Other data, at a path or by a name on the Hub.
+    /// Other data, at a path, by a name on the Hub or by one of [`NAMED`].
     pub(crate) fn set_path(&mut self, path: &Path) {
         self.path = path.to_path_buf();
-        if Repo::at(RepoKind::Dataset, path).is_some() {
+        if let Some((_, package, repo)) = NAMED.into_iter().find(|(name, ..)| path == Path::new(name) && !path.exists())
+        {
+            let package = package.map(PathBuf::from).filter(|folder| folder.exists());
+            (self.path, self.hub) = (package.unwrap_or_else(|| repo.into()), Some(repo.to_owned()));
+        } else if Repo::at(RepoKind::Dataset, path).is_some() {
             self.hub = path.to_str().map(str::to_owned);
         }
     }
 }
+
+/// Data sets with names of their own: where a package of Debian puts them, and what they are called on the Hub.
+const NAMED: [(&str, Option<&str>, &str); 2] = [
+    ("fashion-mnist", Some("/usr/share/datasets/fashion-mnist"), "zalando-datasets/fashion_mnist"),
+    ("mnist", None, "ylecun/mnist"),
+];
 
 impl Default for DataConfig {
     fn default() -> Self {
@@ -214,6 +224,21 @@ mod tests {
 
     use super::*;
     use crate::published;
+
+    #[test]
+    fn data_sets_with_names_are_in_a_package_or_on_the_hub() {
+        for (name, package, repo) in NAMED {
+            let mut data = DataConfig::default();
+            data.set_path(Path::new(name));
+            let is_here = package.is_some_and(|folder| Path::new(folder).exists());
+            assert_eq!(data.path, Path::new(if is_here { package.unwrap() } else { repo }));
+            assert_eq!(data.hub.as_deref(), Some(repo));
+        }
+        // A folder of that name is a folder, and other names are what they were.
+        let mut data = DataConfig::default();
+        data.set_path(Path::new("mnist.parquet"));
+        assert_eq!((data.path, data.hub), (PathBuf::from("mnist.parquet"), None));
+    }
 
     #[test]
     fn every_preset_loads_and_survives_a_round_trip() {

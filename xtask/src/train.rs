@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// Replace the configuration's number of epochs.
     #[arg(long)]
     epochs: Option<usize>,
-    /// Replace the configuration's data: a folder, a file, or OWNER/NAME on the Hugging Face Hub.
+    /// Replace the configuration's data: a folder, a file, OWNER/NAME on the Hugging Face Hub, mnist or fashion-mnist.
     #[arg(long)]
     data: Option<PathBuf>,
     #[command(flatten)]
