@@ -28,7 +28,7 @@ fn claims(side: u32, colour: bool) -> Vec<u8> {
     };
     png[16..20].copy_from_slice(&side.to_be_bytes());
     png[20..24].copy_from_slice(&side.to_be_bytes());
-    let sum = crate::damage::crc32(&png[12..29]);
+    let sum = crate::archive::crc32(&png[12..29]);
     png[29..33].copy_from_slice(&sum.to_be_bytes());
     png
 }

@@ -119,17 +119,10 @@ fn a_header_that_claims_a_huge_image_is_refused() {
     // A PNG header of 2^30 x 2^30 pixels with the right checksum of its chunk.
     let mut png = gray_png(2, 3, 0);
     png[16..24].copy_from_slice(&[0x40, 0, 0, 0, 0x40, 0, 0, 0]);
-    let sum = crc32(&png[12..29]);
+    let sum = crate::archive::crc32(&png[12..29]);
     png[29..33].copy_from_slice(&sum.to_be_bytes());
     let error = fails(&[row(png, 0)], &ReadOptions::default(), &["row 0"]);
     assert!(matches!(error, Error::TooLarge { .. } | Error::Decode { .. }), "{error}");
-}
-
-/// The checksum of PNG chunks, bit by bit.
-pub(crate) fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
-    })
 }
 
 #[test]

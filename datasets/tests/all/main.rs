@@ -1,5 +1,7 @@
 //! The tests of `lmht-datasets`, in one binary.
 
+#[path = "../../../crates/lmht-convert/tests/all/archive.rs"]
+mod archive;
 mod batches;
 mod bounds;
 mod cifar;

@@ -4,6 +4,8 @@ use std::io::Write;
 
 use hdf5_writer::{ByteOrder, DatasetBuilder, Datatype, Hdf5Builder, WriteOptions};
 
+use crate::archive::{self, Entry, crc32, entry};
+
 /// (t, x, y, p).
 pub(crate) type Event = (i64, u16, u16, u8);
 
@@ -146,41 +148,21 @@ pub(crate) fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
 }
 
 /// An archive as NumPy writes it, compressed or not.
-pub(crate) fn archive(entries: &[(&str, Vec<u8>)], is_compressed: bool) -> Vec<u8> {
-    let (mut bytes, mut directory) = (Vec::new(), Vec::new());
-    for (name, content) in entries {
-        let mut sum = flate2::Crc::new();
-        sum.update(content);
-        let stored = match is_compressed {
-            true => {
-                let mut out = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
-                out.write_all(content).unwrap();
-                out.finish().unwrap()
-            }
-            false => content.clone(),
-        };
-        // Version, flags, method, time, date, checksum, sizes, length of the name, of what else there is.
-        let mut common = [20u16, 0, if is_compressed { 8 } else { 0 }, 0, 0].map(u16::to_le_bytes).concat();
-        let sizes = [sum.sum(), stored.len() as u32, content.len() as u32];
-        common.extend(sizes.map(u32::to_le_bytes).concat());
-        common.extend([name.len() as u16, 0].map(u16::to_le_bytes).concat());
-        directory.extend(b"PK\x01\x02\x14\x00");
-        directory.extend(&common);
-        directory.extend([0; 10]);
-        directory.extend((bytes.len() as u32).to_le_bytes());
-        directory.extend(name.bytes());
-        bytes.extend(b"PK\x03\x04");
-        bytes.extend(&common);
-        bytes.extend(name.bytes());
-        bytes.extend(stored);
-    }
-    let at = bytes.len() as u32;
-    bytes.extend(&directory);
-    bytes.extend(b"PK\x05\x06\x00\x00\x00\x00");
-    bytes.extend([entries.len() as u16; 2].map(u16::to_le_bytes).concat());
-    bytes.extend([directory.len() as u32, at].map(u32::to_le_bytes).concat());
-    bytes.extend([0, 0]);
-    bytes
+pub(crate) fn archive(arrays: &[(&str, Vec<u8>)], is_compressed: bool) -> Vec<u8> {
+    let deflate = |content: &[u8]| {
+        let mut out = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+        out.write_all(content).unwrap();
+        out.finish().unwrap()
+    };
+    let deflated: Vec<_> = arrays.iter().map(|(_, content)| deflate(content)).collect();
+    let entries = arrays.iter().zip(&deflated).map(|((name, content), deflated)| {
+        let checksum = Some(crc32(content));
+        match is_compressed {
+            true => Entry { method: 8, claimed: Some(content.len() as u32), checksum, ..entry(name, deflated) },
+            false => entry(name, content),
+        }
+    });
+    archive::archive(&entries.collect::<Vec<_>>())
 }
 
 pub(crate) fn npz(events: &[Event], is_compressed: bool) -> Vec<u8> {

@@ -5,62 +5,8 @@ use std::path::Path;
 
 use lmht_convert::checkpoint;
 
+use crate::archive::{Entry, archive, entry};
 use crate::support::{assert_refused, bytes, fixture_bytes, model, qcfs, small};
-
-/// An entry of a zip archive, with what its header claims.
-pub(crate) struct Entry<'a> {
-    name: &'a str,
-    data: &'a [u8],
-    method: u16,
-    /// What the headers say of the size, where that is not true.
-    claimed: Option<u32>,
-}
-
-pub(crate) fn entry<'a>(name: &'a str, data: &'a [u8]) -> Entry<'a> {
-    Entry { name, data, method: 0, claimed: None }
-}
-
-/// A zip archive byte by byte: the writers of libraries refuse to write what is tested here.
-pub(crate) fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
-    let mut file = Vec::new();
-    let mut directory = Vec::new();
-    for Entry { name, data, method, claimed } in entries {
-        let stored = data.len() as u32;
-        // Version, flags, method, time and date, checksum, both sizes, lengths of name and extra fields.
-        let mut fields = vec![20, 0, 0, 0];
-        fields.extend(method.to_le_bytes());
-        fields.extend([0; 4]);
-        fields.extend(crc32(data).to_le_bytes());
-        fields.extend(if *method == 0 { claimed.unwrap_or(stored) } else { stored }.to_le_bytes());
-        fields.extend(claimed.unwrap_or(stored).to_le_bytes());
-        fields.extend((name.len() as u16).to_le_bytes());
-        fields.extend([0; 2]);
-        directory.extend(b"PK\x01\x02\x14\x00");
-        directory.extend(&fields);
-        directory.extend([0; 10]);
-        directory.extend((file.len() as u32).to_le_bytes());
-        directory.extend(name.as_bytes());
-        file.extend(b"PK\x03\x04");
-        file.extend(&fields);
-        file.extend(name.as_bytes());
-        file.extend(*data);
-    }
-    let start = file.len() as u32;
-    let n = entries.len() as u16;
-    file.extend(&directory);
-    file.extend(b"PK\x05\x06\0\0\0\0");
-    file.extend([n.to_le_bytes(), n.to_le_bytes()].concat());
-    file.extend((directory.len() as u32).to_le_bytes());
-    file.extend(start.to_le_bytes());
-    file.extend([0; 2]);
-    file
-}
-
-fn crc32(data: &[u8]) -> u32 {
-    !data.iter().fold(!0, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
-    })
-}
 
 /// A pickle of one tensor "w" on four floats; the parts are pickled numbers and tuples.
 fn pickle(storage_len: &str, offset: &str, shape: &str, strides: &str) -> Vec<u8> {
@@ -232,9 +178,9 @@ fn a_pickle_out_of_order_is_refused() {
 fn archives_that_torch_does_not_write_are_refused() {
     let good = pickle("4", "0", "4", "1");
     let storage = entry("a/data/0", &[0; 16]);
-    let bomb = Entry { name: "a/data/0", data: &[0; 16], method: 8, claimed: Some(u32::MAX - 1) };
-    let large = Entry { name: "a/data/0", data: &[0; 16], method: 0, claimed: Some(u32::MAX - 1) };
-    let pickle_bomb = Entry { name: "a/data.pkl", data: &good, method: 8, claimed: Some(u32::MAX - 1) };
+    let large = Entry { claimed: Some(u32::MAX - 1), ..entry("a/data/0", &[0; 16]) };
+    let bomb = Entry { method: 8, claimed: Some(u32::MAX - 1), ..entry("a/data/0", &[0; 16]) };
+    let pickle_bomb = Entry { method: 8, claimed: Some(u32::MAX - 1), ..entry("a/data.pkl", &good) };
     let cases = [
         (archive(&[entry("a/data.pkl", &good), bomb]), "compressed or encrypted"),
         (archive(&[pickle_bomb, entry("a/data/0", &[0; 16])]), "compressed or encrypted"),

@@ -9,7 +9,7 @@ use lmht_convert::checkpoint::{self, Format, ImportOptions, Layout};
 use lmht_convert::{Model, Result};
 use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Stem};
 
-use crate::hostile::{archive, entry};
+use crate::archive::{archive, entry};
 use crate::support::{assert_refused, bytes, model, small, values};
 
 /// What `torch.save` writes, byte by byte: values as pickle instructions, and the storages that they speak of.

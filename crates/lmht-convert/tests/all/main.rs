@@ -1,6 +1,7 @@
 //! Tests of lmht-convert, in one binary because linking is slow.
 
 mod absorb;
+mod archive;
 mod baselines;
 mod checkpoint;
 mod costs;
