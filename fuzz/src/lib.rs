@@ -3,16 +3,22 @@
 //! `fuzz_targets/` hands them to libFuzzer. `xtask/tests/damage.rs` compiles the same functions with a stable compiler and
 //! calls them with the damaged files of `seeds/`.
 
+#[path = "../../crates/lmht-convert/tests/all/archive.rs"]
+#[allow(dead_code)]
+mod archive;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Once};
 
+use archive::{archive, entry};
 use candle_core::{DType, Device, Tensor};
 use lmht_bench::EnergyModel;
 use lmht_bench::report::Report;
 use lmht_convert::checkpoint::{self, ImportOptions};
 use lmht_convert::{Model, nir};
+use lmht_datasets::events::{self, EventOptions, Recording, SplitBy};
 use lmht_datasets::{Augment, Fit, ImageDataset, Mix, Normalize, Preprocessor, ReadOptions, Split};
 use lmht_nn::{ModelConfig, Network, NeuronConfig, ParamStore, checksums};
 use lmht_train::{Progress, RunInfo, RunRecord, TensorSource, TrainConfig, fit};
@@ -25,8 +31,11 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("card", card),
     ("checkpoint", checkpoint_state),
+    ("cifar", cifar),
     ("energy", energy),
+    ("events", recordings),
     ("experiment", experiment),
+    ("idx", idx),
     ("image", image),
     ("labels", labels),
     ("model", model),
@@ -100,6 +109,32 @@ fn read(path: &Path, options: &ReadOptions) {
 pub fn parquet(bytes: &[u8]) {
     let file = write("train.parquet", bytes);
     read(&file, &ReadOptions { resize: Some((4, 4)), ..ReadOptions::default() });
+}
+
+/// Any bytes as a binary batch of CIFAR.
+pub fn cifar(bytes: &[u8]) {
+    read(&write("cifar/train.bin", bytes), &ReadOptions { resize: Some((4, 4)), ..ReadOptions::default() });
+}
+
+/// Any bytes as IDX: the images, beside three labels that are whole.
+pub fn idx(bytes: &[u8]) {
+    static LABELS: Once = Once::new();
+    LABELS.call_once(|| {
+        write("idx/train-labels-idx1-ubyte", b"\0\0\x08\x01\0\0\0\x03\0\x01\0");
+    });
+    read(&write("idx/train-images-idx3-ubyte", bytes), &ReadOptions::default());
+}
+
+/// Any bytes as a recording of an event camera, and its frames; what has no start to be told by is `.bin`.
+pub fn recordings(bytes: &[u8]) {
+    let options = EventOptions { sort: true, ..EventOptions::default() };
+    for (recording, _) in events::parse(bytes, "fuzz.bin", &options).unwrap_or_default() {
+        if let Recording::Events(events) = recording
+            && let Ok(frames) = events.frames(2, SplitBy::Time)
+        {
+            assert_eq!(frames.counts().iter().sum::<f32>(), events.len() as f32);
+        }
+    }
 }
 
 /// Any bytes as the YAML of a data card, beside a folder of images.
@@ -271,7 +306,11 @@ fn train(folder: &Path) -> lmht_train::Result<()> {
 pub fn pytorch(bytes: &[u8]) {
     let read = match bytes.split_first() {
         Some((b'P' | 0x80, _)) => checkpoint::parse("fuzz.pth", bytes),
-        Some((_, pickle)) => checkpoint::parse("fuzz.pth", &archive(pickle)),
+        // Two storages of zeros: a valid file for every pickle that describes one.
+        Some((_, pickle)) => {
+            let (first, second) = (entry("a/data/0", &[0; 64]), entry("a/data/1", &[0; 64]));
+            checkpoint::parse("fuzz.pth", &archive(&[entry("a/data.pkl", pickle), first, second]))
+        }
         None => return,
     };
     if let Ok(checkpoint) = read {
@@ -280,45 +319,6 @@ pub fn pytorch(bytes: &[u8]) {
             assert!(tensor.flatten_all().is_ok(), "{name}");
         }
     }
-}
-
-/// A stored archive of the pickle and two storages of 64 zero bytes: a valid file for every pickle that describes one.
-fn archive(pickle: &[u8]) -> Vec<u8> {
-    let mut file = Vec::new();
-    let mut directory = Vec::new();
-    let entries: [(&str, &[u8]); 3] = [("a/data.pkl", pickle), ("a/data/0", &[0; 64]), ("a/data/1", &[0; 64])];
-    for (name, data) in entries {
-        // Version, flags, method (stored), time and date; checksum; both sizes; length of the name, none of extra fields.
-        let mut fields = vec![20, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        fields.extend(crc32(data).to_le_bytes());
-        fields.extend((data.len() as u32).to_le_bytes());
-        fields.extend((data.len() as u32).to_le_bytes());
-        fields.extend((name.len() as u16).to_le_bytes());
-        fields.extend([0; 2]);
-        directory.extend(b"PK\x01\x02\x14\x00");
-        directory.extend(&fields);
-        directory.extend([0; 10]);
-        directory.extend((file.len() as u32).to_le_bytes());
-        directory.extend(name.as_bytes());
-        file.extend(b"PK\x03\x04");
-        file.extend(&fields);
-        file.extend(name.as_bytes());
-        file.extend(data);
-    }
-    let start = file.len() as u32;
-    file.extend(&directory);
-    file.extend(b"PK\x05\x06\0\0\0\0\x03\0\x03\0");
-    file.extend((directory.len() as u32).to_le_bytes());
-    file.extend(start.to_le_bytes());
-    file.extend([0; 2]);
-    file
-}
-
-/// The checksum of zip archives, bit by bit.
-fn crc32(data: &[u8]) -> u32 {
-    !data.iter().fold(!0, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
-    })
 }
 
 /// Any bytes as a safetensors file. A file whose length is a multiple of eight, as that of a real one is, is also fitted to a

@@ -63,6 +63,11 @@ const fn kind(name: &'static str, file: &'static str, command: &'static str, sho
     Kind { name, file, needs: &["model"], command, shows, signed: None, instead: None }
 }
 
+/// A recording of events, which lies in the seeds of the fuzz target.
+const fn recording(name: &'static str, file: &'static str, command: &'static str) -> Kind {
+    Kind { needs: &[], ..kind(name, file, command, Nothing) }
+}
+
 /// The kinds of files; what a format with `Nothing` cannot show is in docs/reliability.md.
 #[rustfmt::skip]
 const KINDS: &[Kind] = &[
@@ -75,6 +80,17 @@ const KINDS: &[Kind] = &[
     kind("parquet", "data/test.parquet", "eval model --data data --json", Nothing),
     kind("labels csv", "labels/test.csv", "eval model --data labels --json", Nothing),
     kind("data card", "card/README.md", "eval model --data card --json", Nothing),
+    kind("cifar", "cifar/test.bin", "eval model --data cifar --json", Nothing),
+    kind("idx, images", "idx/t10k-images-idx3-ubyte", "eval model --data idx --json", Nothing),
+    kind("idx, labels", "idx/t10k-labels-idx1-ubyte", "eval model --data idx --json", Nothing),
+    recording("recording, bin", "a.bin", "events a.bin --frames 2 --out out"),
+    recording("recording, aedat 2", "a.aedat", "events a.aedat --frames 2 --out out"),
+    recording("recording, aedat 3.1", "b.aedat", "events b.aedat --frames 2 --out out"),
+    recording("recording, aedat 4", "a.aedat4", "events a.aedat4 --frames 2 --out out"),
+    recording("recording, aedat 4, lz4", "lz4.aedat4", "events lz4.aedat4 --frames 2 --out out"),
+    recording("recording, aedat 4, zstd", "zstd.aedat4", "events zstd.aedat4 --frames 2 --out out"),
+    recording("recording, npz", "b.npz", "events b.npz --frames 2 --out out"),
+    recording("recording, hdf5", "shd_test.h5", "events shd_test.h5 --sort"),
     Kind { needs: &["data"], ..kind("experiment", "x.toml", "train x.toml --print-config", Nothing) },
     // The network is built, and memory for it taken, before it is said that there is nothing to start from.
     Kind { needs: &[], instead: Some("start missing"), ..kind("experiment, built", "never.toml", "train never.toml --start missing", Nothing) },
@@ -227,6 +243,10 @@ fn make_good_files(here: &Path) {
     write("never.toml", EXPERIMENT.as_bytes());
     write("chip.toml", CHIP.as_bytes());
     write("golden.safetensors", include_bytes!("../testdata/golden/neuron_lmht_L1_T1.safetensors"));
+    write("cifar/test.bin", include_bytes!("../../fuzz/seeds/cifar/two.bin"));
+    write("idx/t10k-images-idx3-ubyte", include_bytes!("../../fuzz/seeds/idx/gray"));
+    write("idx/t10k-labels-idx1-ubyte", b"\0\0\x08\x01\0\0\0\x03\0\x01\0");
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/events"), here);
 
     succeeds(here, "train x.toml --quiet --run run");
     copy(&here.join("run/model"), &here.join("model"));
