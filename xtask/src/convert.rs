@@ -15,7 +15,7 @@ use lmht_nn::{ModelCard, ModelConfig, Pretrained, save_pretrained};
 use lmht_train::Predictor;
 
 use crate::experiment::Experiment;
-use crate::{provenance, repository};
+use crate::{hub, provenance, repository};
 
 /// Convert models: hybrid training, single-threshold networks, folding, checkpoints in and out.
 #[derive(clap::Args)]
@@ -124,7 +124,7 @@ In Python:
   from safetensors.torch import load_file
   model.load_state_dict(load_file(\"resnet18.safetensors\"), strict=True)")]
 struct ToPytorch {
-    /// A model folder, a run or a checkpoint.
+    /// A model folder, a run, a checkpoint, or OWNER/NAME on the Hugging Face Hub.
     model: PathBuf,
     /// The file to write; a file there is replaced.
     #[arg(long)]
@@ -241,7 +241,7 @@ fn preprocessor(path: &Path, config: &ModelConfig) -> Result<Preprocessing> {
 }
 
 fn to_pytorch(args: &ToPytorch) -> Result<()> {
-    let found = Pretrained::locate(&args.model)?;
+    let found = Pretrained::locate(&hub::model(&args.model)?)?;
     let config =
         ModelConfig::from_json(&found.config).with_context(|| format!("{}: config.json", found.folder.display()))?;
     let model = checkpoint::read(found.weights())?.into_model(&config)?;

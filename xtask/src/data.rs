@@ -12,9 +12,10 @@ use lmht_datasets::{
     Source, Split, sample_path,
 };
 use lmht_nn::ModelConfig;
+use lmht_train::RunInfo;
 
 use crate::experiment::{DataConfig, Experiment};
-use crate::hub;
+use crate::{hub, provenance};
 
 /// Which part of the data is used for what.
 #[derive(Default, clap::Args)]
@@ -42,12 +43,14 @@ pub(crate) struct Opened {
     pub(crate) test: Loader,
     /// What the test data went through, for the model folder.
     pub(crate) preprocessing: Preprocessing,
+    /// The splits that are learned from and measured on.
+    splits: [String; 2],
 }
 
 /// Training and test batches of an experiment.
 pub(crate) fn open(experiment: &Experiment, device: &Device) -> Result<Opened> {
     let data = &experiment.data;
-    let (train, test) = read_both(data, &experiment.model)?;
+    let (train, test, splits) = read_both(data, &experiment.model)?;
     let config = LoaderConfig {
         augment: data.augment,
         mix: data.mix,
@@ -63,7 +66,7 @@ pub(crate) fn open(experiment: &Experiment, device: &Device) -> Result<Opened> {
     };
     let (train, test) = (train.loader(&config, device)?, test.test_loader(data, device)?);
     let preprocessing = preprocessing.map_or_else(|| Preprocessor::of(&test).map(Preprocessing::from), Ok)?;
-    Ok(Opened { train, test, preprocessing })
+    Ok(Opened { train, test, preprocessing, splits })
 }
 
 /// A split in memory.
@@ -164,7 +167,7 @@ pub(crate) fn open_plain_train(
     n_images: usize,
     device: &Device,
 ) -> Result<Loader> {
-    let (train, _) = match preprocessor {
+    let (train, ..) = match preprocessor {
         Some(preprocessor) => read_both(&of_preprocessing(data, preprocessor, model)?, model)?,
         None => read_both(data, model)?,
     };
@@ -180,8 +183,8 @@ pub(crate) fn read_train(data: &DataConfig, model: &ModelConfig) -> Result<(Arc<
     Ok((Arc::new(train), normalize))
 }
 
-/// Both splits; the training split decides how pixels are normalized, and the classes.
-fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(Data, Data)> {
+/// Both splits and their names; the training split decides how pixels are normalized, and the classes.
+fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(Data, Data, [String; 2])> {
     // Said before anything long is read.
     if let Some(recipe) = &data.events {
         check_timesteps(recipe, model)?;
@@ -190,6 +193,7 @@ fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(Data, Data)> {
             source.require(split).map_err(in_options)?;
         }
         source.notes().iter().for_each(|note| eprintln!("note: {note}"));
+        let splits = [Split::Train, Split::Test].map(|split| source.chosen(split).unwrap_or_default());
         let train = read_events(&source, Split::Train, recipe)?;
         check_events(data, model, &train)?;
         let mut options = data.parquet.clone();
@@ -199,7 +203,7 @@ fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(Data, Data)> {
         options.max_per_class = None;
         let test = read_events(&open_events(data, &options)?, Split::Test, train.recipe())?;
         check_events(data, model, &test)?;
-        return Ok((Data::Events(train), Data::Events(test)));
+        return Ok((Data::Events(train), Data::Events(test), splits));
     }
     if data.event_augment.is_some() {
         bail!("data.event_augment: expected data.events beside it; images are changed by data.augment");
@@ -209,6 +213,7 @@ fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(Data, Data)> {
         source.require(split).map_err(in_options)?;
     }
     source.notes().iter().for_each(|note| eprintln!("note: {note}"));
+    let splits = [Split::Train, Split::Test].map(|split| source.chosen(split).unwrap_or_default());
     let train = read(&source, Split::Train)?;
     let (channels, h, w) = train.shape();
     check_fit(data, model, &train)?;
@@ -223,7 +228,7 @@ fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(Data, Data)> {
     options.max_per_class = None;
     let test = read(&open_source(data, &options)?, Split::Test)?;
     let normalize = data.normalize.clone().unwrap_or_else(|| train.channel_stats());
-    Ok((Data::Images(train, normalize.clone()), Data::Images(test, normalize)))
+    Ok((Data::Images(train, normalize.clone()), Data::Images(test, normalize), splits))
 }
 
 /// Images in an evaluation batch: large enough to keep the cores busy, small enough for any memory.
@@ -402,26 +407,60 @@ pub(crate) fn name(path: &Path) -> String {
     }
 }
 
-/// In words, for run records and model cards.
-pub(crate) fn describe(data: &DataConfig, train: &Loader, test: &Loader) -> String {
-    let commit = hub::commit(&data.path).map_or(String::new(), |commit| format!(" at commit {commit}"));
-    let what = match &data.events {
-        None => "images".to_owned(),
-        Some(EventRecipe { frames, by, input, .. }) => {
-            let by = format!("{by:?}").to_lowercase();
-            let mean = if *input == EventInput::Mean { ", averaged into one static image" } else { "" };
-            format!("recordings ({frames} frames by {by}{mean})")
+impl Opened {
+    /// What `run.json` says of a run on this data.
+    pub(crate) fn run_info(&self, data: &DataConfig) -> RunInfo {
+        provenance::run_info(self.describe(data), self.splits[1].clone())
+    }
+
+    /// In words, for run records and model cards.
+    fn describe(&self, data: &DataConfig) -> String {
+        let commit = hub::commit(&data.path).map_or(String::new(), |commit| format!(" at commit {commit}"));
+        let what = match &data.events {
+            None => "images".to_owned(),
+            Some(EventRecipe { frames, by, input, .. }) => {
+                let by = format!("{by:?}").to_lowercase();
+                let mean = if *input == EventInput::Mean { ", averaged into one static image" } else { "" };
+                format!("recordings ({frames} frames by {by}{mean})")
+            }
+        };
+        let [train, test] = &self.splits;
+        let splits = match (train.as_str(), test.as_str()) {
+            ("train", "test") => String::new(),
+            _ => format!(" (splits {train} and {test})"),
+        };
+        format!(
+            "{}{commit}: {} training {what}, accuracy on all {} test {}{splits}",
+            name(&data.path),
+            self.train.data().len(),
+            self.test.data().len(),
+            if data.events.is_some() { "recordings" } else { "images" },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The validation split where there is no test split: a record and a card have to say so.
+    #[test]
+    fn the_splits_that_were_read_are_recorded() {
+        let folder = tempfile::tempdir().unwrap();
+        for place in ["train/dark", "train/light", "validation/dark", "validation/light"] {
+            let place = folder.path().join(place);
+            std::fs::create_dir_all(&place).unwrap();
+            let ramp = image::GrayImage::from_fn(8, 8, |x, y| [(9 * x + y) as u8].into());
+            ramp.save(place.join("a.png")).unwrap();
         }
-    };
-    let splits = match (&data.parquet.train_split, &data.parquet.test_split) {
-        (Some(train), Some(test)) => format!(" (split {train} and {test})"),
-        _ => String::new(),
-    };
-    format!(
-        "{}{commit}: {} training {what}, accuracy on all {} test {}{splits}",
-        name(&data.path),
-        train.data().len(),
-        test.data().len(),
-        if data.events.is_some() { "recordings" } else { "images" },
-    )
+        let mut experiment = Experiment::load("fashion-resnet18-L2T2").unwrap();
+        experiment.model.n_classes = 2;
+        experiment.data = DataConfig { path: folder.path().to_path_buf(), ..DataConfig::default() };
+        experiment.train.batch_size = 2;
+        let opened = open(&experiment, &Device::Cpu).unwrap();
+        let info = opened.run_info(&experiment.data);
+        assert_eq!(info.test_split, "validation");
+        let expected = "2 training images, accuracy on all 2 test images (splits train and validation)";
+        assert!(info.data.ends_with(expected), "{}", info.data);
+    }
 }

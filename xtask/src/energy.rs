@@ -39,9 +39,9 @@ An energy model is a TOML file:
   access_bits = 64
   access_pj = [[8192, 10.0], [32768, 20.0]]   # bytes of a memory, pJ of an access")]
 pub(crate) struct Args {
-    /// A run, finished or interrupted, one of its checkpoints, or a model folder.
+    /// A run, finished or interrupted, one of its checkpoints, a model folder, or OWNER/NAME on the Hugging Face Hub.
     model: PathBuf,
-    /// A data set, or `sample`.
+    /// A data set, as a path or as OWNER/NAME on the Hub, or `sample`.
     data: PathBuf,
     #[command(flatten)]
     splits: data::SplitArgs,

@@ -6,11 +6,12 @@ use anyhow::{Context, Result, bail, ensure};
 use lmht_bench::{CostReport, EnergyModel};
 use lmht_hub::{Evaluation, MODEL_FILES, ModelCardHead, Repo, RepoKind};
 use lmht_nn::atomic::FolderWriter;
-use lmht_nn::{Pretrained, checksums};
+use lmht_nn::{Pretrained, checksums, markdown};
 use lmht_train::{Metrics, RunInfo};
 use serde::de::DeserializeOwned;
 
 use crate::experiment::Experiment;
+use crate::repository;
 
 /// Make a model folder for the Hugging Face Hub of a finished run, with a complete card, and say how to upload it.
 ///
@@ -107,6 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     lmht_train::Predictor::from_pretrained(&found.folder)
         .context("the network of the run is to be loaded with its preprocessing")?;
     let card = card(args, &runs)?;
+    repository::make_parent(&args.out)?;
     let read = |name: &str| {
         let path = found.folder.join(name);
         std::fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))
@@ -148,7 +150,14 @@ fn card(args: &Args, runs: &[Run]) -> Result<String> {
             first.path.display()
         )
     })?;
-    let split = data.parquet.test_split.clone().unwrap_or_else(|| "test".to_owned());
+    // Which split it was is known when the data are read: without a test split it is the validation split.
+    let split = Some(&first.info.test_split).filter(|split| !split.is_empty()).with_context(|| {
+        format!(
+            "{}: run.json does not say which split was measured on, as an older version wrote it; give the command of the run \
+             again, which writes it anew",
+            first.path.display()
+        )
+    })?;
     let title = format!("{}, L = {}, T = {}", model.backbone.title(), model.neuron.levels(), model.timesteps);
     let energy = EnergyModel::default().energy_mj(&first.cost);
     let evaluation = |metric: &str, metric_name: &str, value| Evaluation {
@@ -174,11 +183,15 @@ fn card(args: &Args, runs: &[Run]) -> Result<String> {
         ),
         evaluation("energy_mj", "mJ an image (estimated: 45 nm float32, 0.9 pJ an AC, 4.6 pJ a MAC)", energy),
     ];
+    let mut tags = vec!["lm-ht".to_owned()];
+    if model.neuron.is_spiking() {
+        tags.push("spiking-neural-network".to_owned());
+    }
     let head = ModelCardHead {
         license: args.license.clone(),
         library_name: "lmht".to_owned(),
         pipeline_tag: "image-classification".to_owned(),
-        tags: vec!["spiking-neural-network".to_owned(), "lm-ht".to_owned()],
+        tags,
         datasets: vec![dataset.to_owned()],
         metrics: vec!["accuracy".to_owned()],
         model_name: title.clone(),
@@ -186,11 +199,13 @@ fn card(args: &Args, runs: &[Run]) -> Result<String> {
     };
     let mut text = head.to_yaml()?
         + &format!(
-            "\n# {title}\n\nA spiking network of LM-HT neurons (Hao et al., NeurIPS 2024, arXiv 2402.00411).\n\n"
+            "\n# {}\n\nA network of {} neurons, trained by an implementation of LM-HT (Hao et al., NeurIPS 2024, arXiv 2402.00411).\n\n",
+            markdown::text(&title),
+            model.neuron.traits().title
         );
     let percent = |value: f64| format!("{:.2} %", 100. * value);
     text += "| | |\n|---|---|\n";
-    let mut row = |name: &str, value: String| text += &format!("| {name} | {value} |\n");
+    let mut row = |name: &str, value: String| text += &format!("| {name} | {} |\n", markdown::text(&value));
     row("test accuracy after the last epoch: these weights", percent(first.metrics.top1));
     let best = first.metrics.best_epoch;
     row(
@@ -216,16 +231,16 @@ fn card(args: &Args, runs: &[Run]) -> Result<String> {
     for run in runs {
         let (seed, metrics) = (run.experiment.train.seed, &run.metrics);
         let (last, best) = (percent(metrics.top1), percent(metrics.best_top1));
-        text += &format!("| {seed} | {last} | {best} | `{}` |\n", run.info.command);
+        text += &format!("| {seed} | {last} | {best} | {} |\n", markdown::code(&run.info.command));
     }
     text += &format!(
-        "\n## Use\n\n```rust\nlet (network, _params) = lmht_nn::from_pretrained(\"{0}\", DType::F32, &Device::Cpu)?;\nlet preprocessor = \
-         lmht_datasets::Preprocessor::from_pretrained(\"{0}\")?;\nlet class_names = preprocessor.class_names.as_deref().unwrap_or_default();\n```\n\n\
+        "\n## Use\n\n```rust\nlet (network, _params) = lmht_nn::from_pretrained(\"{0}\", DType::F32, &Device::Cpu)?;\nlet preprocessing = \
+         lmht_datasets::Preprocessing::from_pretrained(\"{0}\")?;\nlet class_names = preprocessing.class_names().unwrap_or_default();\n```\n\n\
          `cargo xtask eval {0}` measures it again. `config.json` rebuilds the network, `preprocessor_config.json` says what turns an \
-         image into its input, `model.safetensors` has its tensors under the published names.\n\n\
-         ## Configuration of the run\n\n```json\n{1}\n```\n",
+         image or a recording into its input, `model.safetensors` has its tensors under the published names.\n\n\
+         ## Configuration of the run\n\n{1}",
         args.repo,
-        first.config.trim_end()
+        markdown::block("json", &first.config)
     );
     Ok(text)
 }

@@ -8,9 +8,9 @@ use lmht_train::RunInfo;
 use crate::repository;
 
 /// What `run.json` says of this process.
-pub(crate) fn run_info(data: String) -> RunInfo {
+pub(crate) fn run_info(data: String, test_split: String) -> RunInfo {
     let directory = std::env::current_dir().unwrap_or_default();
-    RunInfo { command: command(), commit: commit(), machine: machine(), data, directory }
+    RunInfo { command: command(), commit: commit(), machine: machine(), data, test_split, directory }
 }
 
 /// Options that decide where something is written and what is said, and nothing of a result.

@@ -13,7 +13,7 @@ use lmht_train::{Metrics, Progress, RunRecord, evaluate, fit};
 use crate::device::DeviceArgs;
 use crate::experiment::{Experiment, presets};
 use crate::terminal::{self, Table};
-use crate::{data, hub, provenance, published, stop};
+use crate::{data, hub, published, stop};
 
 /// Train a network from a configuration file or a named preset.
 ///
@@ -139,8 +139,9 @@ fn train(
     if let Some(start) = &experiment.start {
         load_start(start, &experiment.model, params).with_context(|| format!("start {}", start.display()))?;
     }
-    let data::Opened { train, test, preprocessing } = data::open(experiment, device)?;
-    let info = provenance::run_info(data::describe(&experiment.data, &train, &test));
+    let opened = data::open(experiment, device)?;
+    let info = opened.run_info(&experiment.data);
+    let data::Opened { train, test, preprocessing, .. } = opened;
     let record = RunRecord::open(folder, experiment, info)?.with_preprocessor(preprocessing.to_json())?;
     let mut record = record.stopped_by(stop::requested()?);
     let metrics = fit(network, params, &experiment.train, &train, &test, Some(&mut record), progress)

@@ -36,10 +36,11 @@ impl ModelCard {
         let title = markdown::text(config.backbone.title());
         let top1 = self.top1.map_or_else(|| "not measured".into(), |top1| format!("{:.2} %", 100. * top1));
         format!(
-            "---\nlibrary_name: lmht\ntags:\n- spiking-neural-network\n- lm-ht\n---\n\n# {title}, L = {levels}, T = {t}\n\n\
+            "---\nlibrary_name: lmht\ntags:\n{spiking}- lm-ht\n---\n\n# {title}, L = {levels}, T = {t}\n\n\
              | | |\n|---|---|\n| test accuracy after the last epoch | {top1} |\n| data | {data} |\n| command | {command} |\n\n\
              `config.json` rebuilds the network; `model.safetensors` has its tensors under the published names.\n\n\
              ## Configuration of the run\n\n{run}",
+            spiking = if config.neuron.is_spiking() { "- spiking-neural-network\n" } else { "" },
             levels = config.neuron.levels(),
             t = config.timesteps,
             data = markdown::text(&self.data),

@@ -39,6 +39,9 @@ pub struct RunInfo {
     pub machine: String,
     /// The data set and split, in words.
     pub data: String,
+    /// The split that is measured on, by the data set's name for it.
+    #[serde(default)]
+    pub test_split: String,
     /// Where the command was given: relative paths of the configuration start there.
     #[serde(default, serialize_with = "as_text")]
     pub directory: PathBuf,

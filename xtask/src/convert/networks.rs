@@ -40,7 +40,7 @@ Of a ReLU network, without training:
   cargo xtask convert hybrid runs/relu --levels 15 --timesteps 2 --out relu-L15T2
   cargo xtask convert hybrid models/torchvision --data data/imagenet --levels 15 --limit 1000 --out spiking")]
 pub(super) struct Hybrid {
-    /// A run, finished or interrupted, a checkpoint or a model folder, of a QCFS or ReLU network.
+    /// A run, finished or interrupted, a checkpoint, a model folder or OWNER/NAME on the Hub, of a QCFS or ReLU network.
     model: PathBuf,
     /// L.
     #[arg(long, default_value_t = 2)]
@@ -91,7 +91,8 @@ enum Start {
   cargo xtask convert inference runs/relu --method snm --timesteps 32 --thresholds activations --out snm-32
   cargo xtask eval rmp-32")]
 pub(super) struct Inference {
-    /// A run, a checkpoint or a model folder: a QCFS network for if, srp and cos, a ReLU network for rmp and snm.
+    /// A run, a checkpoint, a model folder or OWNER/NAME on the Hub: a QCFS network for if, srp and cos, a ReLU network for rmp
+    /// and snm.
     model: PathBuf,
     /// The method.
     #[arg(long, value_enum)]
@@ -157,7 +158,7 @@ pub(crate) enum Method {
   cargo xtask convert reparameterize models/mine --schedule uniform --out single --limit 500
   cargo xtask eval single")]
 pub(super) struct Reparameterize {
-    /// A run, finished or interrupted, one of its checkpoints, or a model folder.
+    /// A run, finished or interrupted, one of its checkpoints, a model folder, or OWNER/NAME on the Hugging Face Hub.
     model: PathBuf,
     /// When a window of L timesteps receives its current: at its first timestep (ours, lossless) or evenly (the paper's).
     #[arg(long, value_enum, default_value_t = WindowSchedule::FrontLoaded)]
@@ -191,7 +192,7 @@ enum WindowSchedule {
   cargo xtask convert fold single --out folded
   cargo xtask convert fold models/spikformer --batch-norm --out folded")]
 pub(super) struct Fold {
-    /// A run, finished or interrupted, one of its checkpoints, or a model folder.
+    /// A run, finished or interrupted, one of its checkpoints, a model folder, or OWNER/NAME on the Hugging Face Hub.
     model: PathBuf,
     /// Fold batch norm.
     #[arg(long)]
@@ -220,7 +221,7 @@ impl Hybrid {
             }
             None => hybrid_report(&model, &spiking, [])?,
         };
-        save(&self.out, &spiking, &self.model)?;
+        save(&self.out, &spiking, &self.model, &trained)?;
         print!("{}", describe_hybrid(&report));
         Ok(())
     }
@@ -257,7 +258,7 @@ impl Inference {
         let (model, mut trained) = load(&self.model, self.data.as_deref(), &self.splits)?;
         trained.device = self.device.open()?;
         let converted = self.convert(&model, &trained).with_context(|| shown(&self.model))?;
-        save(&self.out, &converted, &self.model)
+        save(&self.out, &converted, &self.model, &trained)
     }
 
     fn convert(&self, model: &Model, trained: &Trained) -> Result<Model> {
@@ -302,7 +303,7 @@ impl Reparameterize {
         let single = reparameterize(&model, schedule).with_context(|| shown(&self.model))?;
         // Before anything is written, so that a wrong data set leaves nothing behind.
         let test = if self.limit == Some(0) { None } else { Some(trained.test(&model.config)?) };
-        save(&self.out, &single, &self.model)?;
+        save(&self.out, &single, &self.model, &trained)?;
         if let Some(test) = test {
             print!("{}", describe(&compare(&model, &single, &test, self.limit, &trained.device)?));
         }
@@ -312,7 +313,7 @@ impl Reparameterize {
 
 impl Fold {
     pub(super) fn run(&self) -> Result<()> {
-        let (mut model, _) = load(&self.model, None, &data::SplitArgs::default())?;
+        let (mut model, trained) = load(&self.model, None, &data::SplitArgs::default())?;
         let all = !self.batch_norm && !self.thresholds;
         if self.batch_norm || all {
             model = absorb_bn(&model).with_context(|| shown(&self.model))?;
@@ -320,7 +321,7 @@ impl Fold {
         if self.thresholds || all {
             model = absorb_thresholds(&model).with_context(|| shown(&self.model))?;
         }
-        save(&self.out, &model, &self.model)
+        save(&self.out, &model, &self.model, &trained)
     }
 }
 
@@ -495,14 +496,14 @@ pub(crate) fn read(folder: &Path) -> Result<Model> {
     Ok(Model::of(network.config(), &params))
 }
 
-fn save(out: &Path, model: &Model, from: &Path) -> Result<()> {
+fn save(out: &Path, model: &Model, from: &Path, trained: &Trained) -> Result<()> {
     let (_, params) = model.build(DType::F32, &Device::Cpu)?;
     let card = ModelCard {
         command: provenance::command(),
         data: format!("that of {}, from which it was converted", from.display()),
         top1: None,
         config: model.config.to_json(),
-        preprocessor: Pretrained::locate(from)?.preprocessor()?,
+        preprocessor: Pretrained::locate(&trained.folder)?.preprocessor()?,
     };
     save_pretrained(out, &model.config, &params, &card)?;
     let (levels, t) = (model.config.neuron.levels(), model.config.timesteps);
@@ -526,7 +527,7 @@ fn shown(path: &Path) -> String {
 
 NIR holds neurons of one threshold without T-GIM and with a leak of at most 1.")]
 pub(super) struct Export {
-    /// A run, a checkpoint or a model folder of an IF or LIF network.
+    /// A run, a checkpoint, a model folder or OWNER/NAME on the Hub, of an IF or LIF network.
     model: PathBuf,
     /// Who is to read the file: spec, spikingjelly, snntorch, norse or sinabs.
     #[arg(long, default_value = "spec")]

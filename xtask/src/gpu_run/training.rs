@@ -10,9 +10,10 @@ use lmht_datasets::{Augment, Loader, Preprocessor, ReadOptions};
 use lmht_nn::atomic::write_file;
 use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Stem};
 use lmht_train::{Error, FirstImages, Progress, RunRecord, TrainConfig, evaluate, fit};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::setup::{Plan, Setup, Skipped};
+use super::setup::{Plan, Setup, Size, Skipped};
 use super::speed::{self, Noted, WARM, sgd, with_precision};
 use crate::data::{self, Opened};
 use crate::experiment::{DataConfig, Experiment};
@@ -89,20 +90,28 @@ fn train(
         |train| Experiment { published: vec![], start: None, model: model.clone(), train, data: data.clone() };
     let (precision, note) = precision(&device, batch_size);
     let config = |epochs| with_precision(sgd(batch_size, epochs, 0.1), precision);
-    let Opened { train, test, .. } = data::open(&experiment(config(1)?), &device)?;
+    let opened = data::open(&experiment(config(1)?), &device)?;
+    let info = opened.run_info(&data);
+    let Opened { train, test, .. } = opened;
     println!("data read, {:.1} s left", setup.time_left().as_secs_f64());
 
     let run = setup.runs.join(name);
     let planned = setup.runs.join(format!("{name}.json"));
-    let plan = match std::fs::read_to_string(&planned) {
+    let of = (setup.device.to_string(), setup.size, provenance::commit());
+    let begun = std::fs::read(&planned).ok().and_then(|json| serde_json::from_slice::<Begun>(&json).ok());
+    let plan = match begun {
         // A run that was begun goes on as it was planned.
-        Ok(text) => serde_json::from_str(&text).with_context(|| planned.display().to_string())?,
-        Err(_) => {
+        Some(begun) if begun.of == of => begun.plan,
+        // One of another device or build would be taken for this one's.
+        _ => {
+            if run.exists() {
+                std::fs::remove_dir_all(&run).with_context(|| format!("{}: cannot be removed", run.display()))?;
+            }
             let plan = match setup.plan {
                 Some(plan) => plan,
                 None => fitted(setup, &model, &config(1)?, (&train, &test), &device)?,
             };
-            write_file(&planned, serde_json::to_string(&plan)?.as_bytes())?;
+            write_file(&planned, serde_json::to_string(&Begun { of, plan })?.as_bytes())?;
             plan
         }
     };
@@ -110,7 +119,6 @@ fn train(
     println!("{epochs} epochs of {images_per_epoch} images, {:.1} s left", setup.time_left().as_secs_f64());
 
     let experiment = experiment(config(epochs)?);
-    let info = provenance::run_info(data::describe(&data, &train, &test));
     let record = RunRecord::open(&run, &experiment, info)?.with_preprocessor(Preprocessor::of(&test)?.to_json())?;
     let requested = stop::requested()?;
     let mut record = record.stopped_by(requested.clone());
@@ -147,6 +155,13 @@ fn train(
         Err(error) => return Err(error.into()),
     }
     Ok(summary)
+}
+
+/// A run that was planned, and what it belongs to: device, size and commit, as results do.
+#[derive(Serialize, Deserialize)]
+struct Begun {
+    of: (String, Size, String),
+    plan: Plan,
 }
 
 /// 16 bits where the build and the device have them, and else what is missing.
