@@ -14,6 +14,9 @@ use crate::repository;
 /// Kernel texts through the compilers of OpenCL, Metal and CUDA, the suite on an OpenCL of the CPU, and the types of both
 /// launchers. A part whose tool is missing is skipped and says how to install it. The emulator's tests are `cargo test`'s.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask gpu-check --kernels
+  cargo xtask gpu-check                everything; the first time Candle is checked, too")]
 pub(crate) struct Args {
     /// Only the types of the launchers, which needs nothing installed.
     #[arg(long)]

@@ -127,7 +127,7 @@ pub(super) fn networks(setup: &Setup<'_>) -> Result<Value> {
         configs = vec![ModelConfig { width: 2, ..configs[1].clone() }];
     }
     let side = if setup.is_small() { 16 } else { 32 };
-    let (mut failures, mut largest, mut rows) = (Vec::new(), 0f64, Vec::new());
+    let (mut failures, mut largest, mut rows) = (Vec::new(), None::<f64>, Vec::new());
     for config in &configs {
         let name = format!("{} of {}", config.backbone.title(), serde_json::to_string(&config.neuron)?);
         // What float32 does to spikes and so to logits is told and not judged, but for what is no number.
@@ -143,7 +143,9 @@ pub(super) fn networks(setup: &Setup<'_>) -> Result<Value> {
             match error {
                 Ok(error) => {
                     println!("{name}, {dtype:?}: largest relative error {error:.1e}");
-                    largest = if dtype == DType::F64 { largest.max(error) } else { largest };
+                    if dtype == DType::F64 {
+                        largest = Some(largest.map_or(error, |largest| largest.max(error)));
+                    }
                     rows.push(json!({ "network": name, "dtype": format!("{dtype:?}"), "error": error }));
                 }
                 Err(error) => {

@@ -143,7 +143,9 @@ fn run_all(args: &Args) -> Result<()> {
             continue;
         }
         if args.again && part.group == Group::Training {
-            forget(&work.join("runs"), part)?;
+            // Without its plan it starts again.
+            let plan = work.join("runs").join(format!("{}.json", part.name));
+            ensure!(!plan.exists() || fs::remove_file(&plan).is_ok(), "{}: cannot be removed", plan.display());
         }
         let has_work = |other: &Part| args.has_data(other) && (args.again || !results.has_passed(other));
         let training = selected.iter().copied().filter(|other| other.group == Group::Training && has_work(other));
@@ -193,20 +195,6 @@ fn selected(names: &[String]) -> Result<Vec<&'static Part>> {
     }
     let is_named = |part: &Part| names.iter().any(|name| name == part.name || name == part.group.name());
     Ok(PARTS.iter().filter(|part| names.is_empty() || part.name == MACHINE || is_named(part)).collect())
-}
-
-/// Removes a training run, so that it starts again.
-fn forget(runs: &Path, part: &Part) -> Result<()> {
-    let (run, plan) = (runs.join(part.name), runs.join(format!("{}.json", part.name)));
-    for removed in [fs::remove_dir_all(&run), fs::remove_file(&plan)] {
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("{}: cannot be removed", run.display()));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Seconds that a part may take.
@@ -288,8 +276,12 @@ impl Child<'_> {
                 entry.message = format!("ended after {:.0} s; its last words:\n{}", self.limit, last_words(&log, 6));
             }
             Ok(End::Stopped) => (entry.outcome, entry.message) = (Outcome::Skipped, "stopped by the user".to_string()),
-            // Such as a Python that is not there.
-            Err(error) => (entry.outcome, entry.message) = (Outcome::Skipped, format!("{error:#}")),
+            Err(error) => {
+                // A Python that is not there is no failure of ours.
+                let is_python = matches!(self.part.runner, Runner::Python(_));
+                entry.outcome = if is_python { Outcome::Skipped } else { Outcome::Failed };
+                entry.message = format!("{error:#}");
+            }
         }
         Ok(entry)
     }

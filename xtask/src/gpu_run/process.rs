@@ -145,8 +145,14 @@ mod tests {
         assert!(matches!(end, End::Exited(status) if !status.success()));
         let (end, words, time) = shell("sleep 60 & echo $!; wait", 0.3, &stop);
         assert!(matches!(end, End::TimedOut) && time < Duration::from_secs(15), "{time:?}");
-        let status = fs::read_to_string(format!("/proc/{words}/stat")).unwrap_or_default();
-        assert!(status.is_empty() || status.contains(") Z "), "left behind: {status}");
+        // What is killed is seen until the system gets to it.
+        let status = || fs::read_to_string(format!("/proc/{words}/stat")).unwrap_or_default();
+        let is_gone = |status: &str| status.is_empty() || status.contains(") Z ");
+        let asked = Instant::now();
+        while !is_gone(&status()) && asked.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(POLL);
+        }
+        assert!(is_gone(&status()), "left behind: {}", status());
         let (end, _, time) = shell("sleep 60", 60., &AtomicBool::new(true));
         assert!(matches!(end, End::Stopped) && time < Duration::from_secs(15), "{time:?}");
     }

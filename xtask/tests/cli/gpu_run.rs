@@ -96,6 +96,15 @@ fn a_training_that_was_stopped_goes_on_and_the_others_have_its_plan() {
     assert!(lmht["metrics"]["top1"].is_number());
     let record = std::fs::read_to_string(folder.path().join("out/record.md")).unwrap();
     assert!(record.contains("## Training"), "{record}");
+
+    // Another build or device does not find its result done: it starts again, with its own plan.
+    let planned = folder.path().join("work/runs/cifar10-lmht.json");
+    let of_other = std::fs::read_to_string(&planned).unwrap().replace("\"small\"", "\"full\"");
+    std::fs::write(&planned, of_other).unwrap();
+    std::fs::remove_dir_all(folder.path().join("out")).unwrap();
+    let (output, results) = gpu_run(folder.path(), &["--only", "cifar10-lmht", "--plan", "1x32", "--minutes", "4"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(results["parts"]["cifar10-lmht"]["result"]["epochs"].as_u64(), Some(1), "{results:#}");
 }
 
 /// As many epochs, or as large a part of one, as the time gives.
