@@ -6,6 +6,8 @@ mod compare;
 mod golden;
 #[path = "cli/gpu_run.rs"]
 mod gpu_run;
+#[allow(dead_code, reason = "other tests need more of it")]
+mod helpers;
 #[path = "cli/reliability.rs"]
 mod reliability;
 #[path = "cli/runs.rs"]
@@ -15,6 +17,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use helpers::{assert_refused, xtask};
 
 /// A network that trains in seconds, with a checkpoint every other step.
 const CONFIG: &str = r#"
@@ -40,12 +44,6 @@ parquet = { max_per_class = 32 }
 augment = { crop_padding = 2, flip = true }
 "#;
 
-fn xtask(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
 fn run(arguments: &[&str]) -> Output {
     xtask(arguments).output().expect("the program starts")
 }
@@ -59,17 +57,6 @@ fn config(folder: &Path, name: &str, text: &str) -> String {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a temporary path is UTF-8")
-}
-
-/// Fails unless the command ended with an error, without a panic, that says all of `parts`.
-#[track_caller]
-fn assert_refused(output: &Output, parts: &[&str]) {
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(!message.contains("panicked"), "{message}");
-    for part in parts {
-        assert!(message.contains(part), "expected {part:?} in: {message}");
-    }
 }
 
 /// Every file of a finished run that must be the same for the same run, by its path below the folder.
@@ -372,7 +359,11 @@ fn training_starts_from_the_weights_of_a_model_folder() {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["reproduce-tables", "train", "eval", "predict", "convert", "energy", "golden", "ci"] {
+    let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
+    let (_, commands) = help.split_once("Commands:\n").expect("commands are listed");
+    let commands: Vec<_> = commands.lines().take_while(|line| !line.is_empty()).collect();
+    assert!(commands.len() > 10, "{help}");
+    for command in commands.iter().filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
         let output = run(&[command, "--help"]);
         assert!(output.status.success(), "{command}");
         let help = String::from_utf8_lossy(&output.stdout).into_owned();

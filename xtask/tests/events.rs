@@ -1,31 +1,13 @@
 //! The commands of docs/guides/events.md as they stand there, on recordings that the test makes.
 
+#[allow(dead_code, reason = "other tests need more of it")]
+mod helpers;
+
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+
+use helpers::{is_refused, succeeds};
 
 const GUIDE: &str = include_str!("../../docs/guides/events.md");
-
-fn run(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.args(arguments).current_dir(folder).stdin(Stdio::null()).output().expect("the program starts")
-}
-
-#[track_caller]
-fn succeeds(folder: &Path, arguments: &[&str]) -> String {
-    let output = run(folder, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[track_caller]
-fn is_refused(folder: &Path, arguments: &[&str], parts: &[&str]) {
-    let output = run(folder, arguments);
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{message}");
-    for part in parts {
-        assert!(message.contains(part), "expected {part:?} in: {message}");
-    }
-}
 
 /// A bar of five rows that moves to the left or to the right: each frame alone says little, both say where it goes.
 fn make_recordings(folder: &Path) {

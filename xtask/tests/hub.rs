@@ -1,5 +1,7 @@
 //! Commands that take names of the Hub, with a Hub on the loopback.
 
+#[allow(dead_code, reason = "other tests need more of it")]
+mod helpers;
 #[path = "../../crates/lmht-hub/tests/all/server.rs"]
 #[allow(dead_code, reason = "the tests of lmht-hub need more of it")]
 mod server;
@@ -8,10 +10,10 @@ mod server;
 mod world;
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
+use helpers::{assert_refused, assert_succeeded, xtask};
 use serde_json::Value;
-
 use server::Reply;
 use world::{COMMIT, Content, World};
 
@@ -35,27 +37,19 @@ parquet = { max_per_class = 8, test_split = "test[:5%]" }
 "#;
 
 fn run(world: &World, folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.args(arguments).current_dir(folder).stdin(Stdio::null());
-    command.env("HF_ENDPOINT", &world.hub.address).env("HF_HUB_CACHE", world.settings().cache);
+    let mut command = xtask(arguments);
+    command.current_dir(folder).env("HF_ENDPOINT", &world.hub.address).env("HF_HUB_CACHE", world.settings().cache);
     command.env("HF_HOME", folder.join("home")).env_remove("HF_TOKEN").env_remove("HF_HUB_OFFLINE").output().unwrap()
 }
 
 #[track_caller]
 fn succeeds(world: &World, folder: &Path, arguments: &[&str]) -> String {
-    let output = run(world, folder, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    assert_succeeded(run(world, folder, arguments))
 }
 
 #[track_caller]
 fn is_refused(world: &World, folder: &Path, arguments: &[&str], parts: &[&str]) {
-    let output = run(world, folder, arguments);
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {message}");
-    for part in parts {
-        assert!(message.contains(part), "{arguments:?}: expected {part:?} in: {message}");
-    }
+    assert_refused(&run(world, folder, arguments), parts);
 }
 
 /// The sample as a data set of the Hub, which has no model.
@@ -84,15 +78,18 @@ fn from_a_name_to_a_run_to_a_package_to_a_name() {
     let info = std::fs::read_to_string(folder.join("run/run.json")).unwrap();
     assert!(info.contains(&format!("owner/name at commit {COMMIT}")), "{info}");
 
-    let package = ["package", "run", "again", "--out", "package", "--license", "mit", "--repo", "owner/model"];
-    assert!(succeeds(&data, folder, &package).contains("hf upload owner/model package ."));
-    let card = std::fs::read_to_string(folder.join("package/README.md")).unwrap();
+    let package =
+        ["package", "run", "again", "--out", "for-the-hub/package", "--license", "mit", "--repo", "owner/model"];
+    assert!(succeeds(&data, folder, &package).contains("hf upload owner/model for-the-hub/package ."));
+    let card = std::fs::read_to_string(folder.join("for-the-hub/package/README.md")).unwrap();
     for part in [
         "license: \"mit\"",
         "library_name: \"lmht\"",
         "pipeline_tag: \"image-classification\"",
         "- \"owner/name\"",
         "model-index:",
+        "split: \"test[:5%]\"",
+        "A network of LM-HT neurons",
         "type: \"accuracy\"",
         "(estimated",
         "± ",
@@ -109,7 +106,7 @@ fn from_a_name_to_a_run_to_a_package_to_a_name() {
         (vec!["package", "run", "run", "--out", "p", "--license", "mit", "--repo", "a/b"], ["another seed", "twice"]),
         (vec!["package", "run", "--out", "p", "--license", "mit", "--repo", "b"], ["--repo", "owner/name"]),
         (vec!["package", "home", "--out", "p", "--license", "mit", "--repo", "a/b"], ["home", "finished run"]),
-        (vec!["package", "run", "--out", "run", "--license", "mit", "--repo", "a/b"], ["run", ""]),
+        (vec!["package", "run", "--out", "run", "--license", "mit", "--repo", "a/b"], ["run", "not replaced"]),
     ] {
         is_refused(&data, folder, &arguments, &parts);
         assert!(!folder.join("p").exists());
@@ -118,7 +115,11 @@ fn from_a_name_to_a_run_to_a_package_to_a_name() {
     // The package as a repository gives the very network.
     let names = ["config.json", "model.safetensors", "preprocessor_config.json", "SHA256SUMS", "README.md"];
     let content = |name: &str| {
-        Content::new(name, &std::fs::read(folder.join("package").join(name)).unwrap(), name.ends_with("tensors"))
+        Content::new(
+            name,
+            &std::fs::read(folder.join("for-the-hub/package").join(name)).unwrap(),
+            name.ends_with("tensors"),
+        )
     };
     let model = World::with(names.map(content).to_vec(), |request, _| {
         request.path.starts_with("/api/datasets/").then(|| Reply::new(401, ""))
@@ -134,6 +135,16 @@ fn from_a_name_to_a_run_to_a_package_to_a_name() {
     assert_eq!(
         succeeds(&model, folder, &["predict", "owner/name", "a.png", "--format", "csv"]),
         succeeds(&model, folder, &["predict", "run", "a.png", "--format", "csv"])
+    );
+    // So does what is converted.
+    succeeds(&model, folder, &["convert", "reparameterize", "owner/name", "--limit", "0", "--out", "single"]);
+    assert!(folder.join("single/preprocessor_config.json").exists());
+    for (name, file) in [("owner/name", "a.safetensors"), ("run", "b.safetensors")] {
+        succeeds(&model, folder, &["convert", "to-pytorch", name, "--out", file]);
+    }
+    assert_eq!(
+        std::fs::read(folder.join("a.safetensors")).unwrap(),
+        std::fs::read(folder.join("b.safetensors")).unwrap()
     );
     let hybrid = ["train", "tiny.toml", "--start", "owner/name", "--data", "sample", "--quiet", "--run", "third"];
     succeeds(&model, folder, &hybrid);

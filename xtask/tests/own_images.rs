@@ -1,9 +1,13 @@
 //! A model put to use: the commands of docs/guides/own-images.md as they stand there, on images that the test makes, and what
 //! `predict` and `eval` do with what goes wrong.
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+#[allow(dead_code, reason = "other tests need more of it")]
+mod helpers;
 
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use helpers::{is_refused, run, succeeds};
 use serde_json::Value;
 
 const GUIDE: &str = include_str!("../../docs/guides/own-images.md");
@@ -12,31 +16,6 @@ const GUIDE: &str = include_str!("../../docs/guides/own-images.md");
 fn block(kind: &str) -> &'static str {
     let (_, rest) = GUIDE.split_once(&format!("```{kind}\n")).expect("the guide has such a block");
     rest.split_once("```").expect("the block ends").0
-}
-
-fn run(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.args(arguments).current_dir(folder).stdin(Stdio::null()).output().expect("the program starts")
-}
-
-#[track_caller]
-fn succeeds(folder: &Path, arguments: &[&str]) -> String {
-    let output = run(folder, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Fails unless the command ended with status 1 and said all of `parts`, without a panic.
-#[track_caller]
-fn is_refused(folder: &Path, arguments: &[&str], parts: &[&str]) -> Output {
-    let output = run(folder, arguments);
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(!message.contains("panicked"), "{message}");
-    for part in parts {
-        assert!(message.contains(part), "expected {part:?} in: {message}");
-    }
-    output
 }
 
 /// Red images of one class, blue ones of the other; of several sizes and formats.
