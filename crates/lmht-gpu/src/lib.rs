@@ -23,6 +23,7 @@
 //! | [`plans::pool`], [`plans::im2col`] | windows over maps |
 //! | [`plans::loss`], [`plans::optimizer`] | cross-entropy of the readout; SGD and AdamW over all parameters in one launch |
 //! | [`plans::cast`] | element types, spikes as bytes |
+//! | [`plans::gather`] | batches out of images that are bytes on the device |
 //!
 //! # What holds
 //!

@@ -5,7 +5,7 @@ use lmht_core::{GradientMode, IlifConfig, LmhtConfig, QcfsGate, TernaryConfig, T
 use super::recorder::{Outline, Recorder};
 use crate::plans::norm_neuron::{Inputs, Shortcut};
 use crate::plans::pool::Windows;
-use crate::plans::{batch_norm, cast, ilif, im2col, loss, neuron, norm_neuron, optimizer, pool, qcfs, ternary};
+use crate::plans::{batch_norm, cast, gather, ilif, im2col, loss, neuron, norm_neuron, optimizer, pool, qcfs, ternary};
 use crate::{Dtype, Program, Result};
 
 /// The programs, each once.
@@ -102,6 +102,8 @@ fn training(m: &Recorder, dtype: Dtype) -> Result<()> {
     };
     let rule = optimizer::Sgd { lr: 0.1, momentum: 0.9, nesterov: true };
     optimizer::sgd(m, rule, optimizer::Scaling { loss_scale: 1.0, max_norm: 0.0 }, parts, &mut velocity)?;
+    let (table, choices) = (of(256 * 3), bytes(Dtype::U32, gather::CHOICES * 8));
+    gather::gather(m, (3, 32, 32), &bytes(Dtype::U8, 50 * 3 * 32 * 32), &choices, &table)?;
     cast::widen(m, &grads)?;
     Ok(())
 }

@@ -7,6 +7,7 @@
 
 pub mod batch_norm;
 pub mod cast;
+pub mod gather;
 pub mod ilif;
 pub mod im2col;
 pub mod loss;

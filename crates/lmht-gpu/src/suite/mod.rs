@@ -20,6 +20,7 @@
 
 mod batch_norm;
 mod cast;
+mod gather;
 mod hosted;
 mod ilif;
 mod loss;
@@ -61,6 +62,7 @@ pub fn checks<M: Machine<Buffer = HostBuffer>>() -> Vec<Check<M>> {
         pair("qcfs", qcfs::check, qcfs::check_f32),
         pair("pool", windows::check_pooling, windows::check_pooling_f32),
         pair("im2col", windows::check_im2col, windows::check_im2col_f32),
+        pair("gather", gather::check, gather::check_f32),
         pair("loss", loss::check, loss::check_f32),
         pair("optimizer", optimizer::check, optimizer::check_f32),
     ]

@@ -188,6 +188,19 @@ fn of_im2col() {
 }
 
 #[test]
+fn of_gather() {
+    let mutants = [
+        ("no barrier to miss: a missing mirror", "(CHOICE(3) ? w - 1 - x : x)", "x"),
+        ("an off-by-one", "w - 1 - x", "w - x"),
+        ("<= for < at the end of what is cut", "y < CHOICE(5)", "y <= CHOICE(5)"),
+        ("a swapped index", "row = y + CHOICE(1)", "row = y + CHOICE(2)"),
+        ("no reduction: a wrong bound of the image", "row < h && ", "row <= h && "),
+        ("a missing mask", "image >= n_images", "image > n_images"),
+    ];
+    caught("gather", &mutants);
+}
+
+#[test]
 fn of_loss() {
     let mutants = [
         ("a missing barrier", "BARRIER();\n    highest = found[0]", "highest = found[0]"),

@@ -60,6 +60,11 @@ fn im2col() {
 }
 
 #[test]
+fn gather() {
+    in_every_order("gather");
+}
+
+#[test]
 fn loss() {
     in_every_order("loss");
 }
