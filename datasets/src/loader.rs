@@ -6,8 +6,8 @@
 //! a run that stops after any step and resumes there sees the batches that it would have seen, without replaying what
 //! came before, and the number of cores changes nothing.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use candle_core::{DType, Device, Tensor};
@@ -18,7 +18,8 @@ use crate::dataset::{Dataset, ImageDataset};
 use crate::error::{Error, Result};
 use crate::mix::Mix;
 use crate::random::{Purpose, keyed, shuffle};
-use crate::transform::{Augment, Cut, Normalize, Window};
+use crate::seen::{DeviceImages, Seen};
+use crate::transform::{Augment, Cut, Normalize};
 
 /// How images become batches.
 ///
@@ -116,63 +117,8 @@ pub struct Loader {
     normalize: Normalize,
     device: Device,
     sends_bytes: bool,
-}
-
-/// Images as a configuration has them seen.
-#[derive(Debug)]
-struct Seen {
-    data: Arc<ImageDataset>,
-    augment: Augment,
-    center_crop: Option<(usize, usize)>,
-    /// The normalized value of each byte, `[C][256]`.
-    table: Vec<[f32; 256]>,
-}
-
-impl Dataset for Seen {
-    fn labels(&self) -> &[u32] {
-        self.data.labels()
-    }
-
-    fn n_classes(&self) -> usize {
-        self.data.n_classes()
-    }
-
-    fn class_names(&self) -> Option<&[String]> {
-        self.data.class_names()
-    }
-
-    fn dims(&self) -> Vec<usize> {
-        let (c, h, w) = self.data.shape();
-        let (h, w) = self.center_crop.unwrap_or((h, w));
-        let (h, w) = self.augment.size(h, w);
-        vec![c, h, w]
-    }
-
-    fn write(&self, index: usize, key: (u64, u64), out: &mut [f32]) {
-        self.render(index, key, &self.table, out);
-    }
-}
-
-impl Seen {
-    /// An image by a table for each channel, and what is cut out of it.
-    fn render<T: Copy + Default>(
-        &self,
-        index: usize,
-        (seed, epoch): (u64, u64),
-        table: &[[T; 256]],
-        out: &mut [T],
-    ) -> Option<Cut> {
-        let (c, h, w) = self.data.shape();
-        let image = &self.data.pixels()[index * c * h * w..(index + 1) * c * h * w];
-        let key = (seed, epoch, index);
-        match self.center_crop {
-            Some(size) => {
-                let middle = Window::centre((h, w), size).cut(image, h, w);
-                self.augment.write(&middle, (c, size.0, size.1), key, table, out)
-            }
-            None => self.augment.write(image, (c, h, w), key, table, out),
-        }
-    }
+    /// The images on the device, once they were asked for, or why they are not there.
+    there: Arc<OnceLock<std::result::Result<DeviceImages, String>>>,
 }
 
 impl Loader {
@@ -212,6 +158,7 @@ impl Loader {
             normalize: normalize.clone(),
             device: device.clone(),
             sends_bytes: !device.is_cpu(),
+            there: Arc::default(),
         })
     }
 
@@ -237,7 +184,8 @@ impl Loader {
             )));
         }
         let normalize = Normalize::unit(dims[dims.len() - 3]);
-        Ok(Self { data, images: None, config: config.clone(), normalize, device: device.clone(), sends_bytes: false })
+        let (config, device) = (config.clone(), device.clone());
+        Ok(Self { data, images: None, config, normalize, device, sends_bytes: false, there: Arc::default() })
     }
 
     /// The same loader whose images travel to the device as bytes, a quarter of the numbers, and are normalized there: the
@@ -257,6 +205,44 @@ impl Loader {
         Self { sends_bytes: true, ..self }
     }
 
+    /// The images on the device, for one that makes batches of them by itself, with [`choices`](Self::choices); they are
+    /// copied there at the first call, for all clones of the loader. Or why that is not possible, in words: where a batch is
+    /// more than pixels that move, or the images have more than 2³¹ - 1 bytes, or the device has no memory for them.
+    pub fn on_device(&self) -> std::result::Result<&DeviceImages, &str> {
+        let make = || match (&self.images, &self.config.mix) {
+            (None, _) => Err("they are recordings, or of a data set of one's own".to_owned()),
+            (_, Some(_)) => Err("images are mixed after they are normalized".to_owned()),
+            (Some(seen), None) => DeviceImages::new(seen, &self.device),
+        };
+        self.there.get_or_init(make).as_ref().map_err(String::as_str)
+    }
+
+    /// What happens to the images `indices` in `epoch`, if nothing but pixels move, `u32` on the device, `[9, B]`: the image;
+    /// how many rows down and columns right of its place a pixel comes from, wrapping below 0; whether right and left change
+    /// places after that; the first row that is 0 and the one behind the last; columns likewise; the label.
+    ///
+    /// [`Self::epoch`] makes its batches by the same choices.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if an index is beyond the data, or [`on_device`](Self::on_device) says that more than pixels move.
+    pub fn choices(&self, epoch: u64, indices: &[usize]) -> Result<Tensor> {
+        let (Some(seen), Ok(_)) = (&self.images, self.on_device()) else {
+            return Err(Error::Config("Loader::choices: expected a loader whose images are on the device".to_owned()));
+        };
+        if let Some(index) = indices.iter().find(|index| **index >= self.data.len()) {
+            let n = self.data.len();
+            return Err(Error::Config(format!("Loader::choices: expected indices below {n}, found {index}")));
+        }
+        let (b, labels) = (indices.len(), self.data.labels());
+        let mut rows = vec![0; 9 * b];
+        for (at, &index) in indices.iter().enumerate() {
+            let choices = seen.view(index, (self.config.seed, epoch)).choices();
+            let numbers = [index as u32].into_iter().chain(choices).chain([labels[index]]);
+            numbers.enumerate().for_each(|(row, number)| rows[row * b + at] = number);
+        }
+        Ok(Tensor::from_vec(rows, (9, b), &self.device)?)
+    }
+
     /// (height, width) of the images in a batch.
     pub fn size(&self) -> (usize, usize) {
         let dims = self.data.dims();
@@ -271,6 +257,11 @@ impl Loader {
     /// The images as they are in memory, if it is a loader of images.
     pub fn images(&self) -> Option<&ImageDataset> {
         self.images.as_deref().map(|seen| &*seen.data)
+    }
+
+    /// Where the tensors are.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// How they become batches.
@@ -369,7 +360,7 @@ struct Plan {
 impl Plan {
     /// Makes batch `step` on all cores.
     fn batch(&self, step: usize) -> Result<Batch> {
-        let Loader { data, images: seen, config, device, normalize, sends_bytes } = &self.loader;
+        let Loader { data, images: seen, config, device, normalize, sends_bytes, .. } = &self.loader;
         let start = step * config.batch_size;
         let indices = &self.order[start..(start + config.batch_size).min(self.order.len())];
         let labels: Vec<u32> = indices.iter().map(|index| data.labels()[*index]).collect();

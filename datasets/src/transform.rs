@@ -161,8 +161,14 @@ impl Augment {
         view.cut
     }
 
+    /// What of it does more than move pixels.
+    pub(crate) fn beyond_moves(&self) -> Option<&'static str> {
+        let auto_augment = self.auto_augment.map(|_| "Augment::auto_augment");
+        self.resized_crop.map(|_| "Augment::resized_crop").or(auto_augment)
+    }
+
     /// Crop, flip and cutout of image `index` in `epoch`, for the size after a resized crop; nothing else decides them.
-    fn draw(&self, h: usize, w: usize, seed: u64, epoch: u64, index: usize) -> View {
+    pub(crate) fn draw(&self, h: usize, w: usize, seed: u64, epoch: u64, index: usize) -> View {
         if *self == Self::default() {
             return View::default();
         }
@@ -371,6 +377,13 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// Its numbers for a kernel: rows down and columns right, whether it is flipped, what is cut. Below 0 they wrap around.
+    pub(crate) fn choices(&self) -> [u32; 7] {
+        let ((top, bottom), (left, right)) = self.cut.unwrap_or_default();
+        let [top, bottom, left, right] = [top, bottom, left, right].map(|side| side as u32);
+        [self.down as u32, self.right as u32, u32::from(self.flip), top, bottom, left, right]
+    }
+
     /// Writes the `view` of an image `[C, H, W]` into `out`, `[C, H, W]`; what is cut out has the type's default, 0.
     fn write<T: Copy + Default>(&self, image: &[u8], h: usize, w: usize, table: &[[T; 256]], out: &mut [T]) {
         // Columns x of the output for which x + right is a column of the image.

@@ -145,6 +145,9 @@ pub fn fit(
             "note: this network trains layer by layer, with more time and memory than in one program: {why}"
         ));
     }
+    if let Some(note) = train.note() {
+        progress.line(&format!("note: {note}"));
+    }
     let mut optimizer = config.optimizer.build(params.trainable())?;
     let mut state = State::default();
     if let Some(record) = record.as_deref_mut() {

@@ -175,6 +175,49 @@ fn bytes_are_normalized_at_their_end_to_the_same_bits() {
     }
 }
 
+/// What a device is told, carried out by a loop: the bits of the batches.
+#[test]
+fn choices_on_the_bytes_are_the_batches() {
+    let erased = Augment { cutout: 0, erasing: Some(0.8), ..AUGMENT };
+    let train = |augment| LoaderConfig { augment, ..LoaderConfig::train(4, 2) };
+    for config in [
+        LoaderConfig::eval(4),
+        LoaderConfig { center_crop: Some((2, 3)), ..LoaderConfig::eval(4) },
+        LoaderConfig { drop_last: false, ..train(AUGMENT) },
+        train(erased),
+    ] {
+        let loader = loader(&data(9), &config);
+        let there = loader.on_device().unwrap();
+        let (n, c, h, w) = there.bytes.dims4().unwrap();
+        assert_eq!((n, h, w), (9, loader.size().0, loader.size().1));
+        let bytes = there.bytes.flatten_all().unwrap().to_vec1::<u8>().unwrap();
+        let table = there.table.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for batch in loader.epoch(3).unwrap() {
+            let batch = batch.unwrap();
+            let choices = loader.choices(3, &batch.indices).unwrap().to_vec2::<u32>().unwrap();
+            let mut images = Vec::new();
+            for at in 0..batch.indices.len() {
+                let choice = |row: usize| choices[row][at] as i32 as isize;
+                for i in 0..c * h * w {
+                    let (channel, y, x) = (i / h / w, (i / w % h) as isize, (i % w) as isize);
+                    let from = if choice(3) == 1 { w as isize - 1 - x } else { x };
+                    let (row, column) = (y + choice(1), from + choice(2));
+                    let is_there = (0..h as isize).contains(&row) && (0..w as isize).contains(&column);
+                    let pixel = ((choice(0) as usize * c + channel) * h) as isize + row;
+                    let byte = if is_there { bytes[(pixel * w as isize + column) as usize] } else { 0 };
+                    let is_cut = (choice(4)..choice(5)).contains(&y) && (choice(6)..choice(7)).contains(&x);
+                    images.push(if is_cut { 0.0 } else { table[channel * 256 + usize::from(byte)] });
+                }
+            }
+            let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            assert_eq!(bits(images), bits(values(&batch)), "{config:?}");
+            assert_eq!(choices[8], batch.labels.to_vec1::<u32>().unwrap());
+        }
+        let error = loader.choices(0, &[9]).unwrap_err().to_string();
+        assert!(error.contains("below 9"), "{error}");
+    }
+}
+
 #[test]
 fn a_dropped_epoch_does_not_hang() {
     let data = data(3_000);

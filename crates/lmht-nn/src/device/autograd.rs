@@ -16,9 +16,9 @@ pub(crate) fn forward(steps: &Steps, rows: &Tensor, pass: &Pass<'_>) -> Result<T
     let dtype = pass.precision().dtype().unwrap_or(rows.dtype());
     let thresholds = thresholds(steps)?;
     let run = Run { mode: pass.mode(), dtype, thresholds: &thresholds };
-    let maps = rows.detach().to_dtype(dtype)?;
-    let is_map = maps.rank() == 4;
-    let maps = if is_map { maps.permute((0, 2, 3, 1))?.contiguous()? } else { maps };
+    let (maps, is_map) = (rows.detach(), rows.rank() == 4);
+    // Turned around first: a conversion of what is not contiguous gives what is, and `gpu::gather` has done it already.
+    let maps = if is_map { maps.permute((0, 2, 3, 1))? } else { maps }.to_dtype(dtype)?.contiguous()?;
     let (logits, way) = run.forward(steps, maps, rows.track_op())?;
     let logits = logits.to_dtype(rows.dtype())?;
     let learned = steps.steps.iter().filter(|_| pass.mode() == Mode::Train).flat_map(|step| params(&step.action));

@@ -2,7 +2,7 @@
 //!
 //! Each operation of [`ops`](crate::ops) that has kernels runs them where its input is on a GPU: neurons of every trained
 //! kind, QCFS, batch norm, pooling, convolution, forward and backward, in f32, f16 and bf16 (and f64 on CUDA). A convolution is
-//! cuDNN's with the feature `cudnn`, else columns and a matrix product. The others stay composed of Candle's operations there;
+//! cuDNN's with the feature `cudnn`, where cuDNN has one for its shape, else columns and a matrix product. The others stay composed of Candle's operations there;
 //! [`Network::plan`](crate::Network::plan) names them. Which launchers a program has, its features say:
 //!
 //! | feature | machine | for |
@@ -25,6 +25,8 @@ mod cuda;
 mod cudnn;
 #[cfg(feature = "emulator")]
 mod emulator;
+#[cfg_attr(not(any(feature = "cuda", feature = "metal", feature = "emulator")), allow(dead_code))]
+mod gather;
 #[cfg(any(feature = "cuda", feature = "metal", feature = "emulator"))]
 mod host;
 #[cfg_attr(not(any(feature = "cuda", feature = "metal", feature = "emulator")), allow(dead_code))]
@@ -48,8 +50,9 @@ pub use emulator::emulated;
 #[cfg(feature = "metal")]
 pub use metal::Metal;
 
+pub use gather::gather;
 pub use lmht_gpu::plans::optimizer::{AdamW, Sgd};
-pub use run::takes;
+pub use run::{has_kernels, takes};
 pub use train::{Flat, Rule, cross_entropy, sum_squares, update};
 
 pub(crate) use kernel::{Kernel, apply, backward, forward};

@@ -24,16 +24,24 @@ use super::work::{Output, Work};
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub fn takes(xs: &Tensor) -> bool {
-    let is_known = matches!(xs.dtype(), DType::F32 | DType::F64 | DType::F16 | DType::BF16);
-    is_known
-        && match xs.device() {
-            Device::Cuda(_) => cfg!(feature = "cuda"),
-            Device::Metal(_) => cfg!(feature = "metal") && xs.dtype() != DType::F64,
-            #[cfg(feature = "emulator")]
-            Device::Cpu => emulator::is_on(),
-            #[cfg(not(feature = "emulator"))]
-            Device::Cpu => false,
-        }
+    let is_known = match xs.dtype() {
+        DType::F32 | DType::F16 | DType::BF16 => true,
+        DType::F64 => !xs.device().is_metal(),
+        _ => false,
+    };
+    is_known && has_kernels(xs.device())
+}
+
+/// Whether kernels of ours run on a device: a GPU whose feature the program has.
+pub fn has_kernels(device: &Device) -> bool {
+    match device {
+        Device::Cuda(_) => cfg!(feature = "cuda"),
+        Device::Metal(_) => cfg!(feature = "metal"),
+        #[cfg(feature = "emulator")]
+        Device::Cpu => emulator::is_on(),
+        #[cfg(not(feature = "emulator"))]
+        Device::Cpu => false,
+    }
 }
 
 /// Runs kernels where the inputs are, which are made contiguous.

@@ -125,6 +125,11 @@ pub trait BatchSource {
     /// The number of batches in an epoch.
     fn n_batches(&self) -> usize;
 
+    /// What [`fit`](crate::fit) is to say of it at the start, such as why it is slower than it could be.
+    fn note(&self) -> Option<String> {
+        None
+    }
+
     /// The batches of `epoch` (0 first), from batch `first` on; none if `first` is [`Self::n_batches`].
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::numbers;
 const CPU: Device = Device::Cpu;
 
 /// Skips, and says so, without a C++ compiler.
-fn emulated<T>(f: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn emulated<T>(f: impl FnOnce() -> T) -> Option<T> {
     let result = gpu::emulated(f);
     if result.is_none() {
         println!("skipped: no C++ compiler to run kernels with; install g++ or clang++, or set CXX");

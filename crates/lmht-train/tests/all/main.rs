@@ -4,6 +4,8 @@ mod device;
 #[cfg(feature = "datasets")]
 mod examples;
 mod fit;
+#[cfg(feature = "datasets")]
+mod gathered;
 mod loss;
 mod optim;
 mod record;

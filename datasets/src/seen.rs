@@ -1,0 +1,118 @@
+//! Images as a loader's configuration has them seen, by the cores or by a device that has the bytes.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use crate::dataset::{Dataset, ImageDataset};
+use crate::transform::{Augment, Cut, View, Window};
+
+/// Images as a configuration has them seen.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) data: Arc<ImageDataset>,
+    pub(crate) augment: Augment,
+    pub(crate) center_crop: Option<(usize, usize)>,
+    /// The normalized value of each byte, `[C][256]`.
+    pub(crate) table: Vec<[f32; 256]>,
+}
+
+impl Dataset for Seen {
+    fn labels(&self) -> &[u32] {
+        self.data.labels()
+    }
+
+    fn n_classes(&self) -> usize {
+        self.data.n_classes()
+    }
+
+    fn class_names(&self) -> Option<&[String]> {
+        self.data.class_names()
+    }
+
+    fn dims(&self) -> Vec<usize> {
+        let (c, h, w) = self.shape();
+        let (h, w) = self.augment.size(h, w);
+        vec![c, h, w]
+    }
+
+    fn write(&self, index: usize, key: (u64, u64), out: &mut [f32]) {
+        self.render(index, key, &self.table, out);
+    }
+}
+
+impl Seen {
+    /// Of an image before it is augmented: its middle, if that is cut out.
+    fn shape(&self) -> (usize, usize, usize) {
+        let (c, h, w) = self.data.shape();
+        let (h, w) = self.center_crop.unwrap_or((h, w));
+        (c, h, w)
+    }
+
+    /// The bytes of such an image.
+    fn bytes(&self, index: usize) -> Cow<'_, [u8]> {
+        let (c, h, w) = self.data.shape();
+        let image = &self.data.pixels()[index * c * h * w..(index + 1) * c * h * w];
+        match self.center_crop {
+            Some(size) => Window::centre((h, w), size).cut(image, h, w).into(),
+            None => image.into(),
+        }
+    }
+
+    /// An image by a table for each channel, and what is cut out of it.
+    pub(crate) fn render<T: Copy + Default>(
+        &self,
+        index: usize,
+        (seed, epoch): (u64, u64),
+        table: &[[T; 256]],
+        out: &mut [T],
+    ) -> Option<Cut> {
+        self.augment.write(&self.bytes(index), self.shape(), (seed, epoch, index), table, out)
+    }
+
+    /// Where the pixels of an image come from, if nothing but pixels move.
+    pub(crate) fn view(&self, index: usize, (seed, epoch): (u64, u64)) -> View {
+        let (_, h, w) = self.shape();
+        self.augment.draw(h, w, seed, epoch, index)
+    }
+}
+
+/// All images of a [`Loader`](crate::Loader) on its device.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct DeviceImages {
+    /// `u8`, `[N, C, H, W]`: before they are augmented.
+    pub bytes: Tensor,
+    /// The normalized value of each byte, `f32`, `[C, 256]`.
+    pub table: Tensor,
+}
+
+/// Bytes that kernels count: in 32 bits, signed.
+const MOST: usize = i32::MAX as usize;
+
+impl DeviceImages {
+    /// The images on `device`, or why they are not put there.
+    pub(crate) fn new(seen: &Seen, device: &Device) -> Result<Self, String> {
+        if let Some(beyond) = seen.augment.beyond_moves() {
+            return Err(format!("{beyond} computes pixels, and a device moves them"));
+        }
+        let ((c, h, w), n) = (seen.shape(), seen.data.len());
+        let len = n * c * h * w;
+        if len > MOST {
+            return Err(format!("they have {len} bytes, expected at most {MOST}"));
+        }
+        let copy = || {
+            let bytes = match seen.center_crop {
+                // No copy here of what is whole.
+                None => Tensor::from_slice(seen.data.pixels(), (n, c, h, w), device)?,
+                Some(_) => {
+                    let middles: Vec<u8> = (0..n).flat_map(|index| seen.bytes(index).into_owned()).collect();
+                    Tensor::from_vec(middles, (n, c, h, w), device)?
+                }
+            };
+            Ok(Self { bytes, table: Tensor::from_slice(seen.table.as_flattened(), (c, 256), device)? })
+        };
+        copy().map_err(|error: candle_core::Error| format!("the device did not take them: {error}"))
+    }
+}
