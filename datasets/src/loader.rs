@@ -318,7 +318,12 @@ impl Loader {
             let (sender, receiver) = sync_channel(ahead - 1);
             let work = move || {
                 for step in step..end {
-                    let batch = plan.batch(step);
+                    // On CUDA each thread has a stream of its own: what this one has begun is to have ended before
+                    // another one reads it.
+                    let batch = plan.batch(step).and_then(|batch| {
+                        plan.loader.device.synchronize()?;
+                        Ok(batch)
+                    });
                     let failed = batch.is_err();
                     // Sending fails when the receiver is gone: nobody wants the rest.
                     if sender.send(batch).is_err() || failed {
