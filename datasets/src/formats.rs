@@ -43,7 +43,7 @@ pub(crate) trait Format: Sync {
 }
 
 /// Encoded images with their labels.
-pub(crate) trait Table {
+pub(crate) trait Table: Send + Sync {
     /// Rows that it promises.
     fn n_rows(&self) -> usize;
 
@@ -59,8 +59,18 @@ pub(crate) trait Table {
     /// The labels alone, which is quick.
     fn labels(&self) -> Result<Vec<Label>>;
 
-    /// Hands every row to `visit`, in order and at most `chunk` at a time.
-    fn for_each_chunk(&self, chunk: usize, visit: &mut dyn FnMut(Rows) -> Result<()>) -> Result<()>;
+    /// The number of rows of each part that can be read by itself.
+    fn groups(&self) -> Vec<usize> {
+        vec![self.n_rows()]
+    }
+
+    /// Hands every row of a part to `visit`, in order and at most `chunk` at a time.
+    fn read_group(&self, group: usize, chunk: usize, visit: &mut dyn FnMut(Rows) -> Result<()>) -> Result<()>;
+
+    /// Likewise every row of the table.
+    fn for_each_chunk(&self, chunk: usize, visit: &mut dyn FnMut(Rows) -> Result<()>) -> Result<()> {
+        (0..self.groups().len()).try_for_each(|group| self.read_group(group, chunk, visit))
+    }
 
     /// Where the image of a row is.
     fn place(&self, row: usize) -> Place;

@@ -115,7 +115,7 @@ impl Table for Raw {
     }
 
     /// As images that are not compressed: sizes, colours and limits are then those of all others.
-    fn for_each_chunk(&self, chunk: usize, visit: &mut dyn FnMut(Rows) -> Result<()>) -> Result<()> {
+    fn read_group(&self, _group: usize, chunk: usize, visit: &mut dyn FnMut(Rows) -> Result<()>) -> Result<()> {
         let (c, h, w) = self.shape;
         for (i, (labels, pixels)) in self.labels.chunks(chunk).zip(self.pixels.chunks(chunk * c * h * w)).enumerate() {
             let encode = |(row, image): (usize, &[u8])| {

@@ -150,6 +150,15 @@ impl Table for Files {
         Ok(self.labels.clone())
     }
 
+    fn groups(&self) -> Vec<usize> {
+        vec![1; self.images.len()]
+    }
+
+    fn read_group(&self, group: usize, _chunk: usize, visit: &mut dyn FnMut(Rows) -> Result<()>) -> Result<()> {
+        let images = vec![Encoded::from(read(&self.images[group])?)];
+        visit(Rows { first: group, images, labels: vec![self.labels[group].clone()] })
+    }
+
     fn for_each_chunk(&self, chunk: usize, visit: &mut dyn FnMut(Rows) -> Result<()>) -> Result<()> {
         let mut first = 0;
         while first < self.images.len() {

@@ -203,7 +203,7 @@ impl Table for Pair {
     }
 
     /// As PNG: every image takes the same way through the decoder with its checks.
-    fn for_each_chunk(&self, chunk: usize, visit: &mut dyn FnMut(Rows) -> Result<()>) -> Result<()> {
+    fn read_group(&self, _group: usize, chunk: usize, visit: &mut dyn FnMut(Rows) -> Result<()>) -> Result<()> {
         let mut stream = Stream::open(&self.images, 3)?;
         let mut pixels = vec![0; self.height as usize * self.width as usize];
         let chunk = chunk.min(MAX_HELD as usize / pixels.len()).max(1);

@@ -5,12 +5,16 @@ mod pages;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ::parquet::basic::{Compression, ConvertedType, LogicalType, Type as PhysicalType};
 use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use ::parquet::data_type::DataType;
 use ::parquet::errors::ParquetError;
-use ::parquet::file::reader::{FileReader, SerializedFileReader};
+use ::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use ::parquet::file::properties::ReaderProperties;
+use ::parquet::file::reader::RowGroupReader;
+use ::parquet::file::serialized_reader::SerializedRowGroupReader;
 use ::parquet::schema::types::ColumnDescriptor;
 
 use super::{Encoded, Format, Label, MAX_HELD, Rows, Splits, Table, ends_in, entries, name, split_of};
@@ -60,12 +64,11 @@ fn damaged(path: &Path, reason: String) -> Error {
     Error::Parquet { path: path.to_path_buf(), reason }
 }
 
-/// An open parquet file, with its image and label columns found.
+/// A parquet file whose footer is read, with its image and label columns found. It is open only while rows are read: a data
+/// set may have more shards than a process may have files.
 struct ParquetTable {
     path: PathBuf,
-    /// The same file again, for a look at its pages.
-    file: File,
-    reader: SerializedFileReader<File>,
+    metadata: ParquetMetaData,
     image: usize,
     label: usize,
     /// `image.bytes` or the like, for messages.
@@ -85,10 +88,9 @@ impl ParquetTable {
             let io = |source| Error::Io { path: path.to_path_buf(), doing: "open the file", source };
             let file = File::open(path).map_err(io)?;
             let size = file.metadata().map_err(io)?.len();
-            let reader = file.try_clone().map_err(io)?;
-            let reader = SerializedFileReader::new(reader)
+            let metadata = ParquetMetaDataReader::new()
+                .parse_and_finish(&file)
                 .map_err(|e| damaged(path, format!("its {size} bytes do not hold one ({})", words(e))))?;
-            let metadata = reader.metadata();
             let columns = metadata.file_metadata().schema_descr().columns();
             let image = find_image(path, columns, options.image_column.as_deref())?;
             let label = find_label(path, columns, options.label_column.as_deref())?;
@@ -117,22 +119,41 @@ impl ParquetTable {
             Ok(Self {
                 image_name: columns[image].path().string(),
                 path: path.to_path_buf(),
-                file,
-                reader,
                 image,
                 label,
                 label_name,
                 n_rows,
                 n_bytes: size,
                 class_names,
+                metadata,
             })
         })
     }
 
-    /// Refuses a row group with a page that would burst.
-    fn check_pages(&self, group: usize, column: usize) -> Result<()> {
-        let column = self.reader.metadata().row_group(group).column(column);
-        pages::check(&self.file, column).map_err(|e| damaged(&self.path, format!("in row group {group} {e}")))
+    /// The file, which has to be the one whose footer was read.
+    fn file(&self) -> Result<Arc<File>> {
+        let io = |source| Error::Io { path: self.path.clone(), doing: "open the file", source };
+        let file = File::open(&self.path).map_err(io)?;
+        let n_bytes = file.metadata().map_err(io)?.len();
+        if n_bytes != self.n_bytes {
+            let reason = format!("it had {} bytes when it was opened first, and now has {n_bytes}", self.n_bytes);
+            return Err(damaged(&self.path, reason));
+        }
+        Ok(Arc::new(file))
+    }
+
+    /// The reader of a column of a row group, whose first row is `first`; refuses a page that would burst.
+    fn column(&self, file: &Arc<File>, group: usize, column: usize, first: usize) -> Result<ColumnReader> {
+        let rows = self.metadata.row_group(group);
+        pages::check(file, rows.column(column))
+            .map_err(|e| damaged(&self.path, format!("in row group {group} {e}")))?;
+        let (pages, properties) = (self.metadata.page_index_for_row_group(group), ReaderProperties::builder().build());
+        let reader = SerializedRowGroupReader::new(file.clone(), rows, pages, Arc::new(properties));
+        reader.and_then(|reader| reader.get_column_reader(column)).map_err(|e| self.damaged(first, e))
+    }
+
+    fn n_rows_of(&self, group: usize) -> usize {
+        self.metadata.row_group(group).num_rows() as usize
     }
 
     fn read_labels(&self, reader: &mut ColumnReader, wanted: usize, first: usize) -> Result<Vec<Label>> {
@@ -164,7 +185,7 @@ impl ParquetTable {
         first: usize,
         column: &str,
     ) -> Result<Vec<T::T>> {
-        let schema = self.reader.metadata().file_metadata().schema_descr();
+        let schema = self.metadata.file_metadata().schema_descr();
         let index = if column == self.image_name { self.image } else { self.label };
         let present = schema.column(index).max_def_level();
         let (mut levels, mut values) = (Vec::new(), Vec::new());
@@ -212,63 +233,60 @@ impl Table for ParquetTable {
         Place { path: self.path.clone(), row: Some(row) }
     }
 
-    fn for_each_chunk(&self, chunk: usize, visit: &mut dyn FnMut(Rows) -> Result<()>) -> Result<()> {
-        let mut first = 0;
-        for group in 0..self.reader.num_row_groups() {
-            let (mut images, mut labels, n_rows) = guard(&self.path, || {
-                let rows = self.reader.get_row_group(group).map_err(|e| self.damaged(first, e))?;
-                self.check_pages(group, self.image)?;
-                self.check_pages(group, self.label)?;
-                let images = rows.get_column_reader(self.image).map_err(|e| self.damaged(first, e))?;
-                let labels = rows.get_column_reader(self.label).map_err(|e| self.damaged(first, e))?;
-                let ColumnReader::ByteArrayColumnReader(images) = images else {
-                    return Err(damaged(&self.path, format!("`{}` is not binary after all", self.image_name)));
-                };
-                Ok((images, labels, self.reader.metadata().row_group(group).num_rows() as usize))
+    fn groups(&self) -> Vec<usize> {
+        (0..self.metadata.num_row_groups()).map(|group| self.n_rows_of(group)).collect()
+    }
+
+    fn read_group(&self, group: usize, chunk: usize, visit: &mut dyn FnMut(Rows) -> Result<()>) -> Result<()> {
+        let mut first = (0..group).map(|group| self.n_rows_of(group)).sum();
+        let (mut images, mut labels) = guard(&self.path, || {
+            let file = self.file()?;
+            let images = self.column(&file, group, self.image, first)?;
+            let labels = self.column(&file, group, self.label, first)?;
+            let ColumnReader::ByteArrayColumnReader(images) = images else {
+                return Err(damaged(&self.path, format!("`{}` is not binary after all", self.image_name)));
+            };
+            Ok((images, labels))
+        })?;
+        let n_rows = self.n_rows_of(group);
+        let end = first + n_rows;
+        let bytes = self.metadata.row_group(group).column(self.image).uncompressed_size();
+        let mean = u64::try_from(bytes).unwrap_or(0) / (n_rows as u64).max(1);
+        let chunk = chunk.min((MAX_HELD / mean.max(1)).max(1) as usize);
+        loop {
+            // At the end of a group, ask for one more row: a footer that promises too few would hide the rest.
+            let wanted = chunk.min(end - first).max(1);
+            let rows = guard(&self.path, || {
+                let images = self.read(&mut images, wanted, first, &self.image_name)?;
+                let labels = self.read_labels(&mut labels, wanted, first)?;
+                Ok(Rows { first, images, labels })
             })?;
-            let end = first + n_rows;
-            let bytes = self.reader.metadata().row_group(group).column(self.image).uncompressed_size();
-            let mean = u64::try_from(bytes).unwrap_or(0) / (n_rows as u64).max(1);
-            let chunk = chunk.min((MAX_HELD / mean.max(1)).max(1) as usize);
-            loop {
-                // At the end of a group, ask for one more row: a footer that promises too few would hide the rest.
-                let wanted = chunk.min(end - first).max(1);
-                let rows = guard(&self.path, || {
-                    let images = self.read(&mut images, wanted, first, &self.image_name)?;
-                    let labels = self.read_labels(&mut labels, wanted, first)?;
-                    Ok(Rows { first, images, labels })
-                })?;
-                let n_read = rows.images.len();
-                if rows.labels.len() != n_read || (n_read < wanted) != (first == end) {
-                    return Err(damaged(
-                        &self.path,
-                        format!(
-                            "row group {group} promises rows up to {end}, and from row {first} on {wanted} were asked \
-                             for, {n_read} images and {} labels came",
-                            rows.labels.len()
-                        ),
-                    ));
-                }
-                if n_read == 0 {
-                    break;
-                }
-                first += n_read;
-                visit(rows)?;
+            let n_read = rows.images.len();
+            if rows.labels.len() != n_read || (n_read < wanted) != (first == end) {
+                return Err(damaged(
+                    &self.path,
+                    format!(
+                        "row group {group} promises rows up to {end}, and from row {first} on {wanted} were asked \
+                         for, {n_read} images and {} labels came",
+                        rows.labels.len()
+                    ),
+                ));
             }
+            if n_read == 0 {
+                return Ok(());
+            }
+            first += n_read;
+            visit(rows)?;
         }
-        Ok(())
     }
 
     /// The images are not even decompressed.
     fn labels(&self) -> Result<Vec<Label>> {
         guard(&self.path, || {
-            let mut all = Vec::new();
-            for group in 0..self.reader.num_row_groups() {
-                let first = all.len();
-                let rows = self.reader.get_row_group(group).map_err(|e| self.damaged(first, e))?;
-                self.check_pages(group, self.label)?;
-                let mut reader = rows.get_column_reader(self.label).map_err(|e| self.damaged(first, e))?;
-                let n_rows = self.reader.metadata().row_group(group).num_rows() as usize;
+            let (file, mut all) = (self.file()?, Vec::new());
+            for group in 0..self.metadata.num_row_groups() {
+                let (first, n_rows) = (all.len(), self.n_rows_of(group));
+                let mut reader = self.column(&file, group, self.label, first)?;
                 // In chunks, so that a damaged row count cannot ask for memory that the rows would not fill.
                 while all.len() < first + n_rows {
                     let labels = self.read_labels(&mut reader, (first + n_rows - all.len()).min(8192), all.len())?;
@@ -294,7 +312,7 @@ fn words(error: ParquetError) -> String {
 }
 
 /// The index of the leaf column with the images: `image.bytes`, `img.bytes`, or a plain binary column.
-fn find_image(path: &Path, columns: &[std::sync::Arc<ColumnDescriptor>], name: Option<&str>) -> Result<usize> {
+fn find_image(path: &Path, columns: &[Arc<ColumnDescriptor>], name: Option<&str>) -> Result<usize> {
     let named = |name: &str| {
         let nested = format!("{name}.bytes");
         columns.iter().position(|column| {
@@ -322,7 +340,7 @@ fn find_image(path: &Path, columns: &[std::sync::Arc<ColumnDescriptor>], name: O
 }
 
 /// The index of the column with the labels, whole numbers or text.
-fn find_label(path: &Path, columns: &[std::sync::Arc<ColumnDescriptor>], name: Option<&str>) -> Result<usize> {
+fn find_label(path: &Path, columns: &[Arc<ColumnDescriptor>], name: Option<&str>) -> Result<usize> {
     let named = |name: &str| {
         columns.iter().position(|column| {
             column.path().string() == name
@@ -359,8 +377,8 @@ fn is_text(column: &ColumnDescriptor) -> bool {
 }
 
 /// Every column with its type, for messages.
-fn list(columns: &[std::sync::Arc<ColumnDescriptor>]) -> String {
-    let describe = |column: &std::sync::Arc<ColumnDescriptor>| {
+fn list(columns: &[Arc<ColumnDescriptor>]) -> String {
+    let describe = |column: &Arc<ColumnDescriptor>| {
         let kind = match column.physical_type() {
             PhysicalType::BYTE_ARRAY if is_text(column) => "text".to_owned(),
             PhysicalType::BYTE_ARRAY => "binary".to_owned(),
