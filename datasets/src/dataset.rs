@@ -37,7 +37,10 @@ pub trait Dataset: Debug + Send + Sync {
     fn dims(&self) -> Vec<usize>;
 
     /// Writes example `index` as it is seen under (seed, epoch), which decide with `index` alone what is random in it.
-    fn write(&self, index: usize, key: (u64, u64), out: &mut [f32]);
+    ///
+    /// # Errors
+    /// If it is not in memory and cannot be read.
+    fn write(&self, index: usize, key: (u64, u64), out: &mut [f32]) -> Result<()>;
 
     /// N, the number of examples.
     fn len(&self) -> usize {
@@ -155,7 +158,7 @@ impl ImageDataset {
         let n_bytes = tables.iter().map(|table| table.n_bytes()).fold(0, u64::saturating_add);
         builder.limit = source.options.max_decoded_bytes.unwrap_or((n_bytes.saturating_mul(MAX_RATIO)).max(1 << 30));
         if slice != WHOLE {
-            builder.slice = Some((slice, classes.count(&tables)?));
+            builder.choice.slice = Some((slice, classes.count(&tables)?));
         }
         let mut done = 0;
         progress(done, total);
@@ -171,6 +174,23 @@ impl ImageDataset {
         let columns = tables.first().and_then(|table| table.columns());
         data.columns = columns.map(|(image, label)| (image.to_owned(), label.to_owned()));
         Ok(data)
+    }
+
+    /// What is known of images that are not in memory: of no shape yet.
+    pub(crate) fn without_pixels(labels: Vec<u32>, classes: &Classes, columns: Option<(&str, &str)>) -> Self {
+        Self {
+            pixels: Vec::new(),
+            labels,
+            shape: (0, 0, 0),
+            n_classes: classes.n,
+            class_names: classes.names.clone(),
+            fit: Fit::Exact,
+            columns: columns.map(|(image, label)| (image.to_owned(), label.to_owned())),
+        }
+    }
+
+    pub(crate) fn set_shape(&mut self, shape: (usize, usize, usize), fit: Fit) {
+        (self.shape, self.fit) = (shape, fit);
     }
 
     /// N, the number of images.
@@ -318,7 +338,7 @@ impl ImageDataset {
 }
 
 /// What the labels of a data set may be.
-struct Classes {
+pub(crate) struct Classes {
     n: usize,
     names: Option<Vec<String>>,
     /// The label of each name, where labels are text.
@@ -327,7 +347,7 @@ struct Classes {
 
 impl Classes {
     /// From the options; the metadata of the files; the card; or the labels of the training split.
-    fn find(source: &Source, tables: &[Box<dyn Table>]) -> Result<Self> {
+    pub(crate) fn find(source: &Source, tables: &[Box<dyn Table>]) -> Result<Self> {
         let options = &source.options;
         let column = tables.iter().find_map(|table| table.columns()).map_or("label", |(_, label)| label);
         let in_files = || tables.iter().find_map(|table| table.class_names()).map(<[_]>::to_vec);
@@ -371,7 +391,7 @@ impl Classes {
     }
 
     /// The class of a label, or why it is none.
-    fn of(&self, label: &Label, at: impl Fn() -> Place) -> Result<u32> {
+    pub(crate) fn of(&self, label: &Label, at: impl Fn() -> Place) -> Result<u32> {
         let number = match label {
             Label::Number(number) => *number,
             Label::Text(text) => {
@@ -387,7 +407,7 @@ impl Classes {
     }
 
     /// The number of images of each class.
-    fn count(&self, tables: &[Box<dyn Table>]) -> Result<BTreeMap<u32, usize>> {
+    pub(crate) fn count(&self, tables: &[Box<dyn Table>]) -> Result<BTreeMap<u32, usize>> {
         let mut counts = BTreeMap::new();
         for table in tables {
             for (row, label) in table.labels()?.iter().enumerate() {
@@ -395,6 +415,35 @@ impl Classes {
             }
         }
         Ok(counts)
+    }
+}
+
+/// Which rows of a split are its images.
+pub(crate) struct Choice {
+    /// The part of each class that is kept, and how many images it has.
+    pub(crate) slice: Option<(Slice, BTreeMap<u32, usize>)>,
+    max_per_class: Option<usize>,
+    /// Images of each class that were seen, and that were kept.
+    n_of_class: BTreeMap<u32, (usize, usize)>,
+}
+
+impl Choice {
+    pub(crate) fn new(options: &ReadOptions) -> Self {
+        Self { slice: None, max_per_class: options.max_per_class, n_of_class: BTreeMap::new() }
+    }
+
+    /// Whether the next image of a class belongs to what is read.
+    pub(crate) fn wants(&mut self, class: u32) -> bool {
+        let (seen, kept) = self.n_of_class.entry(class).or_default();
+        let in_slice = self.slice.as_ref().is_none_or(|((from, to), counts)| {
+            let n = counts.get(&class).copied().unwrap_or(0);
+            // Of 5 images, 50 % ends after 2, and the other half begins there.
+            (n * from / 100..n * to / 100).contains(seen)
+        });
+        *seen += 1;
+        let wanted = in_slice && self.max_per_class.is_none_or(|most| *kept < most);
+        *kept += usize::from(wanted);
+        wanted
     }
 }
 
@@ -407,52 +456,31 @@ struct Builder<'a> {
     /// Bytes of pixels that may be decoded, and those of which headers were read.
     limit: u64,
     promised: u64,
-    /// The part of each class that is kept, and how many images it has.
-    slice: Option<(Slice, BTreeMap<u32, usize>)>,
+    choice: Choice,
     pixels: Vec<u8>,
     labels: Vec<u32>,
     size: Option<(usize, usize)>,
     fit: Fit,
     /// 1 until an image with colour comes.
     channels: usize,
-    /// Images of each class that were seen, and that were kept.
-    n_of_class: BTreeMap<u32, (usize, usize)>,
 }
 
 impl<'a> Builder<'a> {
     fn new(options: &'a ReadOptions, classes: &'a Classes, total: usize) -> Self {
+        let (size, fit) = options.target();
         Self {
             options,
             classes,
             total,
             limit: u64::MAX,
             promised: 0,
-            slice: None,
+            choice: Choice::new(options),
             pixels: Vec::new(),
             labels: Vec::new(),
-            size: options.resize.or(options.cover).or(options.size),
-            fit: match (options.resize, options.cover) {
-                (Some(_), _) => Fit::Stretch,
-                (_, Some(_)) => Fit::Cover,
-                (None, None) => Fit::Exact,
-            },
+            size,
+            fit,
             channels: options.channels.unwrap_or(1),
-            n_of_class: BTreeMap::new(),
         }
-    }
-
-    /// Whether the next image of a class belongs to what is read.
-    fn wants(&mut self, class: u32) -> bool {
-        let (seen, kept) = self.n_of_class.entry(class).or_default();
-        let in_slice = self.slice.as_ref().is_none_or(|((from, to), counts)| {
-            let n = counts.get(&class).copied().unwrap_or(0);
-            // Of 5 images, 50 % ends after 2, and the other half begins there.
-            (n * from / 100..n * to / 100).contains(seen)
-        });
-        *seen += 1;
-        let wanted = in_slice && self.options.max_per_class.is_none_or(|most| *kept < most);
-        *kept += usize::from(wanted);
-        wanted
     }
 
     /// Checks and decodes the rows of a chunk and appends them.
@@ -461,7 +489,7 @@ impl<'a> Builder<'a> {
         for (i, label) in rows.labels.iter().enumerate() {
             let row = rows.first + i;
             let class = self.classes.of(label, || table.place(row))?;
-            if self.wants(class) {
+            if self.choice.wants(class) {
                 classes.push(class);
                 kept.push((row, &rows.images[i]));
             }
@@ -492,18 +520,12 @@ impl<'a> Builder<'a> {
     /// Holds what a header promises against the size of the others and against the limits, before a pixel is decoded.
     fn check_size(&mut self, header: &Header, at: impl Fn() -> Place) -> Result<()> {
         let size = *self.size.get_or_insert(header.size);
-        if self.fit == Fit::Exact && header.size != size {
-            return Err(refuse(at(), Refusal::Size(header.size), size));
-        }
-        let too_large = |bytes, limit, scope, option| Err(Error::TooLarge { at: at(), bytes, limit, scope, option });
-        let most = self.options.max_image_bytes.unwrap_or(decode::MAX_IMAGE_BYTES);
-        if header.n_bytes > most {
-            return too_large(header.n_bytes, most, "in an image", "max_image_bytes");
-        }
+        check_image(header, self.fit, size, self.options, &at)?;
         let kept = (size.0 as u64).saturating_mul(size.1 as u64).saturating_mul(self.channels as u64);
         self.promised = self.promised.saturating_add(header.n_bytes.max(kept));
         if self.promised > self.limit {
-            return too_large(self.promised, self.limit, "in all", "max_decoded_bytes");
+            let (bytes, limit, option) = (self.promised, self.limit, "max_decoded_bytes");
+            return Err(Error::TooLarge { at: at(), bytes, limit, scope: "in all", option });
         }
         Ok(())
     }
@@ -538,7 +560,7 @@ impl<'a> Builder<'a> {
         if self.pixels.capacity() - self.pixels.len() >= more {
             return Ok(());
         }
-        let wished = match self.options.max_per_class.is_some() || self.slice.is_some() {
+        let wished = match self.options.max_per_class.is_some() || self.choice.slice.is_some() {
             true => 0,
             false => self.total.saturating_mul(image_len).saturating_sub(self.pixels.len()),
         };
@@ -571,8 +593,27 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// Holds what the header of an image promises against the size that it has to have and the limit for one image.
+pub(crate) fn check_image(
+    header: &Header,
+    fit: Fit,
+    size: (usize, usize),
+    options: &ReadOptions,
+    at: impl Fn() -> Place,
+) -> Result<()> {
+    if fit == Fit::Exact && header.size != size {
+        return Err(refuse(at(), Refusal::Size(header.size), size));
+    }
+    let limit = options.max_image_bytes.unwrap_or(decode::MAX_IMAGE_BYTES);
+    if header.n_bytes > limit {
+        let (bytes, option) = (header.n_bytes, "max_image_bytes");
+        return Err(Error::TooLarge { at: at(), bytes, limit, scope: "in an image", option });
+    }
+    Ok(())
+}
+
 /// The error for an image that is not wanted.
-fn refuse(at: Place, refusal: Refusal, expected: (usize, usize)) -> Error {
+pub(crate) fn refuse(at: Place, refusal: Refusal, expected: (usize, usize)) -> Error {
     match refusal {
         Refusal::Decode(reason) => Error::Decode { at, reason },
         Refusal::Format(format) => Error::ImageFormat { at, format },

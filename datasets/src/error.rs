@@ -254,7 +254,8 @@ pub enum Error {
     /// An image, or all up to it, would decode to more bytes than allowed.
     #[error(
         "{at}: expected at most {limit} bytes of pixels {scope}, but the headers promise {bytes}; remove the row, or allow \
-         more in ReadOptions::{option}"
+         more in ReadOptions::{option}{}",
+        if *scope == "in all" { LEAVE } else { "" }
     )]
     TooLarge {
         /// Where the limit is passed.
@@ -371,7 +372,7 @@ pub enum Error {
     /// The data set does not fit into memory.
     #[error(
         "expected to hold {bytes} bytes of pixels in memory, and could not get them; load fewer images with \
-         ReadOptions::max_per_class, or smaller ones with ReadOptions::resize"
+         ReadOptions::max_per_class, or smaller ones with ReadOptions::resize{LEAVE}"
     )]
     Memory {
         /// The size of the buffer that was asked for.
@@ -401,6 +402,9 @@ pub enum Error {
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
+
+/// What to do with a data set that does not fit in memory.
+const LEAVE: &str = ", or leave the images on the disk and read them in every epoch (ImageStream)";
 
 /// Names for a message, the first ones of many.
 fn list(names: &[String]) -> String {

@@ -3,7 +3,8 @@
 //!
 //! - [`Source`] finds the splits of a data set and says which is used for what;
 //! - [`ImageDataset`] reads one into memory, as bytes, on all cores;
-//! - [`Loader`] turns it into the [`Batch`]es of an epoch, which depend on the seed and the epoch and on nothing else;
+//! - [`ImageStream`] leaves one on the disk that does not fit there, and reads it in every epoch;
+//! - [`Loader`] turns either into the [`Batch`]es of an epoch, which depend on the seed and the epoch and on nothing else;
 //! - [`Augment`] and [`Normalize`] say what happens to the pixels on the way, [`AutoAugment`] with the [`Operation`]s of
 //!   its policies among it, and [`Mix`] what happens to a batch;
 //! - [`events`] reads recordings of event cameras and makes frames of them, which a [`Loader`] takes as well: any
@@ -71,6 +72,7 @@ mod sample;
 mod seen;
 mod source;
 mod split;
+mod stream;
 mod transform;
 
 pub use auto_augment::{AutoAugment, Policy};
@@ -81,7 +83,7 @@ pub use error::{Error, Place, Result};
 pub use formats::image_files;
 pub use guard::is_decoding;
 pub use loader::{Batch, Batches, Loader, LoaderConfig};
-pub use mix::Mix;
+pub use mix::{Mix, MixMode};
 pub use operation::Operation;
 pub use options::ReadOptions;
 pub use preprocessing::Preprocessing;
@@ -90,4 +92,5 @@ pub use sample::sample_path;
 pub use seen::DeviceImages;
 pub use source::Source;
 pub use split::Split;
+pub use stream::ImageStream;
 pub use transform::{Augment, Normalize};

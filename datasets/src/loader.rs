@@ -16,9 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Dataset, ImageDataset};
 use crate::error::{Error, Result};
-use crate::mix::Mix;
+use crate::mix::{self, Mix};
 use crate::random::{Purpose, keyed, shuffle};
-use crate::seen::{DeviceImages, Seen};
+use crate::seen::{DeviceImages, Images, Seen};
+use crate::stream::{ImageStream, Reader};
 use crate::transform::{Augment, Cut, Normalize};
 
 /// How images become batches.
@@ -51,9 +52,27 @@ pub struct LoaderConfig {
     /// Mixes the images of each batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mix: Option<Mix>,
+    /// Repeated augmentation: how often an image is in an epoch, each time with random changes of its own, at least 1. The
+    /// copies follow each other, and an epoch stays as long: it has the first N / `aug_repeats` images of its order, rounded
+    /// up, and the last of them is cut short (Hoffer et al. 2020, arXiv 1901.09335). This is timm's `RepeatAugSampler` of
+    /// one process with `selected_round=0`.
+    #[serde(default = "once")]
+    pub aug_repeats: usize,
+    /// Images of an [`ImageStream`] among which the next one of an epoch is drawn, at least 1; with `shuffle` alone.
+    #[serde(default = "LoaderConfig::default_shuffle_buffer")]
+    pub shuffle_buffer: usize,
+}
+
+fn once() -> usize {
+    1
 }
 
 impl LoaderConfig {
+    /// 10,000 images.
+    pub const fn default_shuffle_buffer() -> usize {
+        10_000
+    }
+
     /// For training: shuffled by `seed`, only whole batches, two ahead, no augmentation yet.
     pub fn train(batch_size: usize, seed: u64) -> Self {
         Self { shuffle: true, drop_last: true, seed, ..Self::eval(batch_size) }
@@ -70,6 +89,8 @@ impl LoaderConfig {
             augment: Augment::default(),
             center_crop: None,
             mix: None,
+            aug_repeats: 1,
+            shuffle_buffer: Self::default_shuffle_buffer(),
         }
     }
 }
@@ -129,8 +150,48 @@ impl Loader {
     /// `normalize` has another number of channels, a standard deviation that is not above 0, or if the augmentation
     /// does not fit the size of the images.
     pub fn new(data: Arc<ImageDataset>, config: &LoaderConfig, normalize: &Normalize, device: &Device) -> Result<Self> {
-        let (c, h, w) = data.shape();
-        check_batches(config, data.len())?;
+        Self::of_images(Images::Memory(data), config, normalize, device)
+    }
+
+    /// A loader of images that are read from their files in every epoch. With `shuffle`, the files are shuffled, within a
+    /// file its parts, and every image is then drawn from the next [`LoaderConfig::shuffle_buffer`] ones that were not yet;
+    /// with as many as there are images in a single part, every order is equally likely, but is another one than that of
+    /// images in memory. Without, batches are those of images in memory to the bit.
+    ///
+    /// An epoch that starts in its middle reads only the parts of files that images still to come are in.
+    ///
+    /// ```
+    /// use candle_core::Device;
+    /// use lmht_datasets::{ImageStream, Loader, LoaderConfig, Normalize, ReadOptions, Source, Split, sample_path};
+    ///
+    /// let options = ReadOptions { channels: Some(1), ..ReadOptions::default() };
+    /// let train = ImageStream::open(&Source::open(sample_path(), &options)?, Split::Train)?;
+    /// let config = LoaderConfig { shuffle_buffer: 1_000, ..LoaderConfig::train(64, 42) };
+    /// let loader = Loader::streaming(train.into(), &config, &Normalize::unit(1), &Device::Cpu)?;
+    /// let whole = loader.epoch(3)?.nth(100).unwrap()?;
+    /// let resumed = loader.epoch_from(3, 100)?.next().unwrap()?;
+    /// assert_eq!(resumed.indices, whole.indices);
+    /// # Ok::<(), lmht_datasets::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Loader::new`]; [`Error::Config`] for a shuffle buffer of no image. What is wrong with an image is an error of the
+    /// batch that it is in.
+    pub fn streaming(
+        data: Arc<ImageStream>,
+        config: &LoaderConfig,
+        normalize: &Normalize,
+        device: &Device,
+    ) -> Result<Self> {
+        if config.shuffle_buffer == 0 {
+            return Err(Error::Config("LoaderConfig::shuffle_buffer: expected at least 1, found 0".to_owned()));
+        }
+        Self::of_images(Images::Disk(data), config, normalize, device)
+    }
+
+    fn of_images(images: Images, config: &LoaderConfig, normalize: &Normalize, device: &Device) -> Result<Self> {
+        let (c, h, w) = images.about().shape();
+        check_batches(config, images.about().len())?;
         normalize.check(c)?;
         if let Some((rows, columns)) = config.center_crop {
             if !(1..=h).contains(&rows) || !(1..=w).contains(&columns) {
@@ -150,7 +211,7 @@ impl Loader {
         let (h, w) = config.center_crop.unwrap_or((h, w));
         config.augment.check((c, h, w))?;
         let (augment, center_crop, table) = (config.augment, config.center_crop, normalize.table());
-        let seen = Arc::new(Seen { data, augment, center_crop, table });
+        let seen = Arc::new(Seen { images, augment, center_crop, table });
         Ok(Self {
             data: seen.clone(),
             images: Some(seen),
@@ -212,6 +273,7 @@ impl Loader {
         let make = || match (&self.images, &self.config.mix) {
             (None, _) => Err("they are recordings, or of a data set of one's own".to_owned()),
             (_, Some(_)) => Err("images are mixed after they are normalized".to_owned()),
+            _ if self.config.aug_repeats > 1 => Err("copies of an image change each in its own way".to_owned()),
             (Some(seen), None) => DeviceImages::new(seen, &self.device),
         };
         self.there.get_or_init(make).as_ref().map_err(String::as_str)
@@ -254,9 +316,25 @@ impl Loader {
         &*self.data
     }
 
-    /// The images as they are in memory, if it is a loader of images.
+    /// The images as they are in memory, if it is a loader of such.
     pub fn images(&self) -> Option<&ImageDataset> {
-        self.images.as_deref().map(|seen| &*seen.data)
+        match &self.images.as_deref()?.images {
+            Images::Memory(data) => Some(data),
+            Images::Disk(_) => None,
+        }
+    }
+
+    /// The images on the disk, if it is a loader of such.
+    pub fn stream(&self) -> Option<&Arc<ImageStream>> {
+        match &self.images.as_deref()?.images {
+            Images::Memory(_) => None,
+            Images::Disk(stream) => Some(stream),
+        }
+    }
+
+    /// What is known of the images, if it is a loader of images.
+    pub(crate) fn about(&self) -> Option<&ImageDataset> {
+        self.images.as_deref().map(|seen| seen.images.about())
     }
 
     /// Where the tensors are.
@@ -284,11 +362,23 @@ impl Loader {
 
     /// The images of `epoch` in their order, `[N]`, batches not yet cut.
     pub fn order(&self, epoch: u64) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.data.len()).collect();
-        if self.config.shuffle {
-            shuffle(&mut keyed(Purpose::Order, self.config.seed, epoch, 0), &mut order);
+        self.parts_and_order(epoch).1
+    }
+
+    /// The parts of the files in the order in which they are read, if they are, and the images in theirs.
+    fn parts_and_order(&self, epoch: u64) -> (Vec<usize>, Vec<usize>) {
+        let LoaderConfig { shuffle: shuffled, seed, aug_repeats, shuffle_buffer, .. } = self.config;
+        let (parts, mut order) = match self.stream() {
+            Some(stream) => stream.order(shuffled.then_some((seed, epoch)), shuffle_buffer),
+            None => (Vec::new(), (0..self.data.len()).collect()),
+        };
+        if shuffled && self.stream().is_none() {
+            shuffle(&mut keyed(Purpose::Order, seed, epoch, 0), &mut order);
         }
-        order
+        if aug_repeats > 1 {
+            order = (0..order.len()).map(|place| order[place / aug_repeats]).collect();
+        }
+        (parts, order)
     }
 
     /// The batches of `epoch`.
@@ -309,7 +399,7 @@ impl Loader {
         if step > end {
             return Err(Error::Config(format!("expected to start at a step in 0..={end} of the epoch, found {step}")));
         }
-        let plan = Plan { loader: self.clone(), order: self.order(epoch), epoch };
+        let mut plan = Plan::new(self, epoch, step);
         let ahead = self.config.prefetch.min(end - step);
         let source = if ahead == 0 {
             Source::Here(Box::new(plan))
@@ -352,24 +442,44 @@ fn check_batches(config: &LoaderConfig, n: usize) -> Result<()> {
             config.batch_size
         )));
     }
+    if config.aug_repeats == 0 {
+        return Err(Error::Config("LoaderConfig::aug_repeats: expected at least 1, found 0".to_owned()));
+    }
     config.mix.as_ref().map_or(Ok(()), |mix| mix.check())
 }
 
-/// What one epoch consists of.
+/// What is left of an epoch.
 struct Plan {
     loader: Loader,
     order: Vec<usize>,
+    /// Of images on the disk.
+    reader: Option<Reader>,
     epoch: u64,
 }
 
 impl Plan {
-    /// Makes batch `step` on all cores.
-    fn batch(&self, step: usize) -> Result<Batch> {
+    /// The batches from number `step` on.
+    fn new(loader: &Loader, epoch: u64, step: usize) -> Self {
+        let (parts, mut order) = loader.parts_and_order(epoch);
+        let b = loader.config.batch_size;
+        // What no batch has is not read.
+        order.truncate(loader.n_batches().saturating_mul(b));
+        let reader =
+            loader.stream().map(|stream| Reader::new(stream.clone(), parts, &order[(step * b).min(order.len())..]));
+        Self { loader: loader.clone(), order, reader, epoch }
+    }
+
+    /// Makes batch `step`, the next one, on all cores.
+    fn batch(&mut self, step: usize) -> Result<Batch> {
         let Loader { data, images: seen, config, device, normalize, sends_bytes, .. } = &self.loader;
         let start = step * config.batch_size;
         let indices = &self.order[start..(start + config.batch_size).min(self.order.len())];
+        let again = self.order.get(start + indices.len()) == indices.last();
+        let read = self.reader.as_mut().map_or(Ok(Vec::new()), |reader| reader.take(indices, again))?;
         let labels: Vec<u32> = indices.iter().map(|index| data.labels()[*index]).collect();
-        let (dims, (out_h, out_w), key) = (data.dims(), self.loader.size(), (config.seed, self.epoch));
+        let (dims, size) = (data.dims(), self.loader.size());
+        // A copy of an image changes as the image would in an epoch that no run comes to.
+        let key = |i: usize| (config.seed, self.epoch | (((start + i) % config.aug_repeats) as u64) << 32);
         let b = indices.len();
         let shape = [&[b], &dims[..]].concat();
         let mut targets = None;
@@ -377,14 +487,23 @@ impl Plan {
             Some(seen) if *sends_bytes && config.mix.is_none() => {
                 let same: [u8; 256] = std::array::from_fn(|byte| byte as u8);
                 let same = vec![same; dims[0]];
-                let (bytes, cuts) = each(indices, &dims, |index, out: &mut [u8]| seen.render(index, key, &same, out));
+                let render = |i: usize, out: &mut [u8]| {
+                    seen.render(indices[i], read.get(i).map(|read| &**read), key(i), &same, out)
+                };
+                let (bytes, cuts) = each(b, &dims, render)?;
                 normalized(&Tensor::from_vec(bytes, shape, device)?, &normalize.table(), &cuts)?
             }
             _ => {
-                let (mut images, _) = each(indices, &dims, |index, out| data.write(index, key, out));
+                let write = |i: usize, out: &mut [f32]| match (seen, read.get(i)) {
+                    (Some(seen), Some(read)) => {
+                        seen.render(indices[i], Some(read), key(i), &seen.table, out).map(|_| ())
+                    }
+                    _ => data.write(indices[i], key(i), out),
+                };
+                let (mut images, _) = each(b, &dims, write)?;
                 if let Some(mix) = &config.mix {
-                    let mixture = mix.draw(out_h, out_w, config.seed, self.epoch, step);
-                    let mixed = mixture.apply(&mut images, &labels, out_h, out_w, data.n_classes());
+                    let mixtures = mix.draw(b, size, config.seed, self.epoch, step);
+                    let mixed = mix::apply(&mixtures, &mut images, &labels, size, data.n_classes());
                     targets = Some(Tensor::from_vec(mixed, (b, data.n_classes()), device)?);
                 }
                 Tensor::from_vec(images, shape, device)?
@@ -396,19 +515,20 @@ impl Plan {
     }
 }
 
-/// Examples of these dimensions one after the other, made on all cores, and what `write` returned of each.
-fn each<T, R>(indices: &[usize], dims: &[usize], write: impl Fn(usize, &mut [T]) -> R + Sync) -> (Vec<T>, Vec<R>)
+/// `n` examples of these dimensions one after the other, made on all cores, and what `write` returned of each; the error of
+/// the first one that has any.
+fn each<T, R>(n: usize, dims: &[usize], write: impl Fn(usize, &mut [T]) -> Result<R> + Sync) -> Result<(Vec<T>, Vec<R>)>
 where
     T: Copy + Default + Send,
     R: Send,
 {
     let len: usize = dims.iter().product();
-    let mut examples = vec![T::default(); indices.len() * len];
+    let mut examples = vec![T::default(); n * len];
     // Small images go to a core several at a time: handing out one costs more than a small one takes.
     let at_once = (1 << 14) / len + 1;
-    let rows = examples.par_chunks_exact_mut(len).zip(indices).with_min_len(at_once);
-    let returned = rows.map(|(out, &index)| write(index, out)).collect();
-    (examples, returned)
+    let rows = examples.par_chunks_exact_mut(len).enumerate().with_min_len(at_once);
+    let returned: Vec<_> = rows.map(|(i, out)| write(i, out)).collect();
+    Ok((examples, returned.into_iter().collect::<Result<_>>()?))
 }
 
 /// Bytes `[B, C, H, W]` by the table of each channel, looked up where they are; what is cut out is 0.

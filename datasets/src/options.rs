@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Split;
 use crate::error::{Error, Result};
 use crate::transform::MAX_SIDE;
+use crate::{Fit, Split};
 
 /// How to read a data set; the default fits most data sets on the Hugging Face Hub, and folders of images that have a
 /// folder for each split.
@@ -63,7 +63,8 @@ pub struct ReadOptions {
     /// 2^28, which is 89 million pixels in colour.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_image_bytes: Option<u64>,
-    /// Bytes of pixels that the images of a split may decode to in all, before they are resized. Otherwise 2^30, or, if
+    /// Bytes of pixels that the images of a split may decode to in all, before they are resized, if they are held in memory.
+    /// Otherwise 2^30, or, if
     /// that is more, 1024 times the bytes of the files: images are not compressed better than that, except to do harm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_decoded_bytes: Option<u64>,
@@ -76,6 +77,16 @@ impl ReadOptions {
             Split::Train => self.train_split.as_deref(),
             Split::Test => self.test_split.as_deref(),
         }
+    }
+
+    /// (height, width) that every image comes to, unless it is that of the first one, and how.
+    pub(crate) fn target(&self) -> (Option<(usize, usize)>, Fit) {
+        let fit = match (self.resize, self.cover) {
+            (Some(_), _) => Fit::Stretch,
+            (_, Some(_)) => Fit::Cover,
+            (None, None) => Fit::Exact,
+        };
+        (self.resize.or(self.cover).or(self.size), fit)
     }
 
     pub(crate) fn check(&self) -> Result<()> {

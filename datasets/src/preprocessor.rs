@@ -83,7 +83,7 @@ impl Preprocessor {
                     .to_owned(),
             ));
         }
-        let data = loader.images().ok_or_else(|| {
+        let data = loader.about().ok_or_else(|| {
             Error::Config("Preprocessor::of: expected a loader of images, found one of another data set".to_owned())
         })?;
         let (channels, h, w) = data.shape();

@@ -6,29 +6,48 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use crate::dataset::{Dataset, ImageDataset};
+use crate::error::Result;
+use crate::stream::{Encoded, ImageStream};
 use crate::transform::{Augment, Cut, View, Window};
 
 /// Images as a configuration has them seen.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    pub(crate) data: Arc<ImageDataset>,
+    pub(crate) images: Images,
     pub(crate) augment: Augment,
     pub(crate) center_crop: Option<(usize, usize)>,
     /// The normalized value of each byte, `[C][256]`.
     pub(crate) table: Vec<[f32; 256]>,
 }
 
+/// Where they are.
+#[derive(Debug)]
+pub(crate) enum Images {
+    Memory(Arc<ImageDataset>),
+    Disk(Arc<ImageStream>),
+}
+
+impl Images {
+    /// What is known of them; the pixels only of those in memory.
+    pub(crate) fn about(&self) -> &ImageDataset {
+        match self {
+            Self::Memory(data) => data,
+            Self::Disk(stream) => stream.about(),
+        }
+    }
+}
+
 impl Dataset for Seen {
     fn labels(&self) -> &[u32] {
-        self.data.labels()
+        self.images.about().labels()
     }
 
     fn n_classes(&self) -> usize {
-        self.data.n_classes()
+        self.images.about().n_classes()
     }
 
     fn class_names(&self) -> Option<&[String]> {
-        self.data.class_names()
+        self.images.about().class_names()
     }
 
     fn dims(&self) -> Vec<usize> {
@@ -37,38 +56,43 @@ impl Dataset for Seen {
         vec![c, h, w]
     }
 
-    fn write(&self, index: usize, key: (u64, u64), out: &mut [f32]) {
-        self.render(index, key, &self.table, out);
+    fn write(&self, index: usize, key: (u64, u64), out: &mut [f32]) -> Result<()> {
+        self.render(index, None, key, &self.table, out).map(|_| ())
     }
 }
 
 impl Seen {
     /// Of an image before it is augmented: its middle, if that is cut out.
     fn shape(&self) -> (usize, usize, usize) {
-        let (c, h, w) = self.data.shape();
+        let (c, h, w) = self.images.about().shape();
         let (h, w) = self.center_crop.unwrap_or((h, w));
         (c, h, w)
     }
 
-    /// The bytes of such an image.
-    fn bytes(&self, index: usize) -> Cow<'_, [u8]> {
-        let (c, h, w) = self.data.shape();
-        let image = &self.data.pixels()[index * c * h * w..(index + 1) * c * h * w];
-        match self.center_crop {
-            Some(size) => Window::centre((h, w), size).cut(image, h, w).into(),
-            None => image.into(),
-        }
+    /// The bytes of such an image, as it was read of one on the disk.
+    fn bytes(&self, index: usize, read: Option<&Encoded>) -> Result<Cow<'_, [u8]>> {
+        let (c, h, w) = self.images.about().shape();
+        let image = match (&self.images, read) {
+            (Images::Memory(data), _) => Cow::Borrowed(&data.pixels()[index * c * h * w..(index + 1) * c * h * w]),
+            (Images::Disk(stream), Some(read)) => stream.decode(read)?.into(),
+            (Images::Disk(stream), None) => stream.image(index)?.into(),
+        };
+        Ok(match self.center_crop {
+            Some(size) => Window::centre((h, w), size).cut(&image, h, w).into(),
+            None => image,
+        })
     }
 
-    /// An image by a table for each channel, and what is cut out of it.
+    /// An image, as it was read of one on the disk, by a table for each channel; gives what is cut out of it.
     pub(crate) fn render<T: Copy + Default>(
         &self,
         index: usize,
+        read: Option<&Encoded>,
         (seed, epoch): (u64, u64),
         table: &[[T; 256]],
         out: &mut [T],
-    ) -> Option<Cut> {
-        self.augment.write(&self.bytes(index), self.shape(), (seed, epoch, index), table, out)
+    ) -> Result<Option<Cut>> {
+        Ok(self.augment.write(&self.bytes(index, read)?, self.shape(), (seed, epoch, index), table, out))
     }
 
     /// Where the pixels of an image come from, if nothing but pixels move.
@@ -93,26 +117,32 @@ const MOST: usize = i32::MAX as usize;
 
 impl DeviceImages {
     /// The images on `device`, or why they are not put there.
-    pub(crate) fn new(seen: &Seen, device: &Device) -> Result<Self, String> {
+    pub(crate) fn new(seen: &Seen, device: &Device) -> std::result::Result<Self, String> {
         if let Some(beyond) = seen.augment.beyond_moves() {
             return Err(format!("{beyond} computes pixels, and a device moves them"));
         }
-        let ((c, h, w), n) = (seen.shape(), seen.data.len());
+        let Images::Memory(data) = &seen.images else {
+            return Err("they are read from their files in every epoch".to_owned());
+        };
+        let ((c, h, w), n) = (seen.shape(), data.len());
         let len = n * c * h * w;
         if len > MOST {
             return Err(format!("they have {len} bytes, expected at most {MOST}"));
         }
-        let copy = || {
+        let copy = || -> Result<Self> {
             let bytes = match seen.center_crop {
                 // No copy here of what is whole.
-                None => Tensor::from_slice(seen.data.pixels(), (n, c, h, w), device)?,
+                None => Tensor::from_slice(data.pixels(), (n, c, h, w), device)?,
                 Some(_) => {
-                    let middles: Vec<u8> = (0..n).flat_map(|index| seen.bytes(index).into_owned()).collect();
+                    let mut middles = Vec::with_capacity(len);
+                    for index in 0..n {
+                        middles.extend_from_slice(&seen.bytes(index, None)?);
+                    }
                     Tensor::from_vec(middles, (n, c, h, w), device)?
                 }
             };
             Ok(Self { bytes, table: Tensor::from_slice(seen.table.as_flattened(), (c, 256), device)? })
         };
-        copy().map_err(|error: candle_core::Error| format!("the device did not take them: {error}"))
+        copy().map_err(|error| format!("the device did not take them: {error}"))
     }
 }

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use lmht_datasets::events::{EventDataset, EventInput, EventPreprocessor, EventRecipe, EventSource};
 use lmht_datasets::{
-    Dataset, Error, Fit, ImageDataset, Loader, LoaderConfig, Normalize, Preprocessing, Preprocessor, ReadOptions,
-    Source, Split, sample_path,
+    Dataset, Error, Fit, ImageDataset, ImageStream, Loader, LoaderConfig, Normalize, Preprocessing, Preprocessor,
+    ReadOptions, Source, Split, sample_path,
 };
 use lmht_nn::ModelConfig;
 use lmht_train::RunInfo;
@@ -17,7 +17,7 @@ use lmht_train::RunInfo;
 use crate::experiment::{DataConfig, Experiment};
 use crate::{hub, provenance};
 
-/// Which part of the data is used for what.
+/// Which part of the data is used for what, and whether it is held in memory.
 #[derive(Default, clap::Args)]
 pub(crate) struct SplitArgs {
     /// The split to learn from, or a part of one: NAME[:80%] is the first 80 % of each class [default: train].
@@ -26,11 +26,15 @@ pub(crate) struct SplitArgs {
     /// The split to measure on, likewise [default: test; validation where test is missing or without labels].
     #[arg(long, value_name = "NAME")]
     test_split: Option<String>,
+    /// Leave the images on the disk and read them in every epoch: for data that does not fit in memory.
+    #[arg(long)]
+    streaming: bool,
 }
 
 impl SplitArgs {
     /// Replaces what the configuration says.
     pub(crate) fn apply(&self, data: &mut DataConfig) {
+        data.streaming |= self.streaming;
         let parquet = &mut data.parquet;
         parquet.train_split = self.train_split.clone().or(parquet.train_split.take());
         parquet.test_split = self.test_split.clone().or(parquet.test_split.take());
@@ -54,11 +58,13 @@ pub(crate) fn open(experiment: &Experiment, device: &Device) -> Result<Opened> {
     let config = LoaderConfig {
         augment: data.augment,
         mix: data.mix,
+        aug_repeats: data.aug_repeats.unwrap_or(1),
+        shuffle_buffer: data.shuffle_buffer.unwrap_or(LoaderConfig::default_shuffle_buffer()),
         ..LoaderConfig::train(experiment.train.batch_size, experiment.train.seed)
     };
     let preprocessing = match &test {
         Data::Events(events) => Some(EventPreprocessor::of(events).into()),
-        Data::Images(..) => None,
+        Data::Images(..) | Data::Stream(..) => None,
     };
     let train = match train {
         Data::Events(events) => Data::Events(events.with_augment(data.event_augment.unwrap_or_default())?),
@@ -69,18 +75,21 @@ pub(crate) fn open(experiment: &Experiment, device: &Device) -> Result<Opened> {
     Ok(Opened { train, test, preprocessing, splits })
 }
 
-/// A split in memory.
+/// The examples of a split.
 enum Data {
     Images(ImageDataset, Normalize),
+    Stream(ImageStream, Normalize),
     Events(EventDataset),
 }
 
 impl Data {
     fn loader(self, config: &LoaderConfig, device: &Device) -> Result<Loader> {
-        Ok(match self {
-            Self::Images(images, normalize) => Loader::new(Arc::new(images), config, &normalize, device)?,
-            Self::Events(events) => Loader::of(Arc::new(events), config, device)?,
-        })
+        match self {
+            Self::Images(images, normalize) => Loader::new(Arc::new(images), config, &normalize, device),
+            Self::Stream(images, normalize) => Loader::streaming(Arc::new(images), config, &normalize, device),
+            Self::Events(events) => Loader::of(Arc::new(events), config, device),
+        }
+        .map_err(in_options)
     }
 
     /// Every example once.
@@ -118,10 +127,8 @@ pub(crate) fn open_test(
     let source = find(&data, &data.parquet, Source::to_measure)?;
     source.require(Split::Test).map_err(in_options)?;
     source.notes().iter().for_each(|note| eprintln!("note: {note}"));
-    let test = read(&source, Split::Test)?;
-    check_fit(&data, model, &test)?;
     let normalize = data.normalize.clone().unwrap_or_else(|| Normalize::unit(model.in_channels));
-    Data::Images(test, normalize).test_loader(&data, device)
+    read_images(&data, model, &source, Split::Test, Some(normalize))?.0.test_loader(&data, device)
 }
 
 /// The test batches of an experiment: the training split, which has to be there, decides how images become inputs.
@@ -178,7 +185,7 @@ pub(crate) fn open_plain_train(
 pub(crate) fn read_train(data: &DataConfig, model: &ModelConfig) -> Result<(Arc<ImageDataset>, Normalize)> {
     anyhow::ensure!(data.events.is_none(), "{}: expected images, found data.events", data.path.display());
     let train = read(&open_source(data, &data.parquet)?, Split::Train)?;
-    check_fit(data, model, &train)?;
+    check_fit(data, model, train.shape().0, train.n_classes())?;
     let normalize = data.normalize.clone().unwrap_or_else(|| train.channel_stats());
     Ok((Arc::new(train), normalize))
 }
@@ -214,29 +221,63 @@ fn read_both(data: &DataConfig, model: &ModelConfig) -> Result<(Data, Data, [Str
     }
     source.notes().iter().for_each(|note| eprintln!("note: {note}"));
     let splits = [Split::Train, Split::Test].map(|split| source.chosen(split).unwrap_or_default());
-    let train = read(&source, Split::Train)?;
-    let (channels, h, w) = train.shape();
-    check_fit(data, model, &train)?;
+    let (train, Seen { shape: (channels, h, w), n_classes, class_names, normalize }) =
+        read_images(data, model, &source, Split::Train, data.normalize.clone())?;
     let mut options = data.parquet.clone();
-    options.n_classes = Some(train.n_classes());
-    options.class_names = train.class_names().map(<[_]>::to_vec);
-    options.channels = Some(channels);
+    (options.n_classes, options.class_names, options.channels) = (Some(n_classes), class_names, Some(channels));
     if options.resize.is_none() && options.cover.is_none() {
         options.size = Some((h, w));
     }
     // A smaller training set is a choice; the accuracy is that of the whole test set.
     options.max_per_class = None;
-    let test = read(&open_source(data, &options)?, Split::Test)?;
-    let normalize = data.normalize.clone().unwrap_or_else(|| train.channel_stats());
-    Ok((Data::Images(train, normalize.clone()), Data::Images(test, normalize), splits))
+    let (test, _) = read_images(data, model, &open_source(data, &options)?, Split::Test, Some(normalize))?;
+    Ok((train, test, splits))
 }
 
 /// Images in an evaluation batch: large enough to keep the cores busy, small enough for any memory.
 const TEST_BATCH: usize = 100;
 
+/// What the training images say of the test images.
+struct Seen {
+    shape: (usize, usize, usize),
+    n_classes: usize,
+    class_names: Option<Vec<String>>,
+    normalize: Normalize,
+}
+
+/// The images of a split, in memory or on the disk; without a normalization, it is measured on them.
+fn read_images(
+    data: &DataConfig,
+    model: &ModelConfig,
+    source: &Source,
+    split: Split,
+    normalize: Option<Normalize>,
+) -> Result<(Data, Seen)> {
+    let seen = |shape: (usize, usize, usize), n_classes, class_names: Option<&[String]>, normalize: &Normalize| {
+        check_fit(data, model, shape.0, n_classes)?;
+        let class_names = class_names.map(<[_]>::to_vec);
+        Ok::<_, anyhow::Error>(Seen { shape, n_classes, class_names, normalize: normalize.clone() })
+    };
+    if data.streaming {
+        let normalize = normalize.with_context(|| {
+            format!(
+                "data.normalize: expected mean and standard deviation of {}, since it is streamed and measuring them would \
+                 read all of it; those of ImageNet are {{ mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225] }}",
+                data.path.display()
+            )
+        })?;
+        let images = ImageStream::open(source, split).map_err(in_options)?;
+        let seen = seen(images.shape(), images.n_classes(), images.class_names(), &normalize)?;
+        return Ok((Data::Stream(images, normalize), seen));
+    }
+    let images = read(source, split)?;
+    let normalize = normalize.unwrap_or_else(|| images.channel_stats());
+    let seen = seen(images.shape(), images.n_classes(), images.class_names(), &normalize)?;
+    Ok((Data::Images(images, normalize), seen))
+}
+
 /// The network and the data must agree on channels and classes; said here, where both have a name.
-fn check_fit(data: &DataConfig, model: &ModelConfig, train: &ImageDataset) -> Result<()> {
-    let (channels, ..) = train.shape();
+fn check_fit(data: &DataConfig, model: &ModelConfig, channels: usize, n_classes: usize) -> Result<()> {
     let path = data.path.display();
     anyhow::ensure!(
         channels == model.in_channels,
@@ -244,9 +285,8 @@ fn check_fit(data: &DataConfig, model: &ModelConfig, train: &ImageDataset) -> Re
         model.in_channels
     );
     anyhow::ensure!(
-        train.n_classes() == model.n_classes,
-        "{path}: the labels have {} classes, but model.n_classes is {}",
-        train.n_classes(),
+        n_classes == model.n_classes,
+        "{path}: the labels have {n_classes} classes, but model.n_classes is {}",
         model.n_classes
     );
     Ok(())
@@ -293,6 +333,10 @@ fn find_events(
     options: &ReadOptions,
     open: fn(PathBuf, &ReadOptions) -> lmht_datasets::Result<EventSource>,
 ) -> Result<EventSource> {
+    anyhow::ensure!(
+        !data.streaming,
+        "data.streaming (--streaming): expected images; the frames of recordings are held in memory"
+    );
     let path = data.path.display();
     if data.path == Path::new("sample") {
         bail!(
@@ -392,6 +436,9 @@ fn in_options(error: Error) -> anyhow::Error {
             error
                 .to_string()
                 .replace("ReadOptions::", "data.parquet.")
+                .replace("(ImageStream)", "(--streaming)")
+                .replace("LoaderConfig::batch_size", "train.batch_size")
+                .replace("LoaderConfig::", "data.")
                 .replace("EventRecipe::", "data.events.")
                 .replace("EventAugment::", "data.event_augment.")
         ),

@@ -46,6 +46,12 @@ pub(crate) struct DataConfig {
     /// How the parquet is read.
     #[serde(default)]
     pub(crate) parquet: ReadOptions,
+    /// Leaves images on the disk and reads them in every epoch: for a data set that does not fit in memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) streaming: bool,
+    /// Encoded images in memory among which the next one of a streamed training epoch is drawn; absent: 10,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shuffle_buffer: Option<usize>,
     /// Random changes to the training images.
     #[serde(default)]
     pub(crate) augment: Augment,
@@ -55,6 +61,9 @@ pub(crate) struct DataConfig {
     /// Mixes the training images of a batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mix: Option<Mix>,
+    /// Repeated augmentation: how often each image of a training epoch is in it, which has as many fewer images; absent: once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) aug_repeats: Option<usize>,
     /// Recordings of an event camera in place of images, and what the network is shown of them; `parquet` has their splits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) events: Option<EventRecipe>,
@@ -96,9 +105,12 @@ impl Default for DataConfig {
             path: sample(),
             hub: None,
             parquet: ReadOptions::default(),
+            streaming: false,
+            shuffle_buffer: None,
             augment: Augment::default(),
             center_crop: None,
             mix: None,
+            aug_repeats: None,
             events: None,
             event_augment: None,
             normalize: None,
@@ -196,6 +208,11 @@ impl Experiment {
     pub(crate) fn check(&self) -> Result<()> {
         self.model.check().context("[model]")?;
         self.train.check().context("[train]")?;
+        ensure!(
+            self.data.streaming || self.data.shuffle_buffer.is_none(),
+            "data.shuffle_buffer: expected data.streaming = true (--streaming) beside it; images in memory are shuffled as a \
+             whole"
+        );
         for path in [Some(&self.data.path), self.start.as_ref()].into_iter().flatten() {
             ensure!(
                 path.to_str().is_some(),

@@ -23,6 +23,7 @@ use crate::{data, hub, published, stop};
   cargo xtask train fashion-resnet18-L2T2
   cargo xtask train --list                                             every preset, with the paper's accuracy
   cargo xtask train resnet18-cifar100-L2T2 --data path/to/parquet      a row of the paper with its recipe
+  cargo xtask train resnet18-imagenet100-L2T2 --data path/to/parquet --streaming       images that do not fit in memory
   cargo xtask train fashion-resnet18-L2T2 --print-config > mine.toml
   cargo xtask train mine.toml --run runs/mine --epochs 30 --data ../cifar10")]
 pub(crate) struct Args {
@@ -49,6 +50,9 @@ pub(crate) struct Args {
     data: Option<PathBuf>,
     #[command(flatten)]
     splits: data::SplitArgs,
+    /// With --streaming: encoded images in memory among which the next one of an epoch is drawn [default: 10000].
+    #[arg(long, value_name = "IMAGES")]
+    shuffle_buffer: Option<usize>,
     /// Replace the model folder, run or checkpoint whose weights training starts from.
     #[arg(long, value_name = "MODEL")]
     start: Option<PathBuf>,
@@ -97,6 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         experiment.data.set_path(path);
     }
     args.splits.apply(&mut experiment.data);
+    experiment.data.shuffle_buffer = args.shuffle_buffer.or(experiment.data.shuffle_buffer);
     if let Some(path) = &args.start {
         experiment.start = Some(path.clone());
     }

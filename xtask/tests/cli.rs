@@ -12,6 +12,8 @@ mod helpers;
 mod reliability;
 #[path = "cli/runs.rs"]
 mod runs;
+#[path = "cli/streaming.rs"]
+mod streaming;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -117,17 +119,17 @@ fn assert_same_files(a: &Path, b: &Path) {
     assert!(a.contains_key(Path::new("model/model.safetensors")), "nothing was compared: {:?}", a.keys());
 }
 
-#[test]
-fn a_run_killed_again_and_again_ends_with_the_same_bytes() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = config(folder.path(), "experiment.toml", CONFIG);
+/// Fails unless a run of the configuration that is killed after each of `n_kills` checkpoints ends as one that is not, which
+/// is then in `whole/run` of the folder.
+#[track_caller]
+fn assert_survives_kills(folder: &Path, config: &str, n_kills: usize) {
     // The model card names the command, so both runs must be given the same one.
-    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
-    let arguments = |run: &'static str| ["train", &config, "--quiet", "--run", run].map(str::to_owned);
+    let (whole, killed) = (folder.join("whole"), folder.join("killed"));
     let start = |parent: &Path| {
         std::fs::create_dir_all(parent).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        command.args(arguments("run")).current_dir(parent).stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(["train", config, "--quiet", "--run", "run"]);
+        command.current_dir(parent).stdin(Stdio::null()).stdout(Stdio::null());
         command
     };
     let output = start(&whole).output().unwrap();
@@ -135,15 +137,22 @@ fn a_run_killed_again_and_again_ends_with_the_same_bytes() {
 
     let run = killed.join("run");
     let mut n_killed = 0;
-    for _ in 0..5 {
+    for _ in 0..n_kills {
         let before = newest(&run);
         n_killed += usize::from(kill_after_next_checkpoint(start(&killed).spawn().unwrap(), &run, &before));
     }
-    assert_eq!(n_killed, 5, "the run finished too early to be killed");
+    assert_eq!(n_killed, n_kills, "the run finished too early to be killed");
     assert!(!run.join("metrics.json").exists(), "the run finished before it was killed");
     let output = start(&killed).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_same_files(&whole.join("run"), &run);
+}
+
+#[test]
+fn a_run_killed_again_and_again_ends_with_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), "experiment.toml", CONFIG);
+    assert_survives_kills(folder.path(), &config, 5);
 }
 
 #[test]

@@ -232,10 +232,11 @@ impl Dataset for EventDataset {
         self.recipe.input_dims(self.dims)
     }
 
-    fn write(&self, index: usize, (seed, epoch): (u64, u64), out: &mut [f32]) {
+    fn write(&self, index: usize, (seed, epoch): (u64, u64), out: &mut [f32]) -> Result<()> {
         let size: usize = self.dims.iter().product();
         out.copy_from_slice(&self.counts[index * size..(index + 1) * size]);
         self.augment.apply(out, (self.dims[2], self.dims[3]), seed, epoch, index);
+        Ok(())
     }
 }
 

@@ -70,6 +70,40 @@ fn the_order_of_a_seed_never_changes() {
     assert_eq!(loader(&data(10), &LoaderConfig::train(1, 42)).order(3), [4, 2, 1, 8, 7, 6, 3, 9, 0, 5]);
 }
 
+/// Repeated augmentation by its rule: place p of an epoch has image number ⌊p / repeats⌋ of the order, and an epoch is as long
+/// as ever. So says timm 1.0.31 (`RepeatAugSampler(range(n), 1, 0, shuffle=False, num_repeats=r, selected_round=0)`), of
+/// which these are the numbers.
+#[test]
+fn repeats_are_timms() {
+    let repeats: [(usize, usize, &[usize]); 3] =
+        [(10, 3, &[0, 0, 0, 1, 1, 1, 2, 2, 2, 3]), (7, 2, &[0, 0, 1, 1, 2, 2, 3]), (4, 5, &[0, 0, 0, 0])];
+    for (n, aug_repeats, expected) in repeats {
+        let config = LoaderConfig { aug_repeats, ..LoaderConfig::eval(2) };
+        assert_eq!(loader(&data(n), &config).order(0), expected);
+    }
+    // The shuffled order of that seed, above.
+    let config = LoaderConfig { aug_repeats: 3, augment: AUGMENT, ..LoaderConfig::train(3, 42) };
+    let repeated = loader(&data(10), &config);
+    assert_eq!(repeated.order(3), [4, 4, 4, 2, 2, 2, 1, 1, 1, 8]);
+    // Each copy changes by itself, and in a batch of any size as in this one.
+    let copies: Vec<Vec<f32>> = repeated.epoch(3).unwrap().flat_map(|b| chunks(&b.unwrap())).collect();
+    assert_eq!(copies.len(), 9);
+    assert!(copies.chunks(3).any(|copies| copies[0] != copies[1] && copies[1] != copies[2] && copies[0] != copies[2]));
+    let one_by_one = loader(&data(10), &LoaderConfig { batch_size: 1, ..config.clone() });
+    let again: Vec<Vec<f32>> = one_by_one.epoch(3).unwrap().take(9).flat_map(|b| chunks(&b.unwrap())).collect();
+    assert_eq!(copies, again);
+    let resumed: Vec<Vec<f32>> = repeated.epoch_from(3, 2).unwrap().flat_map(|b| chunks(&b.unwrap())).collect();
+    assert_eq!(copies[6..], resumed);
+    // The first is what it is without repeats.
+    let plain = loader(&data(10), &LoaderConfig { aug_repeats: 1, ..config });
+    let plain: Vec<Vec<f32>> = plain.epoch(3).unwrap().flat_map(|b| chunks(&b.unwrap())).collect();
+    assert_eq!([&copies[0], &copies[3], &copies[6]], [&plain[0], &plain[1], &plain[2]]);
+}
+
+fn chunks(batch: &Batch) -> Vec<Vec<f32>> {
+    values(batch).chunks(24).map(<[f32]>::to_vec).collect()
+}
+
 #[test]
 fn resuming_in_the_middle_gives_the_same_batches() {
     let data = data(41);
@@ -369,9 +403,10 @@ fn augmentation_that_does_not_fit_is_refused_by_name() {
         refuse(config, &format!("found {n_operations} and {magnitude}"));
     }
     for (mix, part) in [
-        (Mix { mixup: 0.0, cutmix: 0.0, switch: 0.5 }, "above 0"),
+        (Mix { mixup: 0.0, cutmix: 0.0, ..Mix::default() }, "above 0"),
         (Mix { mixup: 1.5, ..Mix::default() }, "Mix::mixup"),
         (Mix { switch: f64::NAN, ..Mix::default() }, "Mix::switch"),
+        (Mix { prob: -0.1, ..Mix::default() }, "Mix::prob"),
     ] {
         refuse(LoaderConfig { mix: Some(mix), ..plain.clone() }, part);
     }

@@ -22,6 +22,7 @@ mod sample;
 #[path = "../../../crates/lmht-hub/tests/all/server.rs"]
 #[allow(dead_code, reason = "the tests of lmht-hub need more of it")]
 mod server;
+mod stream;
 mod tables;
 #[cfg(feature = "hub")]
 #[path = "../../../crates/lmht-hub/tests/all/world.rs"]
