@@ -16,11 +16,22 @@ use super::run::run;
 use super::work::Work;
 use crate::ops::as_real;
 
+/// What cuDNN had no algorithm for in this process: direction, type and shape of convolutions that ran by columns and matrix
+/// products, which is slower.
+pub fn without_cudnn() -> Vec<String> {
+    #[cfg(feature = "cudnn")]
+    return super::cudnn::refused();
+    #[cfg(not(feature = "cudnn"))]
+    Vec::new()
+}
+
 /// The convolution, `[n, h_out, w_out, c_out]`.
 pub(crate) fn forward(xs: &Tensor, weight: &Tensor, s: &ConvShape) -> Result<Tensor> {
     #[cfg(feature = "cudnn")]
-    if super::cudnn::takes(xs) {
-        return super::cudnn::forward(xs, weight, s);
+    if super::cudnn::takes(xs)
+        && let Some(ys) = super::cudnn::forward(xs, weight, s)?
+    {
+        return Ok(ys);
     }
     let weight = matrices(weight, s)?;
     by_parts(s, xs, (s.n, s.h_out, s.w_out, s.c_out), |images| ungrouped(&columns(xs, s, images)?.matmul(&weight)?))
@@ -29,8 +40,10 @@ pub(crate) fn forward(xs: &Tensor, weight: &Tensor, s: &ConvShape) -> Result<Ten
 /// dLoss/dxs, `[n, h, w, c_in]`, from dLoss/dys.
 pub(crate) fn grad_input(grad: &Tensor, weight: &Tensor, s: &ConvShape) -> Result<Tensor> {
     #[cfg(feature = "cudnn")]
-    if super::cudnn::takes(grad) {
-        return super::cudnn::grad_input(grad, weight, s);
+    if super::cudnn::takes(grad)
+        && let Some(grad) = super::cudnn::grad_input(grad, weight, s)?
+    {
+        return Ok(grad);
     }
     let weight = matrices(weight, s)?.t()?;
     by_parts(s, grad, (s.n, s.h, s.w, s.c_in), |images| {
@@ -48,8 +61,10 @@ pub(crate) fn grad_input(grad: &Tensor, weight: &Tensor, s: &ConvShape) -> Resul
 /// dLoss/dweight in the type that arithmetic is in: f32, or f64 with f64.
 pub(crate) fn grad_weight(xs: &Tensor, grad: &Tensor, s: &ConvShape) -> Result<Tensor> {
     #[cfg(feature = "cudnn")]
-    if super::cudnn::takes(xs) {
-        return as_real(&super::cudnn::grad_weight(xs, grad, s)?);
+    if super::cudnn::takes(xs)
+        && let Some(grad) = super::cudnn::grad_weight(xs, grad, s)?
+    {
+        return as_real(&grad);
     }
     let mut sum: Option<Tensor> = None;
     for images in parts(s, xs) {

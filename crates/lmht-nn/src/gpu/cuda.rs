@@ -2,13 +2,13 @@
 // A launch is unsafe by nature.
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda::cudarc::driver::{
-    CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, SyncOnDrop, sys,
+    CudaContext, CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, SyncOnDrop, result, sys,
 };
 use candle_core::cuda::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use candle_core::cuda::{CudaStorageSlice, WrapErr};
@@ -50,9 +50,20 @@ impl Cuda<'_> {
     /// # Errors
     /// If the driver does not say how many multiprocessors it has.
     pub fn new(device: &CudaDevice) -> Result<Self> {
-        let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-        let processors = device.cuda_stream().context().attribute(count).w()?;
-        Ok(Self { device: device.clone(), blocks: 8 * processors.max(1) as u32, views: PhantomData })
+        // Asked once, since a launcher is made for every operation.
+        static BLOCKS: Mutex<BTreeMap<usize, u32>> = Mutex::new(BTreeMap::new());
+        let stream = device.cuda_stream();
+        let (context, mut known) = (stream.context(), BLOCKS.lock().unwrap_or_else(PoisonError::into_inner));
+        let blocks = match known.get(&context.ordinal()) {
+            Some(blocks) => *blocks,
+            None => {
+                keep_memory(context)?;
+                let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+                let blocks = 8 * context.attribute(count).w()?.max(1) as u32;
+                *known.entry(context.ordinal()).or_insert(blocks)
+            }
+        };
+        Ok(Self { device: device.clone(), blocks, views: PhantomData })
     }
 
     fn allocate(&self, dtype: Dtype, len: usize) -> Result<CudaStorage> {
@@ -93,6 +104,21 @@ impl Cuda<'_> {
         unsafe { launch.launch(config) }.w()?;
         drop(guards);
         Ok(())
+    }
+}
+
+/// Lets memory that is freed stay with the process. Else the driver takes it back whenever the host waits for the GPU, and the
+/// next step maps it anew.
+fn keep_memory(context: &CudaContext) -> Result<()> {
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    let mut bytes = u64::MAX;
+    // SAFETY: the context's own device; the value of this attribute is a u64, which outlives the call.
+    unsafe {
+        let pool = result::device::get_mem_pool(context.cu_device()).w()?;
+        result::mem_pool::set_attribute(pool, threshold, (&raw mut bytes).cast()).w()
     }
 }
 

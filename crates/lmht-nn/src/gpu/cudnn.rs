@@ -4,8 +4,9 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::cuda::cudarc::cudnn::result::CudnnError;
 use candle_core::cuda::cudarc::cudnn::safe::{
     ConvBackwardData, ConvBackwardFilter, ConvDescriptor, ConvForward, Cudnn, CudnnDataType, FilterDescriptor,
     TensorDescriptor,
@@ -26,18 +27,38 @@ pub(super) fn takes(xs: &Tensor) -> bool {
     matches!(xs.device(), Device::Cuda(_)) && matches!(xs.dtype(), DType::F32 | DType::F16 | DType::BF16)
 }
 
-pub(super) fn forward(xs: &Tensor, weight: &Tensor, s: &ConvShape) -> Result<Tensor> {
+/// Nothing where cuDNN has no algorithm for the shape, as of the gradients.
+pub(super) fn forward(xs: &Tensor, weight: &Tensor, s: &ConvShape) -> Result<Option<Tensor>> {
     let ys = by_type(Direction::Forward, xs, &channels_last(weight)?, s)?;
-    ys.reshape((s.n, s.h_out, s.w_out, s.c_out))
+    ys.map(|ys| ys.reshape((s.n, s.h_out, s.w_out, s.c_out))).transpose()
 }
 
-pub(super) fn grad_input(grad: &Tensor, weight: &Tensor, s: &ConvShape) -> Result<Tensor> {
-    by_type(Direction::Data, grad, &channels_last(weight)?, s)?.reshape((s.n, s.h, s.w, s.c_in))
+pub(super) fn grad_input(grad: &Tensor, weight: &Tensor, s: &ConvShape) -> Result<Option<Tensor>> {
+    let grad = by_type(Direction::Data, grad, &channels_last(weight)?, s)?;
+    grad.map(|grad| grad.reshape((s.n, s.h, s.w, s.c_in))).transpose()
 }
 
-pub(super) fn grad_weight(xs: &Tensor, grad: &Tensor, s: &ConvShape) -> Result<Tensor> {
-    let weight = by_type(Direction::Filter, xs, grad, s)?.reshape((s.c_out, s.k, s.k, s.c_in / s.groups))?;
-    weight.permute((0, 3, 1, 2))?.contiguous()
+pub(super) fn grad_weight(xs: &Tensor, grad: &Tensor, s: &ConvShape) -> Result<Option<Tensor>> {
+    let Some(grad) = by_type(Direction::Filter, xs, grad, s)? else { return Ok(None) };
+    let grad = grad.reshape((s.c_out, s.k, s.k, s.c_in / s.groups))?;
+    grad.permute((0, 3, 1, 2))?.contiguous().map(Some)
+}
+
+/// What cuDNN did not take.
+static REFUSED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+pub(super) fn refused() -> Vec<String> {
+    REFUSED.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// What cuDNN says, or nothing where it has no algorithm.
+fn supported<T>(answer: std::result::Result<T, CudnnError>) -> Result<Option<T>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        // A family of codes.
+        Err(error) if format!("{error:?}").contains("NOT_SUPPORTED") => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// `[c_out, c_in / groups, k, k]` as cuDNN reads it: `[c_out, k, k, c_in / groups]`.
@@ -85,7 +106,8 @@ type Key = (Direction, DType, [usize; 9]);
 /// What a thread has of cuDNN, which is neither `Send` nor `Sync`.
 struct Handle {
     cudnn: Arc<Cudnn>,
-    choices: HashMap<Key, Choice>,
+    /// None for a shape that cuDNN has no algorithm for.
+    choices: HashMap<Key, Option<Choice>>,
     /// The largest that was wanted so far.
     workspace: CudaSlice<u8>,
 }
@@ -94,7 +116,7 @@ thread_local! {
     static HANDLES: RefCell<HashMap<DeviceId, Handle>> = RefCell::default();
 }
 
-fn by_type(direction: Direction, a: &Tensor, b: &Tensor, s: &ConvShape) -> Result<Tensor> {
+fn by_type(direction: Direction, a: &Tensor, b: &Tensor, s: &ConvShape) -> Result<Option<Tensor>> {
     match a.dtype() {
         DType::F32 => convolve::<f32>(direction, a, b, s),
         DType::F16 => convolve::<f16>(direction, a, b, s),
@@ -111,18 +133,25 @@ fn view<'a, T: CudaDType>(storage: &'a Storage, layout: &Layout) -> Result<CudaV
     }
 }
 
+/// Contiguous and at a multiple of 16 bytes, where wide accesses may begin.
+fn aligned(tensor: &Tensor) -> Result<Tensor> {
+    let tensor = tensor.contiguous()?;
+    let offset = tensor.layout().start_offset() * tensor.dtype().size_in_bytes();
+    if offset.is_multiple_of(16) { Ok(tensor) } else { tensor.force_contiguous() }
+}
+
 /// The result of the two operands of a direction, flat. Sums are f32.
-fn convolve<T>(direction: Direction, a: &Tensor, b: &Tensor, s: &ConvShape) -> Result<Tensor>
+fn convolve<T>(direction: Direction, a: &Tensor, b: &Tensor, s: &ConvShape) -> Result<Option<Tensor>>
 where
     T: WithDType + CudaDType + CudnnDataType + DeviceRepr,
 {
     let Device::Cuda(device) = a.device() else { bail!("cuDNN: expected a CUDA device") };
-    let (a, b) = (a.contiguous()?, b.contiguous()?);
+    let (a, b) = (aligned(a)?, aligned(b)?);
     let ((a, a_layout), (b, b_layout)) = (a.storage_and_layout(), b.storage_and_layout());
     let (a, b) = (view::<T>(&a, a_layout)?, view::<T>(&b, b_layout)?);
     // SAFETY: the launch writes all of it: its results are not added to what is there.
     let mut out = unsafe { device.alloc::<T>(direction.len(s)) }?;
-    HANDLES.with_borrow_mut(|handles| {
+    let launched = HANDLES.with_borrow_mut(|handles| {
         if !handles.contains_key(&device.id()) {
             let cudnn = Cudnn::new(device.cuda_stream())?;
             handles.insert(device.id(), Handle { cudnn, choices: HashMap::new(), workspace: device.alloc_zeros(1)? });
@@ -131,36 +160,54 @@ where
         let shapes = Shapes::<T>::new(&handle.cudnn, s)?;
         let sizes = [s.n, s.c_in, s.h, s.w, s.c_out, s.k, s.stride, s.padding, s.groups];
         let key = (direction, T::DTYPE, sizes);
-        let choice = match handle.choices.get(&key) {
-            Some(choice) => *choice,
-            None => *handle.choices.entry(key).or_insert(shapes.choose(direction)?),
+        let (is_new, choice) = match handle.choices.get(&key) {
+            Some(choice) => (false, *choice),
+            None => (true, shapes.choose(direction)?),
         };
-        if handle.workspace.len() < choice.workspace {
-            handle.workspace = device.alloc_zeros(choice.workspace)?;
+        let launched = match choice {
+            Some(Choice { algorithm, workspace }) => {
+                if handle.workspace.len() < workspace {
+                    handle.workspace = device.alloc_zeros(workspace)?;
+                }
+                supported(shapes.launch(algorithm, &mut handle.workspace, (&a, &b), &mut out))?
+            }
+            None => None,
+        };
+        if launched.is_none() && (is_new || choice.is_some()) {
+            let refused = format!("{direction:?}, {:?}, {s:?}", T::DTYPE);
+            REFUSED.lock().unwrap_or_else(PoisonError::into_inner).push(refused);
         }
-        shapes.launch(choice.algorithm, &mut handle.workspace, (&a, &b), &mut out)
+        handle.choices.insert(key, choice.filter(|_| launched.is_some()));
+        Ok::<_, candle_core::Error>(launched)
     })?;
     let n = direction.len(s);
     let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(out, device.clone()));
-    Ok(Tensor::from_storage(storage, n, BackpropOp::none(), false))
+    Ok(launched.map(|()| Tensor::from_storage(storage, n, BackpropOp::none(), false)))
 }
 
 /// Bytes of workspace that an algorithm may want if another one needs less.
 const WORKSPACE: usize = 1 << 30;
 
 /// The fastest algorithm with its workspace, or `other` where that one adds up in no fixed order, so that two runs would differ,
-/// or wants a lot of memory; the fastest all the same where cuDNN has no other for a shape.
+/// or wants a lot of memory; whichever there is where cuDNN has not both for a shape, or none.
 fn choose<A: Copy>(
-    fastest: A,
-    is_ordered: bool,
+    fastest: std::result::Result<A, CudnnError>,
+    is_ordered: impl Fn(A) -> bool,
     other: A,
-    workspace: impl Fn(A) -> Result<usize>,
-) -> Result<(A, usize)> {
-    let bytes = workspace(fastest)?;
-    match workspace(other) {
-        Ok(of_other) if !is_ordered || (bytes > WORKSPACE && of_other < bytes) => Ok((other, of_other)),
-        _ => Ok((fastest, bytes)),
-    }
+    workspace: impl Fn(A) -> std::result::Result<usize, CudnnError>,
+) -> Result<Option<(A, usize)>> {
+    let sized =
+        |algorithm| Ok::<_, candle_core::Error>(supported(workspace(algorithm))?.map(|bytes| (algorithm, bytes)));
+    let fastest = match supported(fastest)? {
+        Some(fastest) => sized(fastest)?,
+        None => None,
+    };
+    Ok(match (fastest, sized(other)?) {
+        (Some((first, bytes)), Some(other)) if !is_ordered(first) || (bytes > WORKSPACE && other.1 < bytes) => {
+            Some(other)
+        }
+        (fastest, other) => fastest.or(other),
+    })
 }
 
 /// A convolution as cuDNN describes it.
@@ -210,32 +257,33 @@ impl<T: WithDType + CudaDType + CudnnDataType + DeviceRepr> Shapes<T> {
         ConvBackwardFilter { conv: &self.conv, x: &self.x, dw: &self.w, dy: &self.y }
     }
 
-    fn choose(&self, direction: Direction) -> Result<Choice> {
+    fn choose(&self, direction: Direction) -> Result<Option<Choice>> {
+        use cudnnConvolutionBwdDataAlgo_t as OfData;
+        use cudnnConvolutionBwdFilterAlgo_t as OfFilter;
+        use cudnnConvolutionFwdAlgo_t as OfForward;
+        let choice = |algorithm, workspace| Choice { algorithm, workspace };
         Ok(match direction {
             Direction::Forward => {
-                let fastest = self.forward().pick_algorithm()?;
-                let small = cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
-                let size = |algorithm| Ok::<_, candle_core::Error>(self.forward().get_workspace_size(algorithm)?);
-                let (algorithm, workspace) = choose(fastest, true, small, size)?;
-                Choice { algorithm: Algorithm::Forward(algorithm), workspace }
+                let small = OfForward::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
+                let size = |algorithm| self.forward().get_workspace_size(algorithm);
+                let chosen = choose(self.forward().pick_algorithm(), |_| true, small, size)?;
+                chosen.map(|(algorithm, workspace)| choice(Algorithm::Forward(algorithm), workspace))
             }
             Direction::Data => {
-                let fastest = self.data().pick_algorithm()?;
-                let ordered = cudnnConvolutionBwdDataAlgo_t::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1;
-                let is_ordered = fastest != cudnnConvolutionBwdDataAlgo_t::CUDNN_CONVOLUTION_BWD_DATA_ALGO_0;
-                let size = |algorithm| Ok::<_, candle_core::Error>(self.data().get_workspace_size(algorithm)?);
-                let (algorithm, workspace) = choose(fastest, is_ordered, ordered, size)?;
-                Choice { algorithm: Algorithm::Data(algorithm), workspace }
+                let is_ordered = |algorithm| algorithm != OfData::CUDNN_CONVOLUTION_BWD_DATA_ALGO_0;
+                let ordered = OfData::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1;
+                let size = |algorithm| self.data().get_workspace_size(algorithm);
+                let chosen = choose(self.data().pick_algorithm(), is_ordered, ordered, size)?;
+                chosen.map(|(algorithm, workspace)| choice(Algorithm::Data(algorithm), workspace))
             }
             Direction::Filter => {
-                use cudnnConvolutionBwdFilterAlgo_t as Algo;
-                let fastest = self.filter().pick_algorithm()?;
-                let is_ordered = fastest != Algo::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_0
-                    && fastest != Algo::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_3;
-                let size = |algorithm| Ok::<_, candle_core::Error>(self.filter().get_workspace_size(algorithm)?);
-                let (algorithm, workspace) =
-                    choose(fastest, is_ordered, Algo::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1, size)?;
-                Choice { algorithm: Algorithm::Filter(algorithm), workspace }
+                let (unordered, other) =
+                    (OfFilter::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_0, OfFilter::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_3);
+                let is_ordered = |algorithm| algorithm != unordered && algorithm != other;
+                let ordered = OfFilter::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1;
+                let size = |algorithm| self.filter().get_workspace_size(algorithm);
+                let chosen = choose(self.filter().pick_algorithm(), is_ordered, ordered, size)?;
+                chosen.map(|(algorithm, workspace)| choice(Algorithm::Filter(algorithm), workspace))
             }
         })
     }
@@ -246,17 +294,16 @@ impl<T: WithDType + CudaDType + CudnnDataType + DeviceRepr> Shapes<T> {
         workspace: &mut CudaSlice<u8>,
         (a, b): (&CudaView<'_, T>, &CudaView<'_, T>),
         out: &mut CudaSlice<T>,
-    ) -> Result<()> {
+    ) -> std::result::Result<(), CudnnError> {
         let factors = (T::one(), T::zero());
         // SAFETY: operands and result have the type and the sizes of the descriptors: `Direction::len` of the result, and
         // the operands those of the shape that `conv2d` has checked.
         unsafe {
             match algorithm {
-                Algorithm::Forward(algo) => self.forward().launch(algo, Some(workspace), factors, a, b, out)?,
-                Algorithm::Data(algo) => self.data().launch(algo, Some(workspace), factors, out, b, a)?,
-                Algorithm::Filter(algo) => self.filter().launch(algo, Some(workspace), factors, a, out, b)?,
+                Algorithm::Forward(algo) => self.forward().launch(algo, Some(workspace), factors, a, b, out),
+                Algorithm::Data(algo) => self.data().launch(algo, Some(workspace), factors, out, b, a),
+                Algorithm::Filter(algo) => self.filter().launch(algo, Some(workspace), factors, a, out, b),
             }
         }
-        Ok(())
     }
 }

@@ -50,6 +50,7 @@ pub use emulator::emulated;
 #[cfg(feature = "metal")]
 pub use metal::Metal;
 
+pub use convolution::without_cudnn;
 pub use gather::gather;
 pub use lmht_gpu::plans::optimizer::{AdamW, Sgd};
 pub use run::{has_kernels, takes};
