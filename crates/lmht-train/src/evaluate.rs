@@ -42,16 +42,16 @@ pub fn evaluate_classes(
     progress: Progress,
     observer: Option<&mut dyn Observer>,
 ) -> Result<(Evaluation, Confusion)> {
-    let all = pass(network, data, progress, observer, &|| false)?;
+    let all = pass(network, data, progress, (observer, usize::MAX), &|| false)?;
     Ok(all.expect("nobody stopped it"))
 }
 
-/// As [`evaluate`]; nothing if `stop` says so before the end.
+/// As [`evaluate`], with an observer of the first so many batches; nothing if `stop` says so before the end.
 pub(crate) fn evaluate_until(
     network: &Network,
     data: &dyn BatchSource,
     progress: Progress,
-    observer: Option<&mut dyn Observer>,
+    observer: (Option<&mut dyn Observer>, usize),
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Evaluation>> {
     Ok(pass(network, data, progress, observer, stop)?.map(|(evaluation, _)| evaluation))
@@ -61,7 +61,7 @@ fn pass(
     network: &Network,
     data: &dyn BatchSource,
     progress: Progress,
-    mut observer: Option<&mut dyn Observer>,
+    (mut observer, n_observed): (Option<&mut dyn Observer>, usize),
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<(Evaluation, Confusion)>> {
     // Parameters stay as they are until the end of the data.
@@ -72,7 +72,7 @@ fn pass(
     let config = network.config();
     let mut correct = vec![0; config.timesteps - config.neuron.first_stage()];
     let mut confusion = Confusion::new(config.n_classes);
-    for batch in data.batches(0, 0)? {
+    for (index, batch) in data.batches(0, 0)?.enumerate() {
         let batch = batch?;
         if stop() {
             bar.finish();
@@ -84,7 +84,7 @@ fn pass(
                     .into(),
             ));
         };
-        let logits = match observer.as_deref_mut() {
+        let logits = match observer.as_deref_mut().filter(|_| index < n_observed) {
             None => fixed.forward(&batch.images)?,
             Some(observer) => fixed.forward_observed(&batch.images, observer)?,
         };

@@ -77,6 +77,8 @@ impl Default for TrainConfig {
 
 /// Steps on a GPU between two looks at their losses, each of which waits for the GPU.
 const LOOK_EVERY: usize = 20;
+/// Batches of an evaluation whose layers of neurons are looked at on a GPU, where such a pass runs layer by layer.
+const LOOK_AT: usize = 8;
 
 impl TrainConfig {
     /// Checks every field.
@@ -110,7 +112,8 @@ impl TrainConfig {
 /// goes on if the configuration has more epochs, and a schedule that does not depend on their number.
 ///
 /// A parameter that means nothing at or below 0, the ceiling of QCFS, is halved at most by an update, which ends its
-/// momentum. Layers of neurons that are dead or saturated on all of `test`, and a loss that runs away, are said after the epoch.
+/// momentum. Layers of neurons that are dead or saturated on all of `test`, on a GPU on its first batches, and a loss that runs
+/// away, are said after the epoch.
 ///
 /// # Shapes
 /// As the network takes them: images `[B, C, H, W]` or frames `[T, B, C, H, W]`, labels `[B]` or distributions `[B, K]`;
@@ -285,7 +288,8 @@ pub fn fit(
         let stop = || record.as_deref().is_some_and(RunRecord::should_stop);
         let mut layers = (record.is_some() || progress == Progress::Shown).then(Layers::default);
         let observer = layers.as_mut().map(|layers| layers as &mut dyn Observer);
-        let Some(evaluation) = evaluate_until(network, test, progress, observer, &stop)? else {
+        let n_observed = if has_kernels { LOOK_AT } else { usize::MAX };
+        let Some(evaluation) = evaluate_until(network, test, progress, (observer, n_observed), &stop)? else {
             let record = record.as_deref_mut().expect("only a record stops a run");
             record.checkpoint(&state, params, optimizer.as_ref())?;
             return Err(stopped(&state, record));
