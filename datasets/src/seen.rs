@@ -141,7 +141,10 @@ impl DeviceImages {
                     Tensor::from_vec(middles, (n, c, h, w), device)?
                 }
             };
-            Ok(Self { bytes, table: Tensor::from_slice(seen.table.as_flattened(), (c, 256), device)? })
+            let table = Tensor::from_slice(seen.table.as_flattened(), (c, 256), device)?;
+            // For whichever thread, which on CUDA means stream, reads them.
+            device.synchronize()?;
+            Ok(Self { bytes, table })
         };
         copy().map_err(|error| format!("the device did not take them: {error}"))
     }

@@ -1,13 +1,19 @@
 //! Batches that a GPU makes of images that it has, on the emulator: the bits of those that the cores make.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use candle_core::{DType, Device};
 use lmht_datasets::{Augment, AutoAugment, ImageDataset, Loader, LoaderConfig, Mix, Normalize, Policy};
 use lmht_nn::{ModelConfig, Network, ParamStore, Precision, gpu};
 use lmht_train::optim::{OptimizerConfig, SgdConfig};
-use lmht_train::{Batch, BatchSource, Batches, FirstImages, Progress, Result, TrainConfig, fit};
+use lmht_train::{
+    Batch, BatchSource, Batches, Error, FirstImages, Progress, Result, RunInfo, RunRecord, TrainConfig, fit,
+};
 
 use crate::device::emulated;
 use crate::numbers;
+use crate::record::assert_same;
 
 const PLAIN: Augment =
     Augment { crop_padding: 0, flip: false, cutout: 0, resized_crop: None, auto_augment: None, erasing: None };
@@ -71,7 +77,7 @@ fn a_gpu_makes_the_bits_of_the_cores() {
     {
         let loader = loader(shape, 11, &config);
         let (cores, first) = (OnCores(&loader), FirstImages::new(&loader, 6));
-        for epoch in [0, 1, 7] {
+        for epoch in [0, 7] {
             let expected = bits(&cores, epoch, 0);
             let Some(got) = emulated(|| bits(&loader, epoch, 0)) else { return };
             assert_eq!(got, expected, "{config:?}");
@@ -111,21 +117,28 @@ fn what_is_more_than_moves_is_said() {
     }
 }
 
+fn model() -> ModelConfig {
+    ModelConfig { width: 2, in_channels: 1, ..ModelConfig::resnet20(3) }
+}
+
+fn config(precision: Precision) -> TrainConfig {
+    let sgd = SgdConfig { lr: 0.05, momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
+    let optimizer = OptimizerConfig::Sgd(sgd);
+    TrainConfig { epochs: 2, batch_size: 4, optimizer, precision, ..TrainConfig::default() }
+}
+
+/// To train on and to test on.
+fn loaders() -> (Loader, Loader) {
+    let augment = Augment { crop_padding: 2, flip: true, cutout: 2, ..PLAIN };
+    let train = loader((1, 8, 8), 18, &LoaderConfig { augment, ..LoaderConfig::train(4, 5) });
+    (train, loader((1, 8, 8), 6, &LoaderConfig::eval(4)))
+}
+
 #[test]
 fn a_network_trains_to_the_same_bytes() -> Result<()> {
-    let model = ModelConfig { width: 2, in_channels: 1, ..ModelConfig::resnet20(3) };
-    let augment = Augment { crop_padding: 2, flip: true, cutout: 2, ..PLAIN };
-    let sgd = SgdConfig { lr: 0.05, momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
-    let train = loader((1, 8, 8), 18, &LoaderConfig { augment, ..LoaderConfig::train(4, 5) });
-    let test = loader((1, 8, 8), 6, &LoaderConfig::eval(4));
+    let (model, (train, test)) = (model(), loaders());
     for precision in [Precision::F32, Precision::Bf16] {
-        let config = TrainConfig {
-            epochs: 2,
-            batch_size: 4,
-            optimizer: OptimizerConfig::Sgd(sgd),
-            precision,
-            ..TrainConfig::default()
-        };
+        let config = config(precision);
         let run = |train: &dyn BatchSource, test: &dyn BatchSource| -> Result<_> {
             let params = ParamStore::new(1);
             let network = Network::new(&model, params.builder(DType::F32, &Device::Cpu))?;
@@ -139,6 +152,54 @@ fn a_network_trains_to_the_same_bytes() -> Result<()> {
         let expected = emulated(|| run(&OnCores(&train), &OnCores(&test))).unwrap()?;
         assert_eq!(got.0, expected.0, "{precision}");
         assert!(got.1 == expected.1, "{precision}: other parameters");
+    }
+    Ok(())
+}
+
+/// Asks a run to stop when it wants a batch.
+struct Stops<'a> {
+    loader: &'a Loader,
+    at: usize,
+    n: AtomicUsize,
+    stop: Arc<AtomicBool>,
+}
+
+impl BatchSource for Stops<'_> {
+    fn n_batches(&self) -> usize {
+        BatchSource::n_batches(self.loader)
+    }
+
+    fn batches(&self, epoch: usize, first: usize) -> Result<Batches<'_>> {
+        let batches = self.loader.batches(epoch, first)?;
+        Ok(Box::new(batches.inspect(|_| {
+            if self.n.fetch_add(1, Ordering::Relaxed) == self.at {
+                self.stop.store(true, Ordering::Relaxed);
+            }
+        })))
+    }
+}
+
+#[test]
+fn a_run_that_was_stopped_ends_with_the_same_bytes() -> Result<()> {
+    let (parent, model, (train, test)) = (tempfile::tempdir().unwrap(), model(), loaders());
+    let config = config(Precision::F32);
+    let run = |name: &str, at: usize| {
+        let folder = parent.path().join(name);
+        let stop = Arc::new(AtomicBool::new(false));
+        let source = Stops { loader: &train, at, n: AtomicUsize::new(0), stop: stop.clone() };
+        emulated(|| {
+            let params = ParamStore::new(1);
+            let network = Network::new(&model, params.builder(DType::F32, &Device::Cpu))?;
+            let mut record = RunRecord::open(&folder, &config, RunInfo::default())?.stopped_by(stop);
+            fit(&network, &params, &config, &source, &test, Some(&mut record), Progress::Silent).map(|_| folder)
+        })
+    };
+    let Some(whole) = run("whole", usize::MAX).transpose()? else { return Ok(()) };
+    // In the middle of the first epoch, and of the last one.
+    for at in [1, 6] {
+        let name = format!("stopped-{at}");
+        assert!(matches!(run(&name, at).unwrap(), Err(Error::Stopped { .. })));
+        assert_same(&whole, &run(&name, usize::MAX).unwrap()?, &name);
     }
     Ok(())
 }

@@ -105,7 +105,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 #[track_caller]
-fn assert_same(a: &Path, b: &Path, what: &str) {
+pub(crate) fn assert_same(a: &Path, b: &Path, what: &str) {
     let (a, b) = (files(a), files(b));
     let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&a), names(&b), "{what}");
