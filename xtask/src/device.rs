@@ -78,7 +78,9 @@ impl DeviceArgs {
                 ensure!(cfg!(feature = "cuda"), built);
                 libraries().with_context(|| format!("--device cuda:{gpu}"))?;
                 let what = "no such GPU, or no driver for it; nvidia-smi lists those that there are";
-                Device::new_cuda(gpu).with_context(|| format!("--device cuda:{gpu}: {what}"))
+                let device = Device::new_cuda(gpu).with_context(|| format!("--device cuda:{gpu}: {what}"))?;
+                without_events(&device);
+                Ok(device)
             }
             Place::Metal => {
                 let built = "--device metal: built without metal; cargo build --release --features metal -p xtask";
@@ -88,6 +90,20 @@ impl DeviceArgs {
         }
     }
 }
+
+/// Spares every tensor the two events by which cudarc keeps streams apart, and which nothing waits for here.
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code)]
+fn without_events(device: &Device) {
+    if let Device::Cuda(device) = device {
+        // SAFETY: no stream is made in this program. Candle's device has one for each thread, for which there are no events
+        // either: a loader's thread waits for what it began before another thread gets to see it.
+        unsafe { device.disable_event_tracking() };
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn without_events(_: &Device) {}
 
 /// Says which of CUDA's libraries this machine lacks: a program that loads them would end at the first call.
 #[cfg(all(feature = "cuda", target_os = "linux"))]

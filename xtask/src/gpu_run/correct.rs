@@ -9,7 +9,7 @@ use lmht_gpu::emulator::Emulator;
 use lmht_gpu::suite::Hosted;
 use lmht_gpu::suite::checks;
 use lmht_gpu::{HostBuffer, Machine};
-use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Pass, neurons, readout};
+use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Pass, gpu, neurons, readout};
 use lmht_train::loss;
 use lmht_train::optim::{OptimizerConfig, SgdConfig};
 use serde_json::{Value, json};
@@ -156,7 +156,7 @@ pub(super) fn networks(setup: &Setup<'_>) -> Result<Value> {
         }
     }
     none_failed(&failures)?;
-    Ok(json!({ "networks": rows, "largest_f64_error": largest }))
+    Ok(json!({ "networks": rows, "largest_f64_error": largest, "without_cudnn": gpu::without_cudnn() }))
 }
 
 /// A training pass, two updates and an evaluation.

@@ -306,6 +306,11 @@ impl Child<'_> {
         if let Some(libraries) = self.libraries {
             command.env("LD_LIBRARY_PATH", libraries);
         }
+        // What the driver makes of Candle's kernels for one part, some seconds of work, is there for the next one, whether
+        // the home folder can be written to or not.
+        if std::env::var_os("CUDA_CACHE_PATH").is_none() {
+            command.env("CUDA_CACHE_PATH", std::path::absolute(self.work)?.join("cuda-cache"));
+        }
         Ok(command)
     }
 

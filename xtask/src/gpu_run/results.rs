@@ -1,6 +1,6 @@
 //! What the parts gave: a file of JSON to go on from, and a record for `docs/`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -146,6 +146,7 @@ impl Results {
         text += &self.neuron();
         text += &self.step();
         text += &self.training();
+        text += &self.without_cudnn();
         text
     }
 
@@ -206,6 +207,18 @@ impl Results {
             );
         }
         out + "\nMemory is what nvidia-smi saw the process take, from its start on.\n"
+    }
+
+    /// Convolutions that cuDNN had no algorithm for.
+    fn without_cudnn(&self) -> String {
+        let of = |part: &Part| self.result(part.name)?["without_cudnn"].as_array().cloned();
+        let all: BTreeSet<String> =
+            PARTS.iter().filter_map(of).flatten().filter_map(|shape| Some(shape.as_str()?.to_owned())).collect();
+        if all.is_empty() {
+            return String::new();
+        }
+        let lines: Vec<String> = all.iter().map(|shape| format!("- `{shape}`\n")).collect();
+        format!("\n## By columns and products, since cuDNN has no algorithm\n\n{}", lines.concat())
     }
 
     fn training(&self) -> String {
@@ -278,7 +291,8 @@ mod tests {
         };
         let row = json!({ "dtype": "f32", "copy_gb_s": 3000., "forward_gb_s": 2700., "forward_of_copy": 0.9 });
         results.set(part("neuron"), entry(Outcome::Passed, "", json!({ "shape": [4, 1], "rows": [row] })));
-        let ours = json!({ "precision": "bf16", "step_ms": 10., "images_per_second": 3000., "batch": 256 });
+        let ours = json!({ "precision": "bf16", "step_ms": 10., "images_per_second": 3000., "batch": 256,
+            "without_cudnn": ["Filter, BF16, n: 256"] });
         results.set(part("step"), entry(Outcome::Passed, "", ours));
         let theirs = json!({ "precision": "bf16", "step_ms": 20., "images_per_second": 2000., "torch": "2.11" });
         results.set(part("pytorch"), entry(Outcome::Passed, "", theirs));
@@ -293,7 +307,15 @@ mod tests {
         assert_eq!(again.plan("cifar10-lmht"), Some(Plan { epochs: 3, images_per_epoch: 100 }));
         assert_eq!(again.failures(), ["suite: pool, f64: index 3"]);
         let record = std::fs::read_to_string(folder.path().join("record.md")).unwrap();
-        for expected in ["| f32 | 3000 | 2700 | 90.0 % |", "| 1.50 | 2048 |", "FAILED", "1 of 3", "25.00", "2.11"] {
+        for expected in [
+            "| f32 | 3000 | 2700 | 90.0 % |",
+            "| 1.50 | 2048 |",
+            "FAILED",
+            "1 of 3",
+            "25.00",
+            "2.11",
+            "- `Filter, BF16",
+        ] {
             assert!(record.contains(expected), "{expected:?} in {record}");
         }
         assert!(open("cuda:1").unwrap_err().to_string().contains("--out"));

@@ -10,7 +10,7 @@ use lmht_gpu::emulator::Emulator;
 #[cfg(any(feature = "cuda", feature = "metal"))]
 use lmht_gpu::suite::Device as _;
 use lmht_gpu::{Dtype, HostBuffer, Machine, plans};
-use lmht_nn::{ModelConfig, Network, ParamStore};
+use lmht_nn::{ModelConfig, Network, ParamStore, gpu};
 use lmht_train::{Batch, BatchSource, Batches, Progress, TrainConfig, fit};
 use serde_json::{Value, json};
 
@@ -226,6 +226,7 @@ fn step_in(setup: &Setup<'_>, device: &Device, precision: Option<&str>) -> Resul
     Ok(json!({
         "network": "ResNet-18, LM-HT, L = 2, T = 2", "width": width, "batch": batch, "side": side,
         "precision": precision.unwrap_or("f32"), "step_ms": 1e3 * seconds, "images_per_second": batch as f64 / seconds,
+        "without_cudnn": gpu::without_cudnn(),
     }))
 }
 

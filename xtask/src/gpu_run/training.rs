@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use lmht_datasets::{Augment, Loader, Preprocessor, ReadOptions};
 use lmht_nn::atomic::write_file;
-use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Stem};
-use lmht_train::{Error, FirstImages, Progress, RunRecord, TrainConfig, evaluate, fit};
+use lmht_nn::{Backbone, ModelConfig, Network, NeuronConfig, ParamStore, Stem, gpu};
+use lmht_train::{BatchSource, Error, FirstImages, Progress, RunRecord, TrainConfig, evaluate, fit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -109,7 +109,13 @@ fn train(
             }
             let plan = match setup.plan {
                 Some(plan) => plan,
-                None => fitted(setup, &model, &config(1)?, (&train, &test), &device)?,
+                None => {
+                    let mut record = RunRecord::open(&run, &experiment(config(1)?), info.clone())?;
+                    let plan = fitted(setup, &model, &config(1)?, (&train, &test), &device, &mut record)?;
+                    drop(record);
+                    std::fs::remove_dir_all(&run).with_context(|| format!("{}: cannot be removed", run.display()))?;
+                    plan
+                }
             };
             write_file(&planned, serde_json::to_string(&Begun { of, plan })?.as_bytes())?;
             plan
@@ -140,7 +146,8 @@ fn train(
     let mut summary = json!({
         "network": model.backbone.title(), "neuron": model.neuron, "timesteps": model.timesteps, "data": data.path,
         "epochs": epochs, "images_per_epoch": images_per_epoch, "batch_size": batch_size,
-        "precision": precision.unwrap_or("f32"), "note": note,
+        "precision": precision.unwrap_or("f32"), "note": note, "batches": train.note(),
+        "without_cudnn": gpu::without_cudnn(),
         "history": lines(&run.join("metrics.jsonl")), "timing": lines(&run.join("timing.jsonl")),
     });
     match result {
@@ -173,13 +180,15 @@ fn precision(device: &Device, batch_size: usize) -> (Option<&'static str>, Optio
     }
 }
 
-/// Epochs that fit into the time left, by the time of some steps and of a part of an evaluation; or a part of one epoch.
+/// Epochs that fit into the time left, by the time of some steps, a part of an evaluation and a checkpoint into `record`; or a
+/// part of one epoch.
 fn fitted(
     setup: &Setup<'_>,
     model: &ModelConfig,
     config: &TrainConfig,
     (train, test): (&Loader, &Loader),
     device: &Device,
+    record: &mut RunRecord,
 ) -> Result<Plan> {
     let params = ParamStore::new(config.seed);
     let network = Network::new(model, params.builder(DType::F32, device))?;
@@ -188,22 +197,30 @@ fn fitted(
     ensure!(n > 2, "expected at least 3 batches of {} training images, got {n_steps}", config.batch_size);
     let few = FirstImages::new(train, n * config.batch_size);
     let noted = Noted::new(&few, device);
-    fit(&network, &params, config, &noted, &FirstImages::new(test, 1), None, Progress::Silent)?;
-    let step = noted.seconds_of_step(WARM.min(n - 2))?;
     let n_test = test.data().len();
     let n_probe = if setup.is_small() { 32 } else { PROBE_IMAGES.min(n_test) };
+    let probe = FirstImages::new(test, n_probe);
+    // Shown, as with a record: evaluations look at the layers of neurons in their first batches.
+    fit(&network, &params, config, &noted, &probe, None, Progress::Shown)?;
+    let step = noted.seconds_of_step(WARM.min(n - 2))?;
+    // A step and the end of an epoch with its checkpoint, now that all kernels are compiled.
     let started = Instant::now();
-    evaluate(&network, &FirstImages::new(test, n_probe), Progress::Silent, None)?;
-    let evaluation = started.elapsed().as_secs_f64() * n_test as f64 / n_probe as f64;
+    fit(&network, &params, config, &FirstImages::new(train, config.batch_size), &probe, Some(record), Progress::Shown)?;
+    let end = started.elapsed().as_secs_f64() - step;
+    let started = Instant::now();
+    evaluate(&network, &probe, Progress::Silent, None)?;
+    let plain = started.elapsed().as_secs_f64();
+    let end = plain * n_test as f64 / n_probe as f64 + (end - plain).max(0.);
     let left = (setup.time_left().as_secs_f64() - LAST_STEP) * PLANNED;
-    println!("{:.2} ms a step, {evaluation:.2} s an evaluation, {left:.1} s to plan for", 1e3 * step);
-    Ok(plan(step, evaluation, left, n_steps, config.batch_size))
+    println!("{:.2} ms a step, {end:.2} s the end of an epoch, {left:.1} s to plan for", 1e3 * step);
+    Ok(plan(step, end, left, n_steps, config.batch_size))
 }
 
-fn plan(step: f64, evaluation: f64, left: f64, n_steps: usize, batch_size: usize) -> Plan {
-    let epoch = step * n_steps as f64 + evaluation;
+/// `end`: seconds of an evaluation and a checkpoint.
+fn plan(step: f64, end: f64, left: f64, n_steps: usize, batch_size: usize) -> Plan {
+    let epoch = step * n_steps as f64 + end;
     let epochs = (left / epoch) as usize;
-    let steps = if epochs == 0 { (((left - evaluation) / step) as usize).clamp(1, n_steps) } else { n_steps };
+    let steps = if epochs == 0 { (((left - end) / step) as usize).clamp(1, n_steps) } else { n_steps };
     Plan { epochs: epochs.max(1), images_per_epoch: steps * batch_size }
 }
 
