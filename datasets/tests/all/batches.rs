@@ -228,10 +228,10 @@ fn choices_on_the_bytes_are_the_batches() {
         let table = there.table.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for batch in loader.epoch(3).unwrap() {
             let batch = batch.unwrap();
-            let choices = loader.choices(3, &batch.indices).unwrap().to_vec2::<u32>().unwrap();
+            let choices = loader.choices(3, &batch.indices).unwrap().t().unwrap().to_vec2::<u32>().unwrap();
             let mut images = Vec::new();
-            for at in 0..batch.indices.len() {
-                let choice = |row: usize| choices[row][at] as i32 as isize;
+            for of_image in &choices {
+                let choice = |row: usize| of_image[row] as i32 as isize;
                 for i in 0..c * h * w {
                     let (channel, y, x) = (i / h / w, (i / w % h) as isize, (i % w) as isize);
                     let from = if choice(3) == 1 { w as isize - 1 - x } else { x };
@@ -245,7 +245,8 @@ fn choices_on_the_bytes_are_the_batches() {
             }
             let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
             assert_eq!(bits(images), bits(values(&batch)), "{config:?}");
-            assert_eq!(choices[8], batch.labels.to_vec1::<u32>().unwrap());
+            let labels: Vec<u32> = choices.iter().map(|of_image| of_image[8]).collect();
+            assert_eq!(labels, batch.labels.to_vec1::<u32>().unwrap());
         }
         let error = loader.choices(0, &[9]).unwrap_err().to_string();
         assert!(error.contains("below 9"), "{error}");
