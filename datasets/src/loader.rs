@@ -153,10 +153,10 @@ impl Loader {
         Self::of_images(Images::Memory(data), config, normalize, device)
     }
 
-    /// A loader of images that are read from their files in every epoch. With `shuffle`, the files are shuffled, within a
-    /// file its parts, and every image is then drawn from the next [`LoaderConfig::shuffle_buffer`] ones that were not yet;
-    /// with as many as there are images in a single part, every order is equally likely, but is another one than that of
-    /// images in memory. Without, batches are those of images in memory to the bit.
+    /// A loader of images that are read from their files in every epoch. With `shuffle`, the parts of all files (row groups
+    /// of parquet) are shuffled, and every image is then drawn from the next [`LoaderConfig::shuffle_buffer`] ones that were
+    /// not yet; with as many as there are images, every order is equally likely, but is another one than that of images in
+    /// memory. Without, batches are those of images in memory to the bit.
     ///
     /// An epoch that starts in its middle reads only the parts of files that images still to come are in.
     ///

@@ -1,10 +1,10 @@
 //! [`ImageStream`]: labelled images that stay on the disk, in their files, and are decoded when a batch is made of them.
 //!
-//! An epoch's order is known before an image is read: the files are shuffled, within a file its parts (row groups of
-//! parquet), and then every image is drawn from a buffer that the next one in that sequence fills up, as `datasets` and
-//! TensorFlow shuffle. It depends on (seed, epoch, size of the buffer) alone. So a [`Reader`] that starts in the middle of
-//! an epoch knows which images are still to come, passes over the parts that have none of them, and gives the others as if
-//! it had started at the beginning.
+//! An epoch's order is known before an image is read: the parts of all files (row groups of parquet) are shuffled, and then
+//! every image is drawn from a buffer that the next one in that sequence fills up, as `datasets` and TensorFlow shuffle. It
+//! depends on (seed, epoch, size of the buffer) alone. So a [`Reader`] that starts in the middle of an epoch knows which
+//! images are still to come, passes over the parts that have none of them, and gives the others as if it had started at the
+//! beginning.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -186,13 +186,10 @@ impl ImageStream {
     /// The parts in the order in which an epoch reads them, and the images in the order in which it sees them: those of the
     /// files unless `key`, (seed, epoch), shuffles them.
     pub(crate) fn order(&self, key: Option<(u64, u64)>, buffer: usize) -> (Vec<usize>, Vec<usize>) {
-        let Some((seed, epoch)) = key else { return ((0..self.parts.len()).collect(), (0..self.len()).collect()) };
+        let mut parts: Vec<usize> = (0..self.parts.len()).collect();
+        let Some((seed, epoch)) = key else { return (parts, (0..self.len()).collect()) };
         let mut rng = keyed(Purpose::Order, seed, epoch, 0);
-        let mut files: Vec<Vec<usize>> = vec![Vec::new(); self.tables.len()];
-        (0..self.parts.len()).for_each(|part| files[self.parts[part].table].push(part));
-        shuffle(&mut rng, &mut files);
-        files.iter_mut().for_each(|parts| shuffle(&mut rng, parts));
-        let parts = files.concat();
+        shuffle(&mut rng, &mut parts);
         let mut images = parts.iter().flat_map(|part| self.parts[*part].images.clone());
         let mut held: Vec<usize> = images.by_ref().take(buffer).collect();
         let mut order = Vec::with_capacity(self.len());

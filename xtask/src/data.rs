@@ -78,7 +78,7 @@ pub(crate) fn open(experiment: &Experiment, device: &Device) -> Result<Opened> {
 /// The examples of a split.
 enum Data {
     Images(ImageDataset, Normalize),
-    Stream(ImageStream, Normalize),
+    Stream(Arc<ImageStream>, Normalize),
     Events(EventDataset),
 }
 
@@ -86,7 +86,7 @@ impl Data {
     fn loader(self, config: &LoaderConfig, device: &Device) -> Result<Loader> {
         match self {
             Self::Images(images, normalize) => Loader::new(Arc::new(images), config, &normalize, device),
-            Self::Stream(images, normalize) => Loader::streaming(Arc::new(images), config, &normalize, device),
+            Self::Stream(images, normalize) => Loader::streaming(images, config, &normalize, device),
             Self::Events(events) => Loader::of(Arc::new(events), config, device),
         }
         .map_err(in_options)
@@ -266,7 +266,7 @@ fn read_images(
                 data.path.display()
             )
         })?;
-        let images = ImageStream::open(source, split).map_err(in_options)?;
+        let images = Arc::new(ImageStream::open(source, split).map_err(in_options)?);
         let seen = seen(images.shape(), images.n_classes(), images.class_names(), &normalize)?;
         return Ok((Data::Stream(images, normalize), seen));
     }
