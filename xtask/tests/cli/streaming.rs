@@ -35,7 +35,7 @@ fn shards(folder: &Path) {
 fn toml(data: &Path, lines: &str) -> String {
     let (head, _) = CONFIG.split_once("[data]").unwrap();
     let head = head.replace("n_classes = 10", "n_classes = 2").replace("stem = \"imagenet\"\n", "");
-    let head = head.replace("batch_size = 32", "batch_size = 8");
+    let head = head.replace("batch_size = 32", "batch_size = 8").replace("epochs = 3", "epochs = 2");
     format!(
         "{head}[data]\npath = {data:?}\nparquet = {{ channels = 1 }}\naugment = {{ crop_padding = 2, flip = true }}\n{lines}\n"
     )
@@ -93,7 +93,7 @@ fn what_streaming_needs_is_said_before_anything_is_read() {
     refused(NORMALIZE, &["--shuffle-buffer", "9"], &["data.shuffle_buffer", "--streaming"]);
     refused(NORMALIZE, &["--streaming", "--shuffle-buffer", "0"], &["data.shuffle_buffer: expected at least 1"]);
     refused(&format!("{NORMALIZE}\naug_repeats = 0"), &[], &["data.aug_repeats: expected at least 1"]);
-    let limit = toml(&data, NORMALIZE).replace("channels = 1", "channels = 1, max_decoded_bytes = 999");
+    let limit = toml(&data, NORMALIZE).replace("{ channels = 1", "{ channels = 1, max_decoded_bytes = 999");
     let config = config(folder.path(), "limit.toml", &limit);
     let output = xtask(&["train", &config, "--quiet", "--run", "run"]).current_dir(folder.path()).output().unwrap();
     assert_refused(&output, &["expected at most 999 bytes", "data.parquet.max_decoded_bytes", "--streaming"]);
