@@ -89,6 +89,7 @@ const KINDS: &[Kind] = &[
     recording("recording, aedat 4", "a.aedat4", "events a.aedat4 --frames 2 --out out"),
     recording("recording, aedat 4, lz4", "lz4.aedat4", "events lz4.aedat4 --frames 2 --out out"),
     recording("recording, aedat 4, zstd", "zstd.aedat4", "events zstd.aedat4 --frames 2 --out out"),
+    recording("recording, dat", "a.dat", "events a.dat --frames 2 --out out"),
     recording("recording, npz", "b.npz", "events b.npz --frames 2 --out out"),
     recording("recording, hdf5", "shd_test.h5", "events shd_test.h5 --sort"),
     Kind { needs: &["data"], ..kind("experiment", "x.toml", "train x.toml --print-config", Nothing) },

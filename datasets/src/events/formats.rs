@@ -4,6 +4,7 @@ mod aedat2;
 mod aedat3;
 mod aedat4;
 mod bin;
+mod dat;
 mod hdf5;
 mod npz;
 
@@ -17,14 +18,14 @@ use crate::error::{Error, Result};
 use crate::guard::guard_as;
 
 /// Every format; `.bin` has nothing at its start to tell it by, so its name counts.
-const FORMATS: [&dyn Format; 6] =
-    [&aedat2::Aedat2, &aedat3::Aedat3, &aedat4::Aedat4, &npz::Npz, &hdf5::Hdf5, &bin::Bin];
+const FORMATS: [&dyn Format; 7] =
+    [&aedat2::Aedat2, &aedat3::Aedat3, &aedat4::Aedat4, &dat::Dat, &npz::Npz, &hdf5::Hdf5, &bin::Bin];
 
 /// What is expected where the format is not known.
-pub(super) const ANY: &str = "a recording of events (AEDAT 2, 3.1 or 4, `.bin`, `.npz`, HDF5 of SHD)";
+pub(super) const ANY: &str = "a recording of events (AEDAT 2, 3.1 or 4, `.bin`, `.dat`, `.npz`, HDF5 of SHD)";
 
 /// The names of files that are recordings.
-pub(super) const ENDINGS: [&str; 6] = ["aedat", "aedat4", "bin", "npz", "h5", "hdf5"];
+pub(super) const ENDINGS: [&str; 7] = ["aedat", "aedat4", "bin", "dat", "npz", "h5", "hdf5"];
 
 /// A format of recordings.
 trait Format: Sync {

@@ -50,7 +50,7 @@ pub struct Events {
 /// What a file does not say of its events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventOptions {
-    /// (height, width) of the sensor in pixels. Otherwise what the file says; `.bin` and `.npz` do not: for them the
+    /// (height, width) of the sensor in pixels. Otherwise what the file says; `.bin`, `.npz` and the `.dat` of N-CARS do not: for them the
     /// smallest that holds all events of 34x34 (N-MNIST), 128x128 (DVS128), 180x240 (ATIS as in N-Caltech101, DAVIS240),
     /// 240x304 (ATIS) and 260x346 (DAVIS346).
     pub sensor: Option<(usize, usize)>,
@@ -208,7 +208,7 @@ impl Events {
 }
 
 /// The events of a file that holds one recording: AEDAT 2 (CIFAR10-DVS), AEDAT 3.1 (DVS128 Gesture), AEDAT 4, `.bin`
-/// (N-MNIST, N-Caltech101), `.npz` (SpikingJelly); times in microseconds. The format is told by the content.
+/// (N-MNIST, N-Caltech101), `.dat` (N-CARS), `.npz` (SpikingJelly); times in microseconds. The format is told by the content.
 ///
 /// Coordinates are those that SpikingJelly gives: a CIFAR10-DVS recording is turned upright.
 ///

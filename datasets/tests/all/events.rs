@@ -13,7 +13,8 @@ use lmht_datasets::{Dataset, Error, Loader, LoaderConfig, Preprocessing, Preproc
 use tempfile::{TempDir, tempdir};
 
 use crate::recordings::{
-    EVENTS, Event, HEADER3, aedat2, aedat3, aedat4, all, archive, bin, compress, hdf5, head3, head4, npy, npz, packet4,
+    EVENTS, Event, HEADER3, aedat2, aedat3, aedat4, all, archive, bin, compress, dat, hdf5, head3, head4, npy, npz,
+    packet4,
 };
 
 fn events_of(name: &str, bytes: &[u8], options: &EventOptions) -> Events {
@@ -126,6 +127,7 @@ fn truncated_files_are_errors() {
         let most = match name {
             "a.bin" => 4,
             "a.aedat" => 60,
+            "a.dat" => 4,
             "b.aedat" => 5,
             name if name.ends_with(".aedat4") => 4,
             _ => 0,
@@ -143,6 +145,16 @@ fn foreign_and_damaged_files_say_what_is_wrong() {
     let mut strange = aedat2(&EVENTS);
     strange.extend([1, 0, 0, 0, 0, 0, 0, 0]);
     fails("a.aedat", &strange, &["event 4 has the address 0x1000000"]);
+    let (start, first) =
+        (b"% Data file containing Event2d events.\n", b"% Data file containing Event2d events.\n% Version 1\n");
+    fails("a.dat", start, &["`% Version 2`, found none"]);
+    fails("a.dat", first, &["`% Version 2`, found 1"]);
+    fails("a.dat", &start[..start.len() - 1], &["ends within the lines at its start"]);
+    fails("a.dat", &dat(&EVENTS)[..60], &["7 bytes after the start end within an event of 8"]);
+    fails("a.dat", &[&start[..], b"% Version 2\n\x01\x08"].concat(), &["kind 1 and 8 bytes"]);
+    let sized = |size: &[u8]| [&start[..], b"% Version 2\n", size, &dat(&EVENTS)[51..]].concat();
+    assert_eq!(events_of("a.dat", &sized(b"% Height 50\n% Width 60\n"), &EventOptions::default()).sensor(), (50, 60));
+    fails("a.dat", &sized(b"% Height 2\n% Width 60\n"), &["outside"]);
     fails("a.aedat", b"#!AER-DAT3.1\r\n#Format: RAW\r\n", &["#!END-HEADER"]);
     let unknown = b"#!AER-DAT3.1\r\n#Source 1: Eye\r\n#!END-HEADER\r\n";
     fails("a.aedat", unknown, &["`Eye`", "DVS128", "`sensor`"]);

@@ -20,6 +20,16 @@ pub(crate) fn bin(events: &[Event]) -> Vec<u8> {
     events.iter().flat_map(one).collect()
 }
 
+/// Of a camera that does not name its size, as in N-CARS.
+pub(crate) fn dat(events: &[Event]) -> Vec<u8> {
+    let mut bytes = b"% Data file containing Event2d events.\n% Version 2\n\x00\x08".to_vec();
+    for &(t, x, y, p) in events {
+        bytes.extend((t as u32).to_le_bytes());
+        bytes.extend((u32::from(x) | u32::from(y) << 14 | u32::from(p) << 28).to_le_bytes());
+    }
+    bytes
+}
+
 /// As the camera sent them before the picture was turned.
 pub(crate) fn aedat2(events: &[Event]) -> Vec<u8> {
     let mut bytes = b"#!AER-DAT2.0\r\n# This is a raw AE data file - do not edit\r\n".to_vec();
@@ -202,6 +212,7 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("a.bin", bin(&EVENTS)),
         ("a.aedat", aedat2(&EVENTS)),
+        ("a.dat", dat(&EVENTS)),
         ("b.aedat", aedat3(&EVENTS)),
         ("a.aedat4", aedat4(&EVENTS, 0)),
         ("lz4.aedat4", aedat4(&EVENTS, 1)),
