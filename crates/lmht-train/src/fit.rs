@@ -120,10 +120,11 @@ impl TrainConfig {
 /// see [`Batch`](crate::Batch).
 ///
 /// # Errors
-/// [`Error::NonFinite`] as soon as the loss or a gradient is not finite, before a parameter is moved (on a GPU that step moves
-/// none, and it is said some steps later, before anything is saved), or a parameter or running statistic, before it is saved; [`Error::Stopped`] if the record was asked to stop; otherwise if the configuration, the
-/// data or the record do not fit, or the disk cannot be written: earlier checkpoints are intact then, and the message says
-/// how to go on.
+/// [`Error::NonFinite`] as soon as the loss or a gradient is not finite, before a parameter is moved (on a GPU
+/// that step moves none, and it is said some steps later, before anything is saved), or a parameter or running statistic,
+/// before it is saved; [`Error::Stopped`] if the record was asked to stop; otherwise if the configuration, the data or the
+/// record do not fit, or the disk cannot be written: earlier checkpoints are intact then, and the message says how to go
+/// on.
 ///
 /// The [crate's example](crate) trains a network on tensors in memory.
 pub fn fit(

@@ -1,9 +1,10 @@
 //! Operations on GPUs: the kernels and plans of [`lmht_gpu`] over tensors of Candle.
 //!
 //! Each operation of [`ops`](crate::ops) that has kernels runs them where its input is on a GPU: neurons of every trained
-//! kind, QCFS, batch norm, pooling, convolution, forward and backward, in f32, f16 and bf16 (and f64 on CUDA). A convolution is
-//! cuDNN's with the feature `cudnn`, where cuDNN has one for its shape, else columns and a matrix product. The others stay composed of Candle's operations there;
-//! [`Network::plan`](crate::Network::plan) names them. Which launchers a program has, its features say:
+//! kind, QCFS, batch norm, pooling, convolution, forward and backward, in f32, f16 and bf16 (and f64 on CUDA). A
+//! convolution is cuDNN's with the feature `cudnn`, where cuDNN has one for its shape, else columns and a matrix product.
+//! The others stay composed of Candle's operations there; [`Network::plan`](crate::Network::plan) names them. Which
+//! launchers a program has, its features say:
 //!
 //! | feature | machine | for |
 //! |---|---|---|

@@ -16,8 +16,9 @@
 //! its `n` not advanced. As published, weight decay acts on every parameter; leave one out by not passing it, or give it
 //! to a second optimizer.
 //!
-//! On the CPU one loop reads and writes each number once, on all threads; a GPU's kernel updates all parameters in one launch,
-//! or none where a gradient is not finite; on a device without kernels the same rule runs as tensor operations. Every element is computed by itself, so the number of threads does not change the result.
+//! On the CPU one loop reads and writes each number once, on all threads; a GPU's kernel updates all parameters in one
+//! launch, or none where a gradient is not finite; on a device without kernels the same rule runs as tensor operations.
+//! Every element is computed by itself, so the number of threads does not change the result.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
