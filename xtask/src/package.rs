@@ -7,7 +7,8 @@ use lmht_bench::{CostReport, EnergyModel};
 use lmht_hub::{Evaluation, MODEL_FILES, ModelCardHead, Repo, RepoKind};
 use lmht_nn::atomic::FolderWriter;
 use lmht_nn::{Pretrained, checksums, markdown};
-use lmht_train::{Metrics, RunInfo};
+use lmht_train::{EpochMetrics, Metrics, RunInfo};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::experiment::Experiment;
@@ -16,10 +17,11 @@ use crate::repository;
 /// Make a model folder for the Hugging Face Hub of a finished run, with a complete card, and say how to upload it.
 ///
 /// The weights are those of the first run after its last epoch; more runs of the same configuration with other seeds give the
-/// spread. Uploading stays with Hugging Face's own tool, whose command is printed.
+/// spread. Each run's record goes with them as run-seedSEED.json, without the folder where it was made. Uploading stays with
+/// Hugging Face's own tool, whose command is printed.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  cargo xtask package runs/mine --out hub/mine --license mit --repo owner/mine
+  cargo xtask package runs/mine --out models/mine --license mit
   cargo xtask package runs/mine-seed42 runs/mine-seed43 runs/mine-seed44 --out hub/mine --license mit --repo owner/mine")]
 pub(crate) struct Args {
     /// Finished runs of one configuration, which differ in their seed alone.
@@ -31,9 +33,9 @@ pub(crate) struct Args {
     /// The licence of the weights, by the Hub's identifier, such as mit.
     #[arg(long)]
     license: String,
-    /// Where it will be on the Hub.
+    /// Where it will be on the Hub, for what the card says of its use [default: the card says it of the folder].
     #[arg(long, value_name = "OWNER/NAME")]
-    repo: String,
+    repo: Option<String>,
     /// The data set's name on the Hub [default: as the configuration of the run says].
     #[arg(long, value_name = "OWNER/NAME")]
     dataset: Option<String>,
@@ -49,7 +51,17 @@ struct Run {
     config: String,
     info: RunInfo,
     metrics: Metrics,
+    epochs: Vec<EpochMetrics>,
     cost: CostReport,
+}
+
+/// What a package keeps of a run: everything that decided its result, and the result.
+#[derive(Serialize)]
+struct Record<'a> {
+    run: &'a RunInfo,
+    config: &'a Experiment,
+    metrics: &'a Metrics,
+    epochs: &'a [EpochMetrics],
 }
 
 impl Run {
@@ -61,14 +73,25 @@ impl Run {
             path.display()
         );
         let config = path.join("config.json");
+        // Where it was made says something of its maker's machine and nothing of the result.
+        let info = RunInfo { directory: PathBuf::new(), ..json(&path.join("run.json"))? };
         Ok(Self {
             path: path.to_path_buf(),
             experiment: json(&config)?,
-            config: std::fs::read_to_string(&config)?,
-            info: json(&path.join("run.json"))?,
+            config: read(&config)?,
+            info,
             metrics: json(&metrics)?,
+            epochs: lines(&path.join("metrics.jsonl"))?,
             cost: json(&path.join("cost.json"))?,
         })
+    }
+
+    /// Its record in a package: the name of the file, and what is in it.
+    fn record(&self) -> Result<(String, Vec<u8>)> {
+        let record = Record { run: &self.info, config: &self.experiment, metrics: &self.metrics, epochs: &self.epochs };
+        let mut bytes = serde_json::to_vec_pretty(&record)?;
+        bytes.push(b'\n');
+        Ok((format!("run-seed{}.json", self.experiment.train.seed), bytes))
     }
 
     /// Everything but the seed.
@@ -79,14 +102,28 @@ impl Run {
     }
 }
 
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))
+}
+
 fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{}: expected what a run writes", path.display()))
+    serde_json::from_str(&read(path)?).with_context(|| format!("{}: expected what a run writes", path.display()))
+}
+
+/// A file with a value on every line.
+fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let value = |(i, line)| {
+        serde_json::from_str(line)
+            .with_context(|| format!("{}: expected what a run writes in line {}", path.display(), i + 1))
+    };
+    read(path)?.lines().enumerate().map(value).collect()
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    Repo::parse(RepoKind::Model, &args.repo).context("--repo")?;
+    if let Some(repo) = &args.repo {
+        Repo::parse(RepoKind::Model, repo).context("--repo")?;
+    }
     let runs = args.runs.iter().map(|path| Run::read(path)).collect::<Result<Vec<_>>>()?;
     for (index, run) in runs.iter().enumerate().skip(1) {
         let path = run.path.display();
@@ -109,16 +146,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .context("the network of the run is to be loaded with its preprocessing")?;
     let card = card(args, &runs)?;
     repository::make_parent(&args.out)?;
-    let read = |name: &str| {
+    let bytes_of = |name: &str| {
         let path = found.folder.join(name);
         std::fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))
     };
     // What `from_pretrained` takes from the Hub, but for the card.
     let mut files = Vec::new();
     for (name, _) in MODEL_FILES.into_iter().filter(|(name, _)| ![checksums::FILE, "README.md"].contains(name)) {
-        files.push((name, read(name)?));
+        files.push((name.to_owned(), bytes_of(name)?));
     }
-    let named: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+    for run in &runs {
+        files.push(run.record()?);
+    }
+    let named: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     let mut folder = FolderWriter::replacing(&args.out)?;
     for (name, bytes) in &named {
         folder.write(name, bytes)?;
@@ -127,7 +167,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     folder.write("README.md", card.as_bytes())?;
     folder.commit()?;
     println!("{}: a model folder with its card; look at README.md, then upload it with", args.out.display());
-    println!("  hf upload {} {} .", args.repo, args.out.display());
+    println!("  hf upload {} {} .", args.repo.as_deref().unwrap_or("OWNER/NAME"), args.out.display());
     Ok(())
 }
 
@@ -227,19 +267,21 @@ fn card(args: &Args, runs: &[Run]) -> Result<String> {
     row("energy an image, **estimated** (45 nm float32: 0.9 pJ an AC, 4.6 pJ a MAC)", format!("{energy:.4} mJ"));
     row("program", format!("commit {}", first.info.commit));
     row("machine", first.info.machine.clone());
-    text += "\n## Runs\n\n| seed | last epoch | best epoch (chosen on the test set) | command |\n|---|---|---|---|\n";
+    text += "\n## Runs\n\n| seed | last epoch | best epoch (chosen on the test set) | command | record |\n|---|---|---|---|---|\n";
     for run in runs {
         let (seed, metrics) = (run.experiment.train.seed, &run.metrics);
         let (last, best) = (percent(metrics.top1), percent(metrics.best_top1));
-        text += &format!("| {seed} | {last} | {best} | {} |\n", markdown::code(&run.info.command));
+        let command = markdown::code(&run.info.command);
+        text += &format!("| {seed} | {last} | {best} | {command} | `run-seed{seed}.json` |\n");
     }
+    let name = args.repo.clone().unwrap_or_else(|| args.out.display().to_string());
     text += &format!(
         "\n## Use\n\n```rust\nlet (network, _params) = lmht_nn::from_pretrained(\"{0}\", DType::F32, &Device::Cpu)?;\nlet preprocessing = \
          lmht_datasets::Preprocessing::from_pretrained(\"{0}\")?;\nlet class_names = preprocessing.class_names().unwrap_or_default();\n```\n\n\
          `cargo xtask eval {0}` measures it again. `config.json` rebuilds the network, `preprocessor_config.json` says what turns an \
          image or a recording into its input, `model.safetensors` has its tensors under the published names.\n\n\
          ## Configuration of the run\n\n{1}",
-        args.repo,
+        name,
         markdown::block("json", &first.config)
     );
     Ok(text)

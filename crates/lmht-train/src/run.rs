@@ -43,8 +43,12 @@ pub struct RunInfo {
     #[serde(default)]
     pub test_split: String,
     /// Where the command was given: relative paths of the configuration start there.
-    #[serde(default, serialize_with = "as_text")]
+    #[serde(default, serialize_with = "as_text", skip_serializing_if = "is_empty")]
     pub directory: PathBuf,
+}
+
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 /// A path that is no text is recorded as well as it can be: only a person reads it.
