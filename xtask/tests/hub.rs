@@ -101,6 +101,17 @@ fn from_a_name_to_a_run_to_a_package_to_a_name() {
     ] {
         assert!(card.contains(part), "expected {part:?} in: {card}");
     }
+    let record = std::fs::read_to_string(folder.join("for-the-hub/package/run-seed8.json")).unwrap();
+    let record: Value = serde_json::from_str(&record).unwrap();
+    assert_eq!(record["config"]["train"]["seed"], 8);
+    assert_eq!(record["epochs"][0]["test"]["top1"], record["metrics"]["top1"]);
+    assert!(record["run"]["command"].as_str().unwrap().contains("train tiny.toml"), "{record}");
+    assert!(record["run"]["directory"].is_null(), "{record}");
+    // Without a name on the Hub: the folder where it lies.
+    let local = ["package", "run", "--out", "local", "--license", "mit"];
+    assert!(succeeds(&data, folder, &local).contains("hf upload OWNER/NAME local ."));
+    let card = std::fs::read_to_string(folder.join("local/README.md")).unwrap();
+    assert!(card.contains("from_pretrained(\"local\"") && card.contains("cargo xtask eval local"), "{card}");
     for (arguments, parts) in [
         (vec!["package", "run", "--out", "p", "--license", "MIT License", "--repo", "a/b"], ["MIT License", "licence"]),
         (vec!["package", "run", "run", "--out", "p", "--license", "mit", "--repo", "a/b"], ["another seed", "twice"]),
