@@ -131,6 +131,7 @@ const PRESETS: &[(&str, &str)] = &presets![
     "fashion-resnet18-if-T4",
     "fashion-vgg13-L2T2",
     "fashion-mnist-resnet20-L2T2",
+    "fashion-mnist-resnet20-L2T2-restart",
     "ms-resnet18-cifar10-L2T4",
     "ms-resnet18-cifar100-L2T4",
     "ms-resnet34-imagenet1k-L2T2",
