@@ -17,8 +17,8 @@ use crate::repository;
 /// Make a model folder for the Hugging Face Hub of a finished run, with a complete card, and say how to upload it.
 ///
 /// The weights are those of the first run after its last epoch; more runs of the same configuration with other seeds give the
-/// spread. Each run's record goes with them as run-seedSEED.json, without the folder where it was made. Uploading stays with
-/// Hugging Face's own tool, whose command is printed.
+/// spread. Each run's record goes with them as run-seedSEED.json, with that of the run whose weights it started from, without the
+/// folder where it was made. Uploading stays with Hugging Face's own tool, whose command is printed.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask package runs/mine --out models/mine --license mit
@@ -47,6 +47,8 @@ pub(crate) struct Args {
 /// A finished run.
 struct Run {
     path: PathBuf,
+    /// The run whose weights it started from, if it was one.
+    start: Option<Box<Run>>,
     experiment: Experiment,
     config: String,
     info: RunInfo,
@@ -58,6 +60,8 @@ struct Run {
 /// What a package keeps of a run: everything that decided its result, and the result.
 #[derive(Serialize)]
 struct Record<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start: Option<Box<Record<'a>>>,
     run: &'a RunInfo,
     config: &'a Experiment,
     metrics: &'a Metrics,
@@ -66,39 +70,66 @@ struct Record<'a> {
 
 impl Run {
     fn read(path: &Path) -> Result<Self> {
-        let metrics = path.join("metrics.json");
+        Self::read_after(path, 0)
+    }
+
+    /// A run that `n_later` others started from, one from the other.
+    fn read_after(path: &Path, n_later: usize) -> Result<Self> {
+        ensure!(n_later < 100, "{}: expected a run that started somewhere, found a circle of runs", path.display());
         ensure!(
-            metrics.exists() && path.join("model").exists(),
+            Self::is_finished(path),
             "{}: expected a finished run, with metrics.json and model/; train it to its end first",
             path.display()
         );
         let config = path.join("config.json");
+        let experiment: Experiment = json(&config)?;
+        let mut info: RunInfo = json(&path.join("run.json"))?;
         // Where it was made says something of its maker's machine and nothing of the result.
-        let info = RunInfo { directory: PathBuf::new(), ..json(&path.join("run.json"))? };
+        let directory = std::mem::take(&mut info.directory);
+        let start = experiment.start.as_deref().map(|start| [directory.join(start), start.to_path_buf()]);
+        let start = start.and_then(|places| places.into_iter().find(|place| Self::is_finished(place)));
         Ok(Self {
             path: path.to_path_buf(),
-            experiment: json(&config)?,
+            start: start.map(|start| Self::read_after(&start, n_later + 1).map(Box::new)).transpose()?,
+            experiment,
             config: read(&config)?,
             info,
-            metrics: json(&metrics)?,
+            metrics: json(&path.join("metrics.json"))?,
             epochs: lines(&path.join("metrics.jsonl"))?,
             cost: json(&path.join("cost.json"))?,
         })
     }
 
+    fn is_finished(path: &Path) -> bool {
+        path.join("metrics.json").exists() && path.join("model").exists()
+    }
+
+    fn record(&self) -> Record<'_> {
+        let start = self.start.as_ref().map(|start| Box::new(start.record()));
+        Record { start, run: &self.info, config: &self.experiment, metrics: &self.metrics, epochs: &self.epochs }
+    }
+
     /// Its record in a package: the name of the file, and what is in it.
-    fn record(&self) -> Result<(String, Vec<u8>)> {
-        let record = Record { run: &self.info, config: &self.experiment, metrics: &self.metrics, epochs: &self.epochs };
-        let mut bytes = serde_json::to_vec_pretty(&record)?;
+    fn record_file(&self) -> Result<(String, Vec<u8>)> {
+        let mut bytes = serde_json::to_vec_pretty(&self.record())?;
         bytes.push(b'\n');
         Ok((format!("run-seed{}.json", self.experiment.train.seed), bytes))
     }
 
-    /// Everything but the seed.
-    fn recipe(&self) -> Experiment {
+    /// Everything but the seed, of it and of the runs that it started from.
+    fn recipe(&self) -> Vec<Experiment> {
         let mut recipe = self.experiment.clone();
         recipe.train.seed = 0;
-        recipe
+        if self.start.is_some() {
+            recipe.start = None;
+        }
+        [self.start.as_ref().map(|start| start.recipe()).unwrap_or_default(), vec![recipe]].concat()
+    }
+
+    /// The commands that made it, in their order.
+    fn commands(&self) -> String {
+        let before = self.start.as_ref().map(|start| format!("{}, then ", start.commands()));
+        before.unwrap_or_default() + &markdown::code(&self.info.command)
     }
 }
 
@@ -156,7 +187,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         files.push((name.to_owned(), bytes_of(name)?));
     }
     for run in &runs {
-        files.push(run.record()?);
+        files.push(run.record_file()?);
     }
     let named: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     let mut folder = FolderWriter::replacing(&args.out)?;
@@ -271,7 +302,7 @@ fn card(args: &Args, runs: &[Run]) -> Result<String> {
     for run in runs {
         let (seed, metrics) = (run.experiment.train.seed, &run.metrics);
         let (last, best) = (percent(metrics.top1), percent(metrics.best_top1));
-        let command = markdown::code(&run.info.command);
+        let command = run.commands();
         text += &format!("| {seed} | {last} | {best} | {command} | `run-seed{seed}.json` |\n");
     }
     let name = args.repo.clone().unwrap_or_else(|| args.out.display().to_string());

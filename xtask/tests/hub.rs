@@ -107,14 +107,26 @@ fn from_a_name_to_a_run_to_a_package_to_a_name() {
     assert_eq!(record["epochs"][0]["test"]["top1"], record["metrics"]["top1"]);
     assert!(record["run"]["command"].as_str().unwrap().contains("train tiny.toml"), "{record}");
     assert!(record["run"]["directory"].is_null(), "{record}");
-    // Without a name on the Hub: the folder where it lies.
-    let local = ["package", "run", "--out", "local", "--license", "mit"];
+    // Without a name on the Hub: the folder where it lies. What a run started from is part of how it was made.
+    for (start, run, seed) in [("run", "on", "7"), ("again", "on-again", "8")] {
+        let train =
+            ["train", "tiny.toml", "--data", "owner/name", "--quiet", "--run", run, "--seed", seed, "--start", start];
+        succeeds(&data, folder, &train);
+    }
+    let local = ["package", "on", "on-again", "--out", "local", "--license", "mit"];
     assert!(succeeds(&data, folder, &local).contains("hf upload OWNER/NAME local ."));
     let card = std::fs::read_to_string(folder.join("local/README.md")).unwrap();
-    assert!(card.contains("from_pretrained(\"local\"") && card.contains("cargo xtask eval local"), "{card}");
+    for part in ["from_pretrained(\"local\"", "cargo xtask eval local", "--seed 8`, then `cargo xtask train"] {
+        assert!(card.contains(part), "expected {part:?} in: {card}");
+    }
+    let record = std::fs::read_to_string(folder.join("local/run-seed8.json")).unwrap();
+    let record: Value = serde_json::from_str(&record).unwrap();
+    assert_eq!((&record["config"]["start"], &record["start"]["config"]["train"]["seed"]), (&"again".into(), &8.into()));
+    assert!(record["start"]["run"]["directory"].is_null(), "{record}");
     for (arguments, parts) in [
         (vec!["package", "run", "--out", "p", "--license", "MIT License", "--repo", "a/b"], ["MIT License", "licence"]),
         (vec!["package", "run", "run", "--out", "p", "--license", "mit", "--repo", "a/b"], ["another seed", "twice"]),
+        (vec!["package", "on", "again", "--out", "p", "--license", "mit"], ["again", "configuration of on"]),
         (vec!["package", "run", "--out", "p", "--license", "mit", "--repo", "b"], ["--repo", "owner/name"]),
         (vec!["package", "home", "--out", "p", "--license", "mit", "--repo", "a/b"], ["home", "finished run"]),
         (vec!["package", "run", "--out", "run", "--license", "mit", "--repo", "a/b"], ["run", "not replaced"]),
@@ -122,6 +134,10 @@ fn from_a_name_to_a_run_to_a_package_to_a_name() {
         is_refused(&data, folder, &arguments, &parts);
         assert!(!folder.join("p").exists());
     }
+
+    let config = std::fs::read_to_string(folder.join("on-again/config.json")).unwrap();
+    std::fs::write(folder.join("on-again/config.json"), config.replace("\"again\"", "\"on-again\"")).unwrap();
+    is_refused(&data, folder, &["package", "on-again", "--out", "p", "--license", "mit"], &["on-again", "circle"]);
 
     // The package as a repository gives the very network.
     let names = ["config.json", "model.safetensors", "preprocessor_config.json", "SHA256SUMS", "README.md"];
