@@ -162,7 +162,7 @@ fn train(
 /// included, whatever its configuration calls their initial value.
 fn load_start(start: &Path, model: &ModelConfig, params: &ParamStore) -> Result<()> {
     let found = Pretrained::locate(&hub::model(start)?)
-        .context("make it first (for hybrid training by convert, otherwise by train), or give another with --start")?;
+        .context("train it first, for hybrid training convert a QCFS network to it, or give another with --start")?;
     let mut there = ModelConfig::from_json(&found.config).with_context(|| found.folder.display().to_string())?;
     // θ is stored with the weights.
     if let (

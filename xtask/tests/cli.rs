@@ -338,6 +338,8 @@ fn what_a_preset_lacks_is_named_with_where_to_get_it() {
     );
     let output = in_folder(&["train", "resnet20-cifar100-Q4-L2T2"]);
     assert_refused(&output, &["resnet20-cifar100-qcfs-Q4-seed42", "QCFS", "--start"]);
+    let output = in_folder(&["train", "fashion-mnist-resnet20-L2T2-restart", "--data", "sample"]);
+    assert_refused(&output, &["runs/fashion-mnist-resnet20-L2T2-seed42", "train it first", "--start"]);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something was written");
 }
 
