@@ -36,8 +36,9 @@ pub(crate) struct Args {
     /// Where it will be on the Hub, for what the card says of its use [default: the card says it of the folder].
     #[arg(long, value_name = "OWNER/NAME")]
     repo: Option<String>,
-    /// The data set's name on the Hub [default: as the configuration of the run says].
-    #[arg(long, value_name = "OWNER/NAME")]
+    /// The data set's name on the Hub, OWNER/NAME, or a name without an owner for one that is not there [default: as the
+    /// configuration of the run says].
+    #[arg(long, value_name = "NAME")]
     dataset: Option<String>,
     /// Where the record of the run can be read [default: the repository of this program].
     #[arg(long, value_name = "URL", default_value = env!("CARGO_PKG_REPOSITORY"))]
@@ -213,11 +214,14 @@ fn spread(values: &[f64]) -> (f64, f64) {
 fn card(args: &Args, runs: &[Run]) -> Result<String> {
     let first = &runs[0];
     let (model, data) = (&first.experiment.model, &first.experiment.data);
-    let of_path = data.path.to_str().filter(|path| Repo::at(RepoKind::Dataset, Path::new(path)).is_some());
+    // A folder that is not here any more looks like a name of the Hub; the record says what it was.
+    let is_name = |path: &&str| first.info.data.starts_with(&format!("{path} at commit "));
+    let of_path = data.path.to_str().filter(is_name);
     let dataset = args.dataset.as_deref().or(data.hub.as_deref()).or(of_path);
     let dataset = dataset.and_then(|name| name.split('@').next()).with_context(|| {
         format!(
-            "{}: the configuration names no data set of the Hub; name it with --dataset OWNER/NAME",
+            "{}: the configuration names no data set of the Hub; name it with --dataset OWNER/NAME, or one that is not on the \
+             Hub with --dataset NAME",
             first.path.display()
         )
     })?;
@@ -263,7 +267,7 @@ fn card(args: &Args, runs: &[Run]) -> Result<String> {
         library_name: "lmht".to_owned(),
         pipeline_tag: "image-classification".to_owned(),
         tags,
-        datasets: vec![dataset.to_owned()],
+        datasets: Some(dataset.to_owned()).filter(|name| name.contains('/')).into_iter().collect(),
         metrics: vec!["accuracy".to_owned()],
         model_name: title.clone(),
         evaluations,

@@ -119,6 +119,10 @@ fn from_a_name_to_a_run_to_a_package_to_a_name() {
     for part in ["from_pretrained(\"local\"", "cargo xtask eval local", "--seed 8`, then `cargo xtask train"] {
         assert!(card.contains(part), "expected {part:?} in: {card}");
     }
+    let elsewhere = ["package", "on", "--out", "elsewhere", "--license", "mit", "--dataset", "my-set"];
+    succeeds(&data, folder, &elsewhere);
+    let card = std::fs::read_to_string(folder.join("elsewhere/README.md")).unwrap();
+    assert!(card.contains("type: \"my-set\"") && !card.contains("\ndatasets:"), "{card}");
     let record = std::fs::read_to_string(folder.join("local/run-seed8.json")).unwrap();
     let record: Value = serde_json::from_str(&record).unwrap();
     assert_eq!((&record["config"]["start"], &record["start"]["config"]["train"]["seed"]), (&"again".into(), &8.into()));
@@ -128,6 +132,7 @@ fn from_a_name_to_a_run_to_a_package_to_a_name() {
         (vec!["package", "run", "run", "--out", "p", "--license", "mit", "--repo", "a/b"], ["another seed", "twice"]),
         (vec!["package", "on", "again", "--out", "p", "--license", "mit"], ["again", "configuration of on"]),
         (vec!["package", "run", "--out", "p", "--license", "mit", "--repo", "b"], ["--repo", "owner/name"]),
+        (vec!["package", "run", "--out", "p", "--license", "mit", "--dataset", "my set"], ["my set", "owner/name"]),
         (vec!["package", "home", "--out", "p", "--license", "mit", "--repo", "a/b"], ["home", "finished run"]),
         (vec!["package", "run", "--out", "run", "--license", "mit", "--repo", "a/b"], ["run", "not replaced"]),
     ] {

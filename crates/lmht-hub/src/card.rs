@@ -24,7 +24,7 @@ pub struct ModelCardHead {
     pub pipeline_tag: String,
     /// Words to find it by.
     pub tags: Vec<String>,
-    /// The data sets that it learned from, by their names on the Hub.
+    /// The data sets that it learned from, by their names on the Hub; none if they are not there.
     pub datasets: Vec<String>,
     /// The metrics that are given, such as `accuracy`.
     pub metrics: Vec<String>,
@@ -37,7 +37,7 @@ pub struct ModelCardHead {
 /// A figure and what it was measured on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
-    /// A name on the Hub.
+    /// A name on the Hub, `owner/name`; or one without an owner, of a data set that is not there.
     pub dataset: String,
     /// For people.
     pub dataset_name: String,
@@ -67,6 +67,9 @@ impl ModelCardHead {
             text(&self.pipeline_tag)
         );
         for (key, values) in [("tags", &self.tags), ("datasets", &self.datasets), ("metrics", &self.metrics)] {
+            if values.is_empty() {
+                continue;
+            }
             yaml += &format!("{key}:\n");
             values.iter().for_each(|value| yaml += &format!("- {}\n", text(value)));
         }
@@ -94,7 +97,8 @@ impl ModelCardHead {
         if !LICENSES.split_whitespace().any(|known| known == self.license) {
             return wrong(&self.license, "a licence by the Hub's identifier, such as mit, apache-2.0 or cc-by-4.0");
         }
-        for name in self.datasets.iter().chain(self.evaluations.iter().map(|it| &it.dataset)) {
+        let measured = self.evaluations.iter().map(|it| &it.dataset).filter(|name| !Repo::is_part(name));
+        for name in self.datasets.iter().chain(measured) {
             Repo::parse(RepoKind::Dataset, name)?;
         }
         let texts = [&self.library_name, &self.pipeline_tag, &self.model_name];
@@ -103,8 +107,8 @@ impl ModelCardHead {
         if texts.into_iter().chain(of_evaluations).any(|text| text.trim().is_empty()) {
             return wrong("", "a name of library, task, model, data set, split and metric, as model-index needs them");
         }
-        if self.datasets.is_empty() || self.metrics.is_empty() || self.evaluations.is_empty() {
-            return wrong("", "a data set, a metric and a result, as model-index needs them");
+        if self.metrics.is_empty() || self.evaluations.is_empty() {
+            return wrong("", "a metric and a result, as model-index needs them");
         }
         for it in &self.evaluations {
             if !it.value.is_finite() {
@@ -155,7 +159,7 @@ mod tests {
         let harms: [fn(&mut ModelCardHead); 7] = [
             |it| it.license = "MIT License".into(),
             |it| it.datasets = vec!["CIFAR 10".into()],
-            |it| it.datasets.clear(),
+            |it| it.evaluations[0].dataset = "CIFAR 10".into(),
             |it| it.evaluations.clear(),
             |it| it.evaluations[0].value = f64::NAN,
             |it| it.evaluations[0].dataset_name = " ".into(),
@@ -166,5 +170,14 @@ mod tests {
             harm(&mut it);
             assert!(it.to_yaml().is_err(), "{it:?}");
         }
+    }
+
+    #[test]
+    fn a_data_set_that_is_not_on_the_hub_has_a_name_in_the_results_alone() {
+        let mut it = head();
+        it.datasets.clear();
+        it.evaluations[0].dataset = "n-mnist".into();
+        let yaml = it.to_yaml().unwrap();
+        assert!(yaml.contains("    dataset:\n      type: \"n-mnist\"\n") && !yaml.contains("datasets:"), "{yaml}");
     }
 }

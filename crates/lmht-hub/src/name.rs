@@ -40,18 +40,8 @@ impl Repo {
     pub fn parse(kind: RepoKind, text: &str) -> Result<Self> {
         let wrong = |expected: &str| Error::Name { given: text.to_owned(), expected: expected.to_owned() };
         let (name, revision) = text.split_once('@').unwrap_or((text, "main"));
-        let is_part = |part: &str| {
-            let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            let is_edge = |c: char| c == '-' || c == '.';
-            !part.is_empty()
-                && part.chars().all(allowed)
-                && !part.starts_with(is_edge)
-                && !part.ends_with(is_edge)
-                && !part.contains("--")
-                && !part.contains("..")
-        };
-        let is_name =
-            name.len() <= 96 && name.split_once('/').is_some_and(|(owner, name)| is_part(owner) && is_part(name));
+        let is_name = name.len() <= 96
+            && name.split_once('/').is_some_and(|(owner, name)| Self::is_part(owner) && Self::is_part(name));
         if !is_name {
             return Err(wrong("a name of the Hub, owner/name or owner/name@revision (letters, digits, -, _ and .)"));
         }
@@ -59,6 +49,18 @@ impl Repo {
             return Err(wrong("a branch, a tag or a commit after the @"));
         }
         Ok(Self { kind, name: name.to_owned(), revision: revision.to_owned() })
+    }
+
+    /// Whether the Hub takes it for an owner, or for a name below one.
+    pub(crate) fn is_part(part: &str) -> bool {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let is_edge = |c: char| c == '-' || c == '.';
+        !part.is_empty()
+            && part.chars().all(allowed)
+            && !part.starts_with(is_edge)
+            && !part.ends_with(is_edge)
+            && !part.contains("--")
+            && !part.contains("..")
     }
 
     /// The repository that `path` names, if it can only be one: there is nothing on the disk, and no folder `owner` that it
