@@ -135,7 +135,7 @@ const PRESETS: &[(&str, &str)] = &presets![
     "ms-resnet18-cifar10-L2T4",
     "ms-resnet18-cifar100-L2T4",
     "ms-resnet34-imagenet1k-L2T2",
-    "nmnist-resnet20-L2T4",
+    "nmnist-resnet20-L2T2",
     "resnet18-cifar10-L2T2",
     "resnet18-cifar100-L2T2",
     "resnet18-cifar10dvs-L2T2",
