@@ -68,6 +68,8 @@ fn the_card_and_the_page_say_what_the_records_say() {
             let percent = |key: &str| format!("{:.2} %", 100. * metrics[key].as_f64().unwrap());
             let row = format!("| {seed} | {} | {} |", percent("top1"), percent("best_top1"));
             assert!(card.contains(&row), "{}: expected {row}", folder.display());
+            let before = record["start"]["metrics"]["top1"].as_f64();
+            let row = row + &before.map_or(String::new(), |top1| format!(" {:.2} % |", 100. * top1));
             assert!(PAGE.contains(&row), "docs/models.md: expected {row}");
             top1.push(metrics["top1"].as_f64().unwrap());
         }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! It names what images show, is measured after each timestep and counted, and is rewritten with single-threshold neurons.
-//! Half a minute on two cores. With the feature `hub` the path may be a name of the Hugging Face Hub, `owner/name`.
+//! About 40 seconds on two cores. With the feature `hub` the path may be a name of the Hugging Face Hub, `owner/name`.
 
 use std::path::Path;
 use std::sync::Arc;
