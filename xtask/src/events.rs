@@ -10,9 +10,10 @@ use crate::repository;
 
 /// Show what a recording of an event camera holds, or write its frames.
 ///
-/// Reads AEDAT 2 (CIFAR10-DVS), 3.1 (DVS128 Gesture, with NAME_labels.csv beside it) and 4, .bin (N-MNIST, N-Caltech101),
-/// .dat (N-CARS), .npz (SpikingJelly) and HDF5 (SHD). Frames are [T, P, H, W], float32, counts of events by SpikingJelly's rule: by number,
-/// each frame has as many events; by time, each lasts as long; the rest goes to the last one. Polarity 0 is off.
+/// Reads AEDAT 2 (CIFAR10-DVS, and jAER's of a DAVIS), 3.1 (DVS128 Gesture, with NAME_labels.csv beside it) and 4, .bin
+/// (N-MNIST, N-Caltech101), .dat (N-CARS), .npz (SpikingJelly), .mat (ST-MNIST) and HDF5 (SHD). Frames are [T, P, H, W],
+/// float32, counts of events by SpikingJelly's rule: by number, each frame has as many events; by time, each lasts as long;
+/// the rest goes to the last one. Polarity 0 is off.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask events 60004.bin

@@ -6,7 +6,9 @@ mod aedat4;
 mod bin;
 mod dat;
 mod hdf5;
+mod mat;
 mod npz;
+mod numbers;
 
 use std::path::{Path, PathBuf};
 
@@ -18,14 +20,15 @@ use crate::error::{Error, Result};
 use crate::guard::guard_as;
 
 /// Every format; `.bin` has nothing at its start to tell it by, so its name counts.
-const FORMATS: [&dyn Format; 7] =
-    [&aedat2::Aedat2, &aedat3::Aedat3, &aedat4::Aedat4, &dat::Dat, &npz::Npz, &hdf5::Hdf5, &bin::Bin];
+const FORMATS: [&dyn Format; 8] =
+    [&aedat2::Aedat2, &aedat3::Aedat3, &aedat4::Aedat4, &dat::Dat, &npz::Npz, &hdf5::Hdf5, &mat::Mat, &bin::Bin];
 
 /// What is expected where the format is not known.
-pub(super) const ANY: &str = "a recording of events (AEDAT 2, 3.1 or 4, `.bin`, `.dat`, `.npz`, HDF5 of SHD)";
+pub(super) const ANY: &str =
+    "a recording of events (AEDAT 2, 3.1 or 4, `.bin`, `.dat`, `.npz`, HDF5 of SHD, `.mat` of ST-MNIST)";
 
 /// The names of files that are recordings.
-pub(super) const ENDINGS: [&str; 7] = ["aedat", "aedat4", "bin", "dat", "npz", "h5", "hdf5"];
+pub(super) const ENDINGS: [&str; 8] = ["aedat", "aedat4", "bin", "dat", "npz", "h5", "hdf5", "mat"];
 
 /// A format of recordings.
 trait Format: Sync {
@@ -78,7 +81,9 @@ pub(super) fn name_of(bytes: &[u8], path: &Path) -> &'static str {
 
 /// Whether a file is a recording by its name.
 pub(super) fn is_recording(path: &Path) -> bool {
-    ENDINGS.iter().any(|ending| crate::formats::ends_in(path, ending))
+    // ST-MNIST has a table of its taxels beside the recordings, `LUT`, which tonic passes over as well.
+    let is_table = crate::formats::ends_in(path, "mat") && crate::formats::name(path).contains("LUT");
+    !is_table && ENDINGS.iter().any(|ending| crate::formats::ends_in(path, ending))
 }
 
 /// Takes `N` bytes off the front.
@@ -92,9 +97,14 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 fn header(bytes: &[u8]) -> (String, &[u8]) {
     let mut end = 0;
     while bytes.get(end) == Some(&b'#') {
-        end = bytes[end..].iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |line| end + line + 1);
-        // The end of the lines is where it is said, if it is: what follows may begin as they do.
-        if bytes[..end].trim_ascii_end().ends_with(b"#!END-HEADER") {
+        let line = bytes[end..].split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
+        // An event of a DAVIS may begin as lines do, but has bytes that no text has.
+        if line.iter().any(|byte| byte.is_ascii_control() && !b"\t\r\n".contains(byte)) {
+            break;
+        }
+        end += line.len();
+        // The end of the lines is where it is said, if it is.
+        if [&b"#!END-HEADER"[..], b"#End Of ASCII Header"].contains(&line.trim_ascii_end()) {
             break;
         }
     }

@@ -15,7 +15,7 @@ use crate::split::{canonical, is_usual};
 ///
 /// It is one of
 /// - folders of recordings, one for each class: `Train/3/60004.bin` (N-MNIST), `airplane/cifar10_airplane_0.aedat` without
-///   splits (CIFAR10-DVS, N-Caltech101), `train/3/1.npz` (what SpikingJelly has made of any of them);
+///   splits (CIFAR10-DVS, N-Caltech101, ST-MNIST), `train/3/1.npz` (what SpikingJelly has made of any of them);
 /// - DVS128 Gesture: `trials_to_train.txt` and `trials_to_test.txt`, which name `.aedat` files with their labels beside them;
 /// - SHD: `shd_train.h5` and `shd_test.h5`.
 ///

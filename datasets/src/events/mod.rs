@@ -52,7 +52,8 @@ pub struct Events {
 pub struct EventOptions {
     /// (height, width) of the sensor in pixels. Otherwise what the file says; `.bin`, `.npz` and the `.dat` of N-CARS do
     /// not: for them the smallest that holds all events of 34x34 (N-MNIST), 128x128 (DVS128), 180x240 (ATIS as in N-Caltech101, DAVIS240),
-    /// 240x304 (ATIS) and 260x346 (DAVIS346).
+    /// 240x304 (ATIS) and 260x346 (DAVIS346). For AEDAT 2 that names no camera, 180x240 or 260x346 also says that it is
+    /// of a DAVIS.
     pub sensor: Option<(usize, usize)>,
     /// Brings events into the order of time; otherwise one that goes back in time is an error.
     pub sort: bool,
@@ -207,10 +208,12 @@ impl Events {
     }
 }
 
-/// The events of a file that holds one recording: AEDAT 2 (CIFAR10-DVS), AEDAT 3.1 (DVS128 Gesture), AEDAT 4, `.bin`
-/// (N-MNIST, N-Caltech101), `.dat` (N-CARS), `.npz` (SpikingJelly); times in microseconds. The format is told by the content.
+/// The events of a file that holds one recording: AEDAT 2 (CIFAR10-DVS, and what jAER writes of a DAVIS), AEDAT 3.1 (DVS128
+/// Gesture), AEDAT 4, `.bin` (N-MNIST, N-Caltech101), `.dat` (N-CARS), `.mat` (ST-MNIST), `.npz` (SpikingJelly); times in
+/// microseconds. The format is told by the content.
 ///
-/// Coordinates are those that SpikingJelly gives: a CIFAR10-DVS recording is turned upright.
+/// Coordinates are those that SpikingJelly gives: a CIFAR10-DVS recording is turned upright. So is one of a DAVIS, as jAER
+/// shows it; ST-MNIST is as tonic gives it.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Events`] for a file that is none of these, cut off, damaged, with events outside of the sensor or

@@ -13,8 +13,8 @@ use lmht_datasets::{Dataset, Error, Loader, LoaderConfig, Preprocessing, Preproc
 use tempfile::{TempDir, tempdir};
 
 use crate::recordings::{
-    EVENTS, Event, HEADER3, aedat2, aedat3, aedat4, all, archive, bin, compress, dat, hdf5, head3, head4, npy, npz,
-    packet4,
+    EVENTS, Event, HEADER3, aedat2, aedat3, aedat4, all, archive, bin, compress, dat, davis, element, hdf5, head3,
+    head4, matlab, matrix, npy, npz, packet4, spiketrain,
 };
 
 fn events_of(name: &str, bytes: &[u8], options: &EventOptions) -> Events {
@@ -44,6 +44,8 @@ fn every_format_gives_the_events_that_were_written() {
         assert_eq!(listed(&events), EVENTS, "{name}");
         let sensor = match name {
             "a.aedat" | "b.aedat" => (128, 128),
+            "davis.aedat" => (260, 346),
+            "a.mat" | "b.mat" => (10, 10),
             name if name.ends_with("4") => (8, 9),
             _ => (34, 34),
         };
@@ -60,7 +62,8 @@ fn every_format_gives_the_events_that_were_written() {
     fails("shd_test.h5", &shd, &["recording 0", "event 1 goes back in time", "`sort`"]);
 }
 
-/// The clock of the camera runs over: AEDAT 3.1 says so in a packet, `.bin` by an event in row 240.
+/// The clock of the camera runs over: AEDAT 3.1 says so in a packet, `.bin` by an event in row 240, AEDAT 2 by time that
+/// begins anew.
 #[test]
 fn overflows_of_the_clock_go_on() {
     let mut bytes = aedat3(&EVENTS[..1]);
@@ -70,6 +73,11 @@ fn overflows_of_the_clock_go_on() {
     assert_eq!(listed(&events), [EVENTS[0], ((1 << 31) + 5, 0, 1, 1)]);
     let over = bin(&[(100, 1, 2, 1), (0, 0, 240, 0), (7, 3, 4, 0)]);
     assert_eq!(listed(&events_of("a.bin", &over, &EventOptions::default())), [(100, 1, 2, 1), (8199, 3, 4, 0)]);
+    let (last, after) = ((1 << 32) - 2, (1 << 32) + 5);
+    let mut bytes = aedat2(&[(last, 1, 2, 1)]);
+    bytes.extend(&aedat2(&[(5, 3, 4, 0)])[58..]);
+    let over = listed(&events_of("a.aedat", &bytes, &EventOptions::default()));
+    assert_eq!(over, [(last, 1, 2, 1), (after, 3, 4, 0)]);
     // Not of a pixel, or marked as void by the file itself.
     let mut special = aedat2(&EVENTS[..1]);
     special.extend([0, 0, 0x80, 0, 0, 0, 0, 0]);
@@ -127,6 +135,7 @@ fn truncated_files_are_errors() {
         let most = match name {
             "a.bin" => 4,
             "a.aedat" => 60,
+            "davis.aedat" => 60,
             "a.dat" => 4,
             "b.aedat" => 5,
             name if name.ends_with(".aedat4") => 4,
@@ -140,8 +149,6 @@ fn truncated_files_are_errors() {
 fn foreign_and_damaged_files_say_what_is_wrong() {
     fails("a.txt", b"hello", &["5 bytes do not start like one"]);
     fails("a.bin", &bin(&EVENTS)[..9], &["9 bytes end within an event of 5"]);
-    let davis = b"#!AER-DAT2.0\r\n# AEChip: eu.seebetter.ini.chips.davis.Davis346red\r\n";
-    fails("a.aedat", davis, &["another camera", "Davis346red"]);
     let mut strange = aedat2(&EVENTS);
     strange.extend([1, 0, 0, 0, 0, 0, 0, 0]);
     fails("a.aedat", &strange, &["event 4 has the address 0x1000000"]);
@@ -185,6 +192,89 @@ fn foreign_and_damaged_files_say_what_is_wrong() {
     assert!(message.contains("nowhere.bin: cannot read the recording"), "{message}");
 }
 
+/// What jAER writes of a DAVIS: the camera by its class, upright pictures, samples of pictures and motion left out.
+#[test]
+fn a_davis_is_read_by_the_name_of_its_camera() {
+    let of = |chip: &str| format!("#!AER-DAT2.0\n# AEChip: {chip}\n").into_bytes();
+    for (chip, sensor) in [
+        ("eu.seebetter.ini.chips.davis.Davis346red", (260, 346)),
+        ("eu.seebetter.ini.chips.davis.Davis346BColor", (260, 346)),
+        ("eu.seebetter.ini.chips.davis.DAVIS240C", (180, 240)),
+        ("eu.seebetter.ini.chips.davis.Davis128", (128, 128)),
+        ("eu.seebetter.ini.chips.davis.Davis640", (480, 640)),
+        ("ch.unizh.ini.jaer.chip.retina.DVS128", (128, 128)),
+    ] {
+        let events = events_of("a.aedat", &of(chip), &EventOptions::default());
+        assert_eq!((events.len(), events.sensor()), (0, sensor), "{chip}");
+    }
+    for chip in ["eu.seebetter.ini.chips.davis.DavisRGBW640", "ch.unizh.ini.jaer.chip.cochlea.CochleaAMS1c", ""] {
+        fails("a.aedat", &of(chip), &[&format!("its camera is `{chip}`"), "DAVIS346", "AEDAT 4"]);
+    }
+    // Corners by hand: the address counts from the lower right.
+    let word = |address: u32, t: u32| [address.to_be_bytes(), t.to_be_bytes()].concat();
+    let mut bytes = davis(&[]);
+    bytes.extend([word(0, 1), word(259 << 22 | 345 << 12 | 1 << 11, 2)].concat());
+    // From outside, of a picture, of motion.
+    bytes.extend([word(1 << 10, 3), word(1 << 31, 4), word(1 << 31 | 3 << 10, 5)].concat());
+    let events = events_of("a.aedat", &bytes, &EventOptions::default());
+    assert_eq!(listed(&events), [(1, 345, 259, 0), (2, 0, 0, 1)]);
+    // An event that begins as a line of text does.
+    let first = [(7, 1, 119, 1), (9, 0, 0, 0)];
+    let bytes = davis(&first);
+    let text = bytes.len() - 16;
+    assert_eq!(bytes[text], b'#');
+    assert_eq!(listed(&events_of("a.aedat", &bytes, &EventOptions::default())), first);
+    let unmarked = [&of("Davis346red")[..], &bytes[text..]].concat();
+    assert_eq!(listed(&events_of("a.aedat", &unmarked, &EventOptions::default())), first);
+    // The camera is not named.
+    let unnamed = [b"#!AER-DAT2.0\r\n", &bytes[text..]].concat();
+    fails("a.aedat", &unnamed, &["event 0 has the address 0x2315", "`sensor`, 180x240 or 260x346"]);
+    let options = EventOptions { sensor: Some((260, 346)), sort: false };
+    assert_eq!(listed(&events_of("a.aedat", &unnamed, &options)), first);
+    let outside = [&davis(&[])[..], &word(260 << 22, 0), &word(346 << 12, 0)].concat();
+    fails("a.aedat", &outside, &["event 0 has the address 0x41000000, column 0 of row 260", "260x346"]);
+    fails("a.aedat", &[&davis(&[])[..], &outside[outside.len() - 8..]].concat(), &["column 346 of row 0"]);
+}
+
+#[test]
+fn files_of_matlab_say_what_is_wrong() {
+    let file = |element: Vec<u8>| matlab(&[element], true);
+    fails("a.mat", b"MATLAB 7.3 MAT-file, Platform: PCWIN64", &["version 7.3", "`-v7`"]);
+    let mut big = matlab(&[], false);
+    big[126..].copy_from_slice(b"MI");
+    fails("a.mat", &big, &["big-endian"]);
+    fails("a.mat", b"hello", &["does not start like a file of MATLAB's versions 5 to 7"]);
+    fails("a.mat", &matlab(&[], false), &["matrix `spiketrain`", "found none"]);
+    let other = || matrix("LUT", 6, &[1, 1], 9, &[0; 8]);
+    fails("a.mat", &matlab(&[other(), element(7, &[0; 4])], false), &["matrix `spiketrain`", "found `LUT`"]);
+    fails("a.mat", &file(matrix("spiketrain", 5, &[101, 1], 9, &[0; 808])), &["no full matrix of real numbers"]);
+    fails("a.mat", &file(matrix("spiketrain", 6 | 1 << 11, &[101, 1], 9, &[0; 808])), &["no full matrix"]);
+    fails("a.mat", &file(matrix("spiketrain", 6, &[101, 1, 1], 9, &[0; 808])), &["has 3 dimensions"]);
+    fails("a.mat", &file(matrix("spiketrain", 6, &[1, 101], 9, &[0; 808])), &["is 1 x 101, expected 101 x N"]);
+    fails("a.mat", &file(matrix("spiketrain", 6, &[101, 2], 9, &[0; 808])), &["808 bytes, but is 101 x 2 of 8"]);
+    fails("a.mat", &file(matrix("spiketrain", 6, &[101, -1], 9, &[0; 808])), &["101 x 4294967295 of 8"]);
+    fails("a.mat", &file(matrix("spiketrain", 6, &[101, 1], 16, &[0; 101])), &["holds no numbers (type 16)"]);
+    fails("a.mat", &file(element(14, &[])), &["a matrix without flags"]);
+    fails("a.mat", &matlab(&[vec![1, 0, 9, 0, 0, 0, 0, 0]], false), &["an element of 9 bytes where 4 have room"]);
+    fails("a.mat", &[&matlab(&[], false)[..], &element(15, b"abc")].concat(), &["cannot be decompressed"]);
+    let with = |at: usize, value: f64| {
+        let mut values = [0.0; 202];
+        values[at] = value;
+        let bytes: Vec<u8> = values.iter().flat_map(|value: &f64| value.to_le_bytes()).collect();
+        file(matrix("spiketrain", 6, &[101, 2], 9, &bytes))
+    };
+    fails("a.mat", &with(108, 0.5), &["column 1 of `spiketrain` has the value 0.5 for taxel 7", "-1, 0 or 1"]);
+    fails("a.mat", &with(108, f64::NAN), &["has the value NaN for taxel 7"]);
+    fails("a.mat", &with(201, f64::INFINITY), &["column 1 of `spiketrain` has an event at inf"]);
+    fails("a.mat", &matlab(&[spiketrain(&[(9, 0, 0, 1), (5, 0, 0, 1)])], true), &["event 1 goes back in time"]);
+    // Whole numbers in one byte each, as MATLAB stores them; several events at once, and none.
+    let mut values = [0u8; 303];
+    (values[3], values[17], values[100], values[202 + 99], values[302]) = (1, 255, 1, 1, 2);
+    let small = file(matrix("spiketrain", 6, &[101, 3], 1, &values));
+    let events = listed(&events_of("a.mat", &small, &EventOptions::default()));
+    assert_eq!(events, [(1_000_000, 3, 0, 1), (1_000_000, 7, 1, 0), (2_000_000, 9, 9, 1)]);
+}
+
 /// Sizes that a file claims take no memory before they are there.
 #[test]
 fn hostile_sizes_are_refused() {
@@ -202,6 +292,7 @@ fn hostile_sizes_are_refused() {
         let bytes = [&head4(compression, (8, 8))[..], &packet4(&bomb)].concat();
         fails("a.aedat4", &bytes, &["packet 0 becomes more than 67108864 bytes"]);
     }
+    fails("a.mat", &matlab(&[vec![0; (1 << 28) + 1]], true), &["becomes more than 268435456 bytes"]);
     let huge = npy("<i8", "(99999999999999999999,)", &[]);
     fails("a.npz", &archive(&[("t.npy", huge)], true), &["has the description"]);
     let overflow = npy("<i8", "(4611686018427387904, 4)", &[]);
@@ -407,6 +498,22 @@ fn frames_are_kept_under_the_digest_of_everything_that_made_them() {
         kept().iter().all(|file| file.extension().is_some_and(|ending| ending == "frames")),
         "a temporary file is left"
     );
+}
+
+/// ST-MNIST: a folder for each digit, and a table of the taxels beside them, which is no recording.
+#[test]
+fn touched_digits_are_a_data_set() {
+    let folder = tempdir().unwrap();
+    let below = folder.path().join("STMNIST");
+    for digit in ["0", "1", "2"] {
+        fs::create_dir_all(below.join(digit)).unwrap();
+        let file = below.join(digit).join(format!("00001_ch0_{digit}_spiketrain.mat"));
+        fs::write(file, matlab(&[spiketrain(&EVENTS)], true)).unwrap();
+    }
+    fs::write(below.join("LUT_ReTac.mat"), matlab(&[matrix("LUT", 6, &[1, 1], 9, &[0; 8])], true)).unwrap();
+    let options = ReadOptions { train_split: Some("all".to_owned()), ..ReadOptions::default() };
+    let data = dataset(folder.path(), Split::Train, &EventRecipe::new(2), &options).unwrap();
+    assert_eq!((data.labels(), data.n_classes(), data.dims()), (&[0, 1, 2][..], 3, vec![2, 2, 10, 10]));
 }
 
 /// DVS128 Gesture: lists of files, and what happens when in a table beside each.

@@ -41,6 +41,69 @@ pub(crate) fn aedat2(events: &[Event]) -> Vec<u8> {
     bytes
 }
 
+/// As jAER writes those of a DAVIS346: counted from the lower right.
+pub(crate) fn davis(events: &[Event]) -> Vec<u8> {
+    let mut bytes =
+        b"#!AER-DAT2.0\r\n# AEChip: eu.seebetter.ini.chips.davis.Davis346red\r\n#End Of ASCII Header\r\n".to_vec();
+    for &(t, x, y, p) in events {
+        let address = u32::from(259 - y) << 22 | u32::from(345 - x) << 12 | u32::from(p) << 11;
+        bytes.extend(address.to_be_bytes());
+        bytes.extend((t as u32).to_be_bytes());
+    }
+    bytes
+}
+
+/// An element of MATLAB's files, little-endian.
+pub(crate) fn element(kind: u32, content: &[u8]) -> Vec<u8> {
+    let mut bytes = [kind.to_le_bytes(), (content.len() as u32).to_le_bytes()].concat();
+    bytes.extend(content);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
+}
+
+/// A matrix of MATLAB: its class, its sides, the type of its numbers, and those.
+pub(crate) fn matrix(name: &str, class: u32, dims: &[i32], kind: u32, values: &[u8]) -> Vec<u8> {
+    let flags = [class.to_le_bytes(), 0u32.to_le_bytes()].concat();
+    let dims: Vec<u8> = dims.iter().flat_map(|side| side.to_le_bytes()).collect();
+    let name = match name.len() {
+        // Type, length and content in eight bytes.
+        n @ 1..=4 => [&(1 | (n as u32) << 16).to_le_bytes()[..], name.as_bytes(), &[0; 3][..4 - n]].concat(),
+        _ => element(1, name.as_bytes()),
+    };
+    element(14, &[element(6, &flags), element(5, &dims), name, element(kind, values)].concat())
+}
+
+/// A file of MATLAB, with each element compressed or as it is.
+pub(crate) fn matlab(elements: &[Vec<u8>], is_compressed: bool) -> Vec<u8> {
+    let mut bytes = b"MATLAB 5.0 MAT-file, Platform: PCWIN64".to_vec();
+    bytes.resize(124, b' ');
+    bytes.extend(b"\0\x01IM");
+    for element in elements {
+        if !is_compressed {
+            bytes.extend(element);
+            continue;
+        }
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(element).unwrap();
+        let packed = encoder.finish().unwrap();
+        bytes.extend([15u32.to_le_bytes(), (packed.len() as u32).to_le_bytes()].concat());
+        bytes.extend(packed);
+    }
+    bytes
+}
+
+/// `spiketrain` of ST-MNIST: a column for each event.
+pub(crate) fn spiketrain(events: &[Event]) -> Vec<u8> {
+    let mut values = Vec::new();
+    for &(t, x, y, p) in events {
+        let mut column = [0.0; 101];
+        column[usize::from(10 * y + x)] = if p == 1 { 1.0 } else { -1.0 };
+        column[100] = t as f64 * 1e-6;
+        values.extend(column.iter().flat_map(|value: &f64| value.to_le_bytes()));
+    }
+    matrix("spiketrain", 6, &[101, events.len() as i32], 9, &values)
+}
+
 /// The head of a packet of AEDAT 3.1.
 pub(crate) fn head3(kind: u16, size: u32, overflows: u32, room: u32, number: u32) -> Vec<u8> {
     let mut bytes = [kind.to_le_bytes(), 1u16.to_le_bytes()].concat();
@@ -212,6 +275,7 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("a.bin", bin(&EVENTS)),
         ("a.aedat", aedat2(&EVENTS)),
+        ("davis.aedat", davis(&EVENTS)),
         ("a.dat", dat(&EVENTS)),
         ("b.aedat", aedat3(&EVENTS)),
         ("a.aedat4", aedat4(&EVENTS, 0)),
@@ -219,6 +283,8 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("zstd.aedat4", aedat4(&EVENTS, 3)),
         ("a.npz", npz(&EVENTS, false)),
         ("b.npz", npz(&EVENTS, true)),
+        ("a.mat", matlab(&[spiketrain(&EVENTS)], true)),
+        ("b.mat", matlab(&[matrix("note", 4, &[1, 2], 4, b"h\0i\0"), spiketrain(&EVENTS)], false)),
         ("shd_test.h5", hdf5(&[(&[(0.5, 3), (0.25, 699)], 4), (&[(1.0, 0)], 0)])),
     ]
 }

@@ -1,4 +1,5 @@
-//! AEDAT 2 as in CIFAR10-DVS: lines of text, then eight bytes an event, an address and microseconds, big-endian.
+//! AEDAT 2 of jAER, as in CIFAR10-DVS: lines of text, then eight bytes an event, an address and microseconds, big-endian. What an
+//! address means is the camera's business (iniVation, "AEDAT 2.0").
 
 use std::path::Path;
 
@@ -8,13 +9,16 @@ use crate::events::{EventOptions, Events};
 pub(super) struct Aedat2;
 
 /// The sensor of CIFAR10-DVS.
-const SENSOR: (usize, usize) = (128, 128);
-/// The bit of an address that marks what is no event of a pixel: a signal from outside.
-const SPECIAL: u32 = 1 << 15;
+const DVS128: (usize, usize) = (128, 128);
+/// DAVIS cameras by the number in their names.
+const DAVIS: [(&str, (usize, usize)); 4] =
+    [("128", (128, 128)), ("240", (180, 240)), ("346", (260, 346)), ("640", (480, 640))];
+/// Those that a file without the name of a camera may be of, if `sensor` says so; a DVS of 480x640 sends other addresses.
+const UNNAMED: [(usize, usize); 2] = [(180, 240), (260, 346)];
 
 impl Format for Aedat2 {
     fn name(&self) -> &'static str {
-        "a whole AEDAT 2 file of a DVS128"
+        "a whole AEDAT 2 file of a DVS128 or a DAVIS"
     }
 
     fn takes(&self, bytes: &[u8], path: &Path) -> bool {
@@ -23,33 +27,95 @@ impl Format for Aedat2 {
         bytes.starts_with(b"#!AER-DAT2.") || is_named
     }
 
-    /// Bits 1 to 7 of an address are the column, 8 to 14 the row, bit 0 is set for off; the picture lies on its side
-    /// (SpikingJelly's `x = 127 - y, y = 127 - x`).
     fn read(&self, bytes: &[u8], options: &EventOptions) -> Read {
         let (text, data) = header(bytes);
         let chip = text.lines().find_map(|line| line.strip_prefix("# AEChip:")).map(str::trim);
-        if let Some(chip) = chip.filter(|chip| !chip.contains("DVS128")) {
-            return Err(format!("it was recorded by another camera, {chip}, whose addresses mean something else"));
-        }
+        let unnamed = || options.sensor.filter(|sensor| UNNAMED.contains(sensor)).map_or(Camera::Dvs128, Camera::Davis);
+        let camera = chip.map_or_else(|| Ok(unnamed()), Camera::named)?;
         if !data.len().is_multiple_of(8) {
             return Err(format!("its {} bytes after the text end within an event of 8 bytes", data.len()));
         }
         let mut events = Events { n_polarities: 2, ..Events::default() };
+        let mut overflows = 0;
         for (i, event) in data.chunks_exact(8).enumerate() {
             let word = |at: usize| u32::from_be_bytes([event[at], event[at + 1], event[at + 2], event[at + 3]]);
-            let (address, time) = (word(0), word(4) as i32);
-            if address >= 1 << 16 {
-                return Err(format!("event {i} has the address {address:#x}, which a DVS128 does not send"));
+            let Some((x, y, p)) = camera.pixel(word(0)).map_err(|what| format!("event {i} {what}"))? else { continue };
+            // The clock runs over after 71 minutes.
+            let time = |overflows: i64| (overflows << 32) + i64::from(word(4));
+            if events.t.last().is_some_and(|last| time(overflows) < last - (1 << 31)) {
+                overflows += 1;
             }
-            if address & SPECIAL != 0 {
-                continue;
-            }
-            let (column, row) = (address >> 1 & 0x7f, address >> 8 & 0x7f);
-            events.t.push(i64::from(time));
-            events.x.push(127 - row as u16);
-            events.y.push(127 - column as u16);
-            events.p.push(1 - (address & 1) as u8);
+            events.t.push(time(overflows));
+            events.x.push(x);
+            events.y.push(y);
+            events.p.push(p);
         }
-        Ok(one(Events::checked(events, Some(SENSOR), options)?))
+        Ok(one(Events::checked(events, Some(camera.sensor()), options)?))
+    }
+}
+
+/// How the bits of an address are read.
+#[derive(Clone, Copy)]
+enum Camera {
+    Dvs128,
+    /// (height, width).
+    Davis((usize, usize)),
+}
+
+impl Camera {
+    /// The class of jAER: `ch.unizh.ini.jaer.chip.retina.DVS128`, `eu.seebetter.ini.chips.davis.Davis346red`.
+    fn named(chip: &str) -> Result<Self, String> {
+        let class = chip.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+        if class.contains("dvs128") {
+            return Ok(Self::Dvs128);
+        }
+        let davis = class.strip_prefix("davis").and_then(|rest| {
+            DAVIS.into_iter().find(|(number, _)| rest.starts_with(number)).map(|(_, sensor)| Self::Davis(sensor))
+        });
+        davis.ok_or_else(|| {
+            let known = DAVIS.map(|(number, _)| format!("DAVIS{number}")).join(", ");
+            format!("its camera is `{chip}`, expected one of DVS128, {known}; export its events as AEDAT 4 or `.npz`")
+        })
+    }
+
+    fn sensor(self) -> (usize, usize) {
+        match self {
+            Self::Dvs128 => DVS128,
+            Self::Davis(sensor) => sensor,
+        }
+    }
+
+    /// (x, y, p) of an event in the upright picture; none if it is not of a pixel.
+    fn pixel(self, address: u32) -> Result<Option<(u16, u16, u8)>, String> {
+        match self {
+            // Bits 1 to 7 are the column, 8 to 14 the row, bit 0 is set for off, bit 15 for a signal from outside; the picture
+            // lies on its side (SpikingJelly's `x = 127 - y, y = 127 - x`).
+            Self::Dvs128 => {
+                if address >= 1 << 16 {
+                    return Err(format!(
+                        "has the address {address:#x}, which a DVS128 does not send; a DAVIS that the file does not name is \
+                         said with `sensor`, 180x240 or 260x346"
+                    ));
+                }
+                let (column, row) = (address >> 1 & 0x7f, address >> 8 & 0x7f);
+                let is_pixel = address >> 15 == 0;
+                Ok(is_pixel.then_some((127 - row as u16, 127 - column as u16, 1 - (address & 1) as u8)))
+            }
+            // Bit 11 is set for on, bits 12 to 21 are the column, counted from the right, 22 to 30 the row, from below
+            // (jAER's `DavisBaseCamera`); bit 10 is set for a signal from outside, 31 for samples of pictures and of motion.
+            Self::Davis((height, width)) => {
+                if address & (1 << 31 | 1 << 10) != 0 {
+                    return Ok(None);
+                }
+                let (column, row) = ((address >> 12 & 0x3ff) as usize, (address >> 22 & 0x1ff) as usize);
+                if column >= width || row >= height {
+                    return Err(format!(
+                        "has the address {address:#x}, column {column} of row {row}, outside of the sensor of \
+                         {height}x{width} pixels"
+                    ));
+                }
+                Ok(Some(((width - 1 - column) as u16, (height - 1 - row) as u16, (address >> 11 & 1) as u8)))
+            }
+        }
     }
 }

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use half::f16;
 use hdf5_reader::{Datatype, Hdf5File, OpenOptions};
 
+use super::numbers::{Kind, microseconds};
 use super::{Format, Read, Recording};
 use crate::events::{EventOptions, Events, MAX_EVENTS};
 
@@ -42,20 +42,12 @@ impl Format for Hdf5 {
         let mut all = Vec::with_capacity(times.len());
         for (i, ((times, units), label)) in times.into_iter().zip(units).zip(labels).enumerate() {
             let wrong = |what: String| format!("recording {i} {what}");
-            let mut t = Vec::with_capacity(times.len());
-            for time in &times {
-                let time = time * 1e6;
-                // 285 years.
-                if !time.is_finite() || time.abs() > (1i64 << 53) as f64 {
-                    return Err(wrong(format!("has an event at {time} microseconds")));
-                }
-                t.push(time.round() as i64);
-            }
+            let t = times.iter().map(|time| microseconds(*time).map_err(wrong)).collect::<Result<Vec<_>, _>>()?;
             let unit = |unit: &f64| {
                 let is_whole = unit.fract() == 0.0 && (0.0..=f64::from(u16::MAX)).contains(unit);
                 is_whole.then_some(*unit as u16).ok_or_else(|| wrong(format!("has a spike of unit {unit}")))
             };
-            let x = units.iter().map(unit).collect::<std::result::Result<Vec<_>, _>>()?;
+            let x = units.iter().map(unit).collect::<Result<Vec<_>, _>>()?;
             let is_label = label.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&label);
             let label = is_label.then_some(label as u32).ok_or_else(|| wrong(format!("has the label {label}")))?;
             let n = t.len();
@@ -81,7 +73,7 @@ fn open(bytes: &[u8]) -> std::result::Result<Hdf5File, String> {
 fn numbers(file: &Hdf5File, name: &str) -> std::result::Result<Vec<f64>, String> {
     let wrong = |error: hdf5_reader::error::Error| format!("`{name}` is missing or damaged ({error})");
     let dataset = file.dataset(name).map_err(wrong)?;
-    let kind = Kind::of(dataset.dtype()).ok_or_else(|| format!("`{name}` holds no numbers"))?;
+    let kind = kind_of(dataset.dtype()).ok_or_else(|| format!("`{name}` holds no numbers"))?;
     let bytes = dataset.read_native_bytes().map_err(wrong)?;
     Ok(kind.numbers(&bytes))
 }
@@ -91,7 +83,7 @@ fn sequences(file: &Hdf5File, name: &str, budget: &mut usize) -> std::result::Re
     let wrong = |error: hdf5_reader::error::Error| format!("`{name}` is missing or damaged ({error})");
     let dataset = file.dataset(name).map_err(wrong)?;
     let kind = match dataset.dtype() {
-        Datatype::VarLen { base, .. } => Kind::of(base),
+        Datatype::VarLen { base, .. } => kind_of(base),
         _ => None,
     };
     let kind = kind.ok_or_else(|| format!("`{name}` holds no sequences of numbers"))?;
@@ -107,47 +99,19 @@ fn sequences(file: &Hdf5File, name: &str, budget: &mut usize) -> std::result::Re
         if bytes.len() / kind.width > MAX_EVENTS {
             return Err(too_much());
         }
-        // In the file's order; HDF5 on every machine that SHD came from is little-endian.
         all.push(kind.numbers(&bytes));
     }
     Ok(all)
 }
 
-/// A type of numbers, little-endian.
-#[derive(Clone, Copy)]
-struct Kind {
-    is_float: bool,
-    is_signed: bool,
-    width: usize,
-}
-
-impl Kind {
-    fn of(datatype: &Datatype) -> Option<Self> {
-        let kind = match datatype {
-            Datatype::FloatingPoint { size, .. } => Self { is_float: true, is_signed: true, width: usize::from(*size) },
-            Datatype::FixedPoint { size, signed, .. } => {
-                Self { is_float: false, is_signed: *signed, width: usize::from(*size) }
-            }
-            _ => return None,
-        };
-        let widths: &[usize] = if kind.is_float { &[2, 4, 8] } else { &[1, 2, 4, 8] };
-        widths.contains(&kind.width).then_some(kind)
-    }
-
-    fn numbers(self, bytes: &[u8]) -> Vec<f64> {
-        let unused = 64 - 8 * self.width as u32;
-        let number = |element: &[u8]| {
-            let mut word = [0; 8];
-            word[..self.width].copy_from_slice(element);
-            let bits = u64::from_le_bytes(word);
-            match (self.is_float, self.width) {
-                (true, 2) => f16::from_bits(bits as u16).to_f64(),
-                (true, 4) => f64::from(f32::from_bits(bits as u32)),
-                (true, _) => f64::from_bits(bits),
-                _ if self.is_signed => ((bits << unused) as i64 >> unused) as f64,
-                _ => bits as f64,
-            }
-        };
-        bytes.chunks_exact(self.width).map(number).collect()
-    }
+/// Little-endian, as HDF5 is on every machine that SHD came from.
+fn kind_of(datatype: &Datatype) -> Option<Kind> {
+    let (is_float, is_signed, size) = match datatype {
+        Datatype::FloatingPoint { size, .. } => (true, true, size),
+        Datatype::FixedPoint { size, signed, .. } => (false, *signed, size),
+        _ => return None,
+    };
+    let kind = Kind { is_float, is_signed, width: usize::from(*size), is_big: false };
+    let widths: &[usize] = if is_float { &[2, 4, 8] } else { &[1, 2, 4, 8] };
+    widths.contains(&kind.width).then_some(kind)
 }

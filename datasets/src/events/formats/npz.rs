@@ -5,6 +5,7 @@ use std::path::Path;
 
 use zip::{CompressionMethod, ZipArchive};
 
+use super::numbers::Kind;
 use super::{Format, Read, Recording, one};
 use crate::events::{EventOptions, Events, Frames, MAX_EVENTS};
 
@@ -104,11 +105,7 @@ fn whole<T: TryFrom<i64>>(numbers: &[f64], name: &str) -> Result<Vec<T>> {
 
 /// An array of NumPy.
 struct Array {
-    /// `i`, `u`, `f` or `b`.
-    kind: u8,
-    /// Bytes of an element.
-    width: usize,
-    is_big: bool,
+    kind: Kind,
     shape: Vec<usize>,
     data: Vec<u8>,
 }
@@ -144,28 +141,14 @@ impl Array {
         if n_bytes != Some(data.len()) {
             return Err(format!("has {} bytes, but its shape is {shape:?} of {width} bytes each", data.len()));
         }
-        Ok(Self { kind, width, is_big: order == ">", shape, data: data.to_vec() })
+        let kind = Kind { is_float: kind == b'f', is_signed: kind == b'i', width, is_big: order == ">" };
+        Ok(Self { kind, shape, data: data.to_vec() })
     }
 
     fn numbers(&self) -> Result<Vec<f64>> {
-        if self.data.len() / self.width > 2 * MAX_EVENTS {
+        if self.data.len() / self.kind.width > 2 * MAX_EVENTS {
             return Err(format!("it has more than {} numbers", 2 * MAX_EVENTS));
         }
-        let number = |element: &[u8]| {
-            let mut word = [0; 8];
-            for (i, byte) in element.iter().enumerate() {
-                word[if self.is_big { self.width - 1 - i } else { i }] = *byte;
-            }
-            let bits = u64::from_le_bytes(word);
-            let unused = 64 - 8 * self.width as u32;
-            match (self.kind, self.width) {
-                (b'f', 4) => f64::from(f32::from_bits(bits as u32)),
-                (b'f', _) => f64::from_bits(bits),
-                // The sign is brought to the top and back.
-                (b'i', _) => ((bits << unused) as i64 >> unused) as f64,
-                _ => bits as f64,
-            }
-        };
-        Ok(self.data.chunks_exact(self.width).map(number).collect())
+        Ok(self.kind.numbers(&self.data))
     }
 }
