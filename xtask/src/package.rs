@@ -89,6 +89,13 @@ impl Run {
         let directory = std::mem::take(&mut info.directory);
         let start = experiment.start.as_deref().map(|start| [directory.join(start), start.to_path_buf()]);
         let start = start.and_then(|places| places.into_iter().find(|place| Self::is_finished(place)));
+        if let (Some(missing), None) = (&experiment.start, &start) {
+            eprintln!(
+                "note: {}: it started from {}, which is no finished run here: the package has no record of that",
+                path.display(),
+                missing.display()
+            );
+        }
         Ok(Self {
             path: path.to_path_buf(),
             start: start.map(|start| Self::read_after(&start, n_later + 1).map(Box::new)).transpose()?,

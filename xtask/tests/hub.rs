@@ -144,6 +144,15 @@ fn from_a_name_to_a_run_to_a_package_to_a_name() {
     std::fs::write(folder.join("on-again/config.json"), config.replace("\"again\"", "\"on-again\"")).unwrap();
     is_refused(&data, folder, &["package", "on-again", "--out", "p", "--license", "mit"], &["on-again", "circle"]);
 
+    // It started from what is no run here, such as a name of the Hub: said, since its record will be missing.
+    std::fs::write(folder.join("on-again/config.json"), config.replace("\"again\"", "\"owner/other\"")).unwrap();
+    let output = run(&data, folder, &["package", "on-again", "--out", "alone", "--license", "mit"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_succeeded(output);
+    assert!(told.contains("note: on-again: it started from owner/other, which is no finished run here"), "{told}");
+    let record = std::fs::read_to_string(folder.join("alone/run-seed8.json")).unwrap();
+    assert!(serde_json::from_str::<Value>(&record).unwrap().get("start").is_none(), "{record}");
+
     // The package as a repository gives the very network.
     let names = ["config.json", "model.safetensors", "preprocessor_config.json", "SHA256SUMS", "README.md"];
     let content = |name: &str| {
