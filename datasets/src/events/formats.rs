@@ -93,20 +93,39 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     Some(*first)
 }
 
-/// The lines that begin with `#` at the start of an AEDAT file, and what follows.
-fn header(bytes: &[u8]) -> (String, &[u8]) {
-    let mut end = 0;
+/// The lines that begin with `#` at the start of an AEDAT file, and what follows, which is of `unit` bytes each.
+///
+/// The end of the lines is where it is said, if it is. Otherwise an event of a DAVIS may begin as lines do: its fourth byte is
+/// zero, which no text has, and if one of the two before ends a line, then what follows is no whole number of events.
+fn header(bytes: &[u8], unit: usize) -> (String, &[u8]) {
+    let (mut end, mut of_text, mut last) = (0, 0, 0);
+    let mut is_text = true;
     while bytes.get(end) == Some(&b'#') {
         let line = bytes[end..].split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
-        // An event of a DAVIS may begin as lines do, but has bytes that no text has.
-        if line.iter().any(|byte| byte.is_ascii_control() && !b"\t\r\n".contains(byte)) {
+        end += line.len();
+        let word = line[1..].trim_ascii();
+        if word == b"!END-HEADER" || word.eq_ignore_ascii_case(b"End of ASCII Header") {
+            (of_text, last) = (end, 0);
             break;
         }
-        end += line.len();
-        // The end of the lines is where it is said, if it is.
-        if [&b"#!END-HEADER"[..], b"#End Of ASCII Header"].contains(&line.trim_ascii_end()) {
-            break;
+        is_text &= !line.contains(&0);
+        if is_text {
+            (of_text, last) = (end, line.len());
         }
     }
-    (String::from_utf8_lossy(&bytes[..end]).into_owned(), &bytes[end..])
+    let is_whole = |end: usize| (bytes.len() - end).is_multiple_of(unit);
+    if matches!(last, 2 | 3) && !is_whole(of_text) && is_whole(of_text - last) {
+        of_text -= last;
+    }
+    (String::from_utf8_lossy(&bytes[..of_text]).into_owned(), &bytes[of_text..])
+}
+
+/// A text of a file as a message shows it: one line, and not a long one.
+fn shown(text: &str) -> String {
+    let mut chars = text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });
+    let mut line: String = chars.by_ref().take(60).collect();
+    if chars.next().is_some() {
+        line.push('…');
+    }
+    line
 }

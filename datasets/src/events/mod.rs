@@ -51,9 +51,9 @@ pub struct Events {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventOptions {
     /// (height, width) of the sensor in pixels. Otherwise what the file says; `.bin`, `.npz` and the `.dat` of N-CARS do
-    /// not: for them the smallest that holds all events of 34x34 (N-MNIST), 128x128 (DVS128), 180x240 (ATIS as in N-Caltech101, DAVIS240),
-    /// 240x304 (ATIS) and 260x346 (DAVIS346). For AEDAT 2 that names no camera, 180x240 or 260x346 also says that it is
-    /// of a DAVIS.
+    /// not: for them the smallest that holds all events of 34x34 (N-MNIST), 128x128 (DVS128), 180x240 (ATIS as in
+    /// N-Caltech101, DAVIS240), 240x304 (ATIS) and 260x346 (DAVIS346). For AEDAT 2 of no camera that is known, 180x240 or
+    /// 260x346 also says that it is of a DAVIS.
     pub sensor: Option<(usize, usize)>,
     /// Brings events into the order of time; otherwise one that goes back in time is an error.
     pub sort: bool,

@@ -78,6 +78,19 @@ fn overflows_of_the_clock_go_on() {
     bytes.extend(&aedat2(&[(5, 3, 4, 0)])[58..]);
     let over = listed(&events_of("a.aedat", &bytes, &EventOptions::default()));
     assert_eq!(over, [(last, 1, 2, 1), (after, 3, 4, 0)]);
+    // Seen by an event that is of no pixel; one that is out of order is no overflow.
+    let at = |times: &[u32]| {
+        let event = |t: &u32| [0u32.to_be_bytes(), t.to_be_bytes()].concat();
+        [davis(&[]), times.iter().flat_map(event).collect()].concat()
+    };
+    let times = |bytes: &[u8]| events_of("a.aedat", bytes, &EventOptions { sort: true, sensor: None }).t().to_vec();
+    let mut motion = at(&[0x7000_0000, 0xd000_0000, 0x2000_0000]);
+    let of_motion = motion.len() - 16;
+    motion[of_motion] = 0x80;
+    assert_eq!(times(&motion), [0x7000_0000, 0x1_2000_0000]);
+    fails("a.aedat", &at(&[5, 0xf000_0000, 6]), &["event 1 goes back in time, from 5 to -268435456"]);
+    fails("a.aedat", &at(&[10, 0xffff_fffb, 11]), &["event 1 goes back in time, from 10 to -5"]);
+    assert_eq!(times(&at(&[0xffff_fffe, 1, 0xffff_ffff, 2])), [-2, -1, 1, 2].map(|t| t + (1 << 32)));
     // Not of a pixel, or marked as void by the file itself.
     let mut special = aedat2(&EVENTS[..1]);
     special.extend([0, 0, 0x80, 0, 0, 0, 0, 0]);
@@ -207,9 +220,13 @@ fn a_davis_is_read_by_the_name_of_its_camera() {
         let events = events_of("a.aedat", &of(chip), &EventOptions::default());
         assert_eq!((events.len(), events.sensor()), (0, sensor), "{chip}");
     }
-    for chip in ["eu.seebetter.ini.chips.davis.DavisRGBW640", "ch.unizh.ini.jaer.chip.cochlea.CochleaAMS1c", ""] {
-        fails("a.aedat", &of(chip), &[&format!("its camera is `{chip}`"), "DAVIS346", "AEDAT 4"]);
+    let said = EventOptions { sensor: Some((260, 346)), sort: false };
+    for chip in ["eu.seebetter.ini.chips.davis.DavisRGBW640", "Davis1280", "CochleaAMS1c", "MultiDVS128CameraChip", ""]
+    {
+        fails("a.aedat", &of(chip), &[&format!("its camera is `{chip}`"), "DAVIS346", "`sensor`", "AEDAT 4"]);
+        assert_eq!(events_of("a.aedat", &of(chip), &said).sensor(), (260, 346), "{chip}");
     }
+    fails("a.aedat", &of(&"x".repeat(100)), &[&format!("`{}…`", "x".repeat(60))]);
     // Corners by hand: the address counts from the lower right.
     let word = |address: u32, t: u32| [address.to_be_bytes(), t.to_be_bytes()].concat();
     let mut bytes = davis(&[]);
@@ -224,13 +241,25 @@ fn a_davis_is_read_by_the_name_of_its_camera() {
     let text = bytes.len() - 16;
     assert_eq!(bytes[text], b'#');
     assert_eq!(listed(&events_of("a.aedat", &bytes, &EventOptions::default())), first);
-    let unmarked = [&of("Davis346red")[..], &bytes[text..]].concat();
-    assert_eq!(listed(&events_of("a.aedat", &unmarked, &EventOptions::default())), first);
+    let read = |bytes: &[u8]| listed(&events_of("a.aedat", bytes, &EventOptions::default()));
+    assert_eq!(read(&[&of("Davis346red")[..], &bytes[text..]].concat()), first);
+    // As that one, with an end of line in its second byte, in its third, or in its time; with and without the end of the lines.
+    for (word, t) in [(0x230a_0800, 7), (0x2314_0a00, 7), (0x2314_0800, 0x0a0a_2320)] {
+        let after = [word, t, 0x4000_0000, t + 1].map(u32::to_be_bytes).concat();
+        for end in ["", "#End Of ASCII Header\r\n", "# End of ASCII Header\r\n", "#\n", "# Note: \x07\x1b[0m\n"] {
+            let events = read(&[&of("Davis346red")[..], end.as_bytes(), &after].concat());
+            let told: Vec<_> = events.iter().map(|event| event.0).collect();
+            assert_eq!(told, [t.into(), i64::from(t) + 1], "{word:#x} {end:?}");
+        }
+    }
+    let whole = [&of("Davis346red")[..], &bytes[text..]].concat();
+    for n in 1..8 {
+        fails("a.aedat", &whole[..whole.len() - n], &["end within an event of 8 bytes"]);
+    }
     // The camera is not named.
     let unnamed = [b"#!AER-DAT2.0\r\n", &bytes[text..]].concat();
     fails("a.aedat", &unnamed, &["event 0 has the address 0x2315", "`sensor`, 180x240 or 260x346"]);
-    let options = EventOptions { sensor: Some((260, 346)), sort: false };
-    assert_eq!(listed(&events_of("a.aedat", &unnamed, &options)), first);
+    assert_eq!(listed(&events_of("a.aedat", &unnamed, &said)), first);
     let outside = [&davis(&[])[..], &word(260 << 22, 0), &word(346 << 12, 0)].concat();
     fails("a.aedat", &outside, &["event 0 has the address 0x41000000, column 0 of row 260", "260x346"]);
     fails("a.aedat", &[&davis(&[])[..], &outside[outside.len() - 8..]].concat(), &["column 346 of row 0"]);
@@ -243,10 +272,10 @@ fn files_of_matlab_say_what_is_wrong() {
     let mut big = matlab(&[], false);
     big[126..].copy_from_slice(b"MI");
     fails("a.mat", &big, &["big-endian"]);
-    fails("a.mat", b"hello", &["does not start like a file of MATLAB's versions 5 to 7"]);
-    fails("a.mat", &matlab(&[], false), &["matrix `spiketrain`", "found none"]);
+    fails("a.mat", b"hello", &["5 bytes do not start like a file of MATLAB's versions 5 to 7"]);
+    fails("a.mat", &matlab(&[], false), &["no matrix `spiketrain`", "has none"]);
     let other = || matrix("LUT", 6, &[1, 1], 9, &[0; 8]);
-    fails("a.mat", &matlab(&[other(), element(7, &[0; 4])], false), &["matrix `spiketrain`", "found `LUT`"]);
+    fails("a.mat", &matlab(&[other(), element(7, &[0; 4])], false), &["no matrix `spiketrain`", "has `LUT`"]);
     fails("a.mat", &file(matrix("spiketrain", 5, &[101, 1], 9, &[0; 808])), &["no full matrix of real numbers"]);
     fails("a.mat", &file(matrix("spiketrain", 6 | 1 << 11, &[101, 1], 9, &[0; 808])), &["no full matrix"]);
     fails("a.mat", &file(matrix("spiketrain", 6, &[101, 1, 1], 9, &[0; 808])), &["has 3 dimensions"]);
@@ -254,6 +283,10 @@ fn files_of_matlab_say_what_is_wrong() {
     fails("a.mat", &file(matrix("spiketrain", 6, &[101, 2], 9, &[0; 808])), &["808 bytes, but is 101 x 2 of 8"]);
     fails("a.mat", &file(matrix("spiketrain", 6, &[101, -1], 9, &[0; 808])), &["101 x 4294967295 of 8"]);
     fails("a.mat", &file(matrix("spiketrain", 6, &[101, 1], 16, &[0; 101])), &["holds no numbers (type 16)"]);
+    fails("a.mat", &file(matrix("a\nb\x1b", 6, &[1, 1], 9, &[0; 8])), &["`a\u{fffd}b\u{fffd}`"]);
+    let long = matlab(&vec![matrix(&"\u{7f}".repeat(99), 6, &[1, 1], 9, &[0; 8]); 99], false);
+    let message = parse(&long, "a.mat", &EventOptions::default()).unwrap_err().to_string();
+    assert!(message.chars().count() < 1000, "{message}");
     fails("a.mat", &file(element(14, &[])), &["a matrix without flags"]);
     fails("a.mat", &matlab(&[vec![1, 0, 9, 0, 0, 0, 0, 0]], false), &["an element of 9 bytes where 4 have room"]);
     fails("a.mat", &[&matlab(&[], false)[..], &element(15, b"abc")].concat(), &["cannot be decompressed"]);
@@ -263,9 +296,16 @@ fn files_of_matlab_say_what_is_wrong() {
         let bytes: Vec<u8> = values.iter().flat_map(|value: &f64| value.to_le_bytes()).collect();
         file(matrix("spiketrain", 6, &[101, 2], 9, &bytes))
     };
+    let with_time = |time: f64| {
+        let values: Vec<u8> =
+            [vec![1.0; 100], vec![time]].concat().iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
+        file(matrix("spiketrain", 6, &[101, 1], 9, &values))
+    };
     fails("a.mat", &with(108, 0.5), &["column 1 of `spiketrain` has the value 0.5 for taxel 7", "-1, 0 or 1"]);
     fails("a.mat", &with(108, f64::NAN), &["has the value NaN for taxel 7"]);
-    fails("a.mat", &with(201, f64::INFINITY), &["column 1 of `spiketrain` has an event at inf"]);
+    let endless = [with_time(f64::INFINITY), with_time(f64::NAN)];
+    fails("a.mat", &endless[0], &["column 0 of `spiketrain` has an event at inf"]);
+    fails("a.mat", &endless[1], &["column 0 of `spiketrain` has an event at NaN"]);
     fails("a.mat", &matlab(&[spiketrain(&[(9, 0, 0, 1), (5, 0, 0, 1)])], true), &["event 1 goes back in time"]);
     // Whole numbers in one byte each, as MATLAB stores them; several events at once, and none.
     let mut values = [0u8; 303];
@@ -292,7 +332,8 @@ fn hostile_sizes_are_refused() {
         let bytes = [&head4(compression, (8, 8))[..], &packet4(&bomb)].concat();
         fails("a.aedat4", &bytes, &["packet 0 becomes more than 67108864 bytes"]);
     }
-    fails("a.mat", &matlab(&[vec![0; (1 << 28) + 1]], true), &["becomes more than 268435456 bytes"]);
+    let large = vec![0; (1 << 25) + 1];
+    fails("a.mat", &matlab(&[large.clone(), large], true), &["become more than 67108864 bytes"]);
     let huge = npy("<i8", "(99999999999999999999,)", &[]);
     fails("a.npz", &archive(&[("t.npy", huge)], true), &["has the description"]);
     let overflow = npy("<i8", "(4611686018427387904, 4)", &[]);

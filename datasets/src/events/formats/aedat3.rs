@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Format, Read, header, one, take};
+use super::{Format, Read, header, one, shown, take};
 use crate::error::{Error, Result};
 use crate::events::{EventOptions, Events, MAX_EVENTS};
 
@@ -29,19 +29,22 @@ impl Format for Aedat3 {
     /// events, valid ones) and its events. One of a polarity is a word (bit 0 valid, bit 1 on, 15 bits of the row, 15 of
     /// the column) and its microseconds, to which each overflow of the clock adds 2^31.
     fn read(&self, bytes: &[u8], options: &EventOptions) -> Read {
-        let (text, mut data) = header(bytes);
+        let (text, mut data) = header(bytes, 1);
         if !text.trim_end().ends_with("#!END-HEADER") {
             return Err("it ends within the text at its start, or has no line `#!END-HEADER`".into());
         }
         let entry = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
         if let Some(format) = entry("#Format:").filter(|format| *format != "RAW") {
-            return Err(format!("its packets are `{format}`; only `RAW` ones are read"));
+            return Err(format!("its packets are `{}`; only `RAW` ones are read", shown(format)));
         }
         let source = entry("#Source 1:").unwrap_or_default();
         let sensor = SOURCES.into_iter().find(|(name, _)| source.contains(name)).map(|(_, sensor)| sensor);
         if sensor.is_none() && options.sensor.is_none() {
             let known = SOURCES.map(|(name, _)| name).join(", ");
-            return Err(format!("its camera is `{source}`, expected one of {known}; say its size with `sensor`"));
+            return Err(format!(
+                "its camera is `{}`, expected one of {known}; say its size with `sensor`",
+                shown(source)
+            ));
         }
         let mut events = Events { n_polarities: 2, ..Events::default() };
         for packet in 0.. {

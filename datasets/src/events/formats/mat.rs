@@ -10,8 +10,8 @@ use std::path::Path;
 use flate2::read::ZlibDecoder;
 
 use super::numbers::{Kind, microseconds};
-use super::{Format, Read, one};
-use crate::events::{EventOptions, Events};
+use super::{Format, Read, one, shown};
+use crate::events::{EventOptions, Events, MAX_EVENTS};
 
 pub(super) struct Mat;
 
@@ -30,8 +30,10 @@ const COMPRESSED: u32 = 15;
 /// The bit of a matrix's flags that marks it as complex, and its classes of numbers.
 const COMPLEX: u32 = 1 << 11;
 const CLASSES: std::ops::RangeInclusive<u32> = 6..=15;
-/// Bytes that a compressed element may become: recordings have a few thousand columns, this is 300,000 of them.
-const MAX_ELEMENT: usize = 1 << 28;
+/// Bytes that compressed elements may become, all of them: recordings have a few thousand columns, this is 80,000.
+const MAX_CONTENT: usize = 1 << 26;
+/// Matrices whose names are told.
+const MAX_NAMES: usize = 10;
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -52,12 +54,14 @@ impl Format for Mat {
             let values = kind.numbers(values);
             let (spikes, time) = (&values[..N_TAXELS], values[N_TAXELS]);
             let wrong = |what: String| format!("column {column} of `{NAME}` {what}");
-            let time = microseconds(time).map_err(wrong)?;
+            if events.t.len() + N_TAXELS > MAX_EVENTS {
+                return Err(format!("it has more than {MAX_EVENTS} events"));
+            }
             for (taxel, spike) in spikes.iter().enumerate().filter(|(_, spike)| **spike != 0.0) {
                 if spike.abs() != 1.0 {
                     return Err(wrong(format!("has the value {spike} for taxel {taxel}, expected -1, 0 or 1")));
                 }
-                events.t.push(time);
+                events.t.push(microseconds(time).map_err(wrong)?);
                 events.x.push((taxel % SENSOR.1) as u16);
                 events.y.push((taxel / SENSOR.1) as u16);
                 events.p.push(u8::from(*spike > 0.0));
@@ -74,36 +78,39 @@ fn spiketrain(bytes: &[u8]) -> Result<(Kind, Vec<u8>)> {
     }
     match bytes.get(HEADER - 2..HEADER) {
         Some(b"IM") => {}
-        Some(b"MI") => return Err("its numbers are big-endian; save it on another machine".into()),
-        _ => return Err("it does not start like a file of MATLAB's versions 5 to 7".into()),
+        Some(b"MI") => return Err("its numbers are big-endian; load it with MATLAB or scipy and save it again".into()),
+        _ => return Err(format!("its {} bytes do not start like a file of MATLAB's versions 5 to 7", bytes.len())),
     }
     let mut names = Vec::new();
     let mut elements = Elements(&bytes[HEADER..]);
+    let mut room = MAX_CONTENT;
     while let Some((kind, content)) = elements.take()? {
         let inflated;
         let content = match kind {
             MATRIX => Some(content),
             COMPRESSED => {
-                inflated = inflate(content)?;
+                inflated = inflate(content, room)?;
+                room -= inflated.len();
                 Elements(&inflated).take()?.filter(|(kind, _)| *kind == MATRIX).map(|(_, content)| content)
             }
             _ => None,
         };
         match content.map(Matrix::head).transpose()? {
             Some(matrix) if matrix.name == NAME => return matrix.columns(),
-            Some(other) => names.push(format!("`{}`", other.name)),
-            None => {}
+            Some(other) if names.len() < MAX_NAMES => names.push(format!("`{}`", other.name)),
+            _ => {}
         }
     }
     let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    Err(format!("expected a matrix `{NAME}` in it, found {found}"))
+    Err(format!("it has no matrix `{NAME}`; of others it has {found}"))
 }
 
 /// An array of MATLAB.
 struct Matrix<'a> {
     name: String,
     flags: u32,
-    dims: Vec<usize>,
+    /// Four bytes each.
+    dims: &'a [u8],
     /// What comes after.
     rest: Elements<'a>,
 }
@@ -114,11 +121,11 @@ impl<'a> Matrix<'a> {
         let mut part =
             |what: &str| Ok::<_, String>(rest.take()?.ok_or_else(|| format!("it has a matrix without {what}"))?.1);
         let (flags, dims, name) = (part("flags")?, part("dimensions")?, part("a name")?);
-        let words = |bytes: &[u8]| Kind { is_float: false, is_signed: false, width: 4, is_big: false }.numbers(bytes);
         Ok(Self {
-            name: String::from_utf8_lossy(name).into_owned(),
-            flags: words(flags).first().map_or(0, |flags| *flags as u32),
-            dims: words(dims).into_iter().map(|side| side as usize).collect(),
+            // Longer than names of MATLAB are.
+            name: shown(&String::from_utf8_lossy(&name[..name.len().min(64)])),
+            flags: flags.first_chunk().copied().map_or(0, u32::from_le_bytes),
+            dims,
             rest,
         })
     }
@@ -128,9 +135,13 @@ impl<'a> Matrix<'a> {
         if !CLASSES.contains(&(self.flags & 0xff)) || self.flags & COMPLEX != 0 {
             return Err(format!("`{NAME}` is no full matrix of real numbers"));
         }
-        let &[rows, columns] = &self.dims[..] else {
-            return Err(format!("`{NAME}` has {} dimensions, expected two", self.dims.len()));
+        let (sides, []) = self.dims.as_chunks() else {
+            return Err(format!("`{NAME}` has no whole dimensions"));
         };
+        let &[rows, columns] = sides else {
+            return Err(format!("`{NAME}` has {} dimensions, expected two", sides.len()));
+        };
+        let [rows, columns] = [rows, columns].map(|side| u32::from_le_bytes(side) as usize);
         if rows != N_ROWS {
             return Err(format!(
                 "`{NAME}` is {rows} x {columns}, expected {N_ROWS} x N: {N_TAXELS} taxels and the time"
@@ -164,12 +175,12 @@ fn numbers_of(kind: u32) -> Option<Kind> {
     Some(Kind { is_float, is_signed, width, is_big: false })
 }
 
-fn inflate(bytes: &[u8]) -> Result<Vec<u8>> {
+fn inflate(bytes: &[u8], room: usize) -> Result<Vec<u8>> {
     let mut content = Vec::new();
     let wrong = |error| format!("an element of it cannot be decompressed ({error})");
-    ZlibDecoder::new(bytes).take(MAX_ELEMENT as u64 + 1).read_to_end(&mut content).map_err(wrong)?;
-    if content.len() > MAX_ELEMENT {
-        return Err(format!("an element of it becomes more than {MAX_ELEMENT} bytes"));
+    ZlibDecoder::new(bytes).take(room as u64 + 1).read_to_end(&mut content).map_err(wrong)?;
+    if content.len() > room {
+        return Err(format!("its elements become more than {MAX_CONTENT} bytes"));
     }
     Ok(content)
 }

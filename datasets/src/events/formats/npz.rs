@@ -6,7 +6,7 @@ use std::path::Path;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::numbers::Kind;
-use super::{Format, Read, Recording, one};
+use super::{Format, Read, Recording, one, shown};
 use crate::events::{EventOptions, Events, Frames, MAX_EVENTS};
 
 pub(super) struct Npz;
@@ -123,7 +123,7 @@ impl Array {
         .ok_or_else(cut)?;
         let (text, data) = rest.split_at_checked(length.min(MAX_HEADER + 1)).ok_or_else(cut)?;
         let text = String::from_utf8_lossy(text);
-        let wrong = || format!("has the description `{}`, which is not read", text.trim_end());
+        let wrong = || format!("has the description `{}`, which is not read", shown(text.trim_end()));
         let after = |key: &str| text.split_once(&format!("'{key}':")).map(|(_, value)| value.trim_start());
         let descr = after("descr").and_then(|value| value.split('\'').nth(1)).ok_or_else(wrong)?;
         let (order, code) = descr.split_at_checked(1).ok_or_else(wrong)?;
