@@ -6,6 +6,7 @@ mod batches;
 mod bounds;
 mod cifar;
 mod damage;
+mod event_files;
 mod events;
 #[cfg(feature = "hub")]
 mod hub;
