@@ -214,7 +214,7 @@ fn touched_digits_are_a_data_set() {
     let below = folder.path().join("STMNIST");
     for digit in ["0", "1", "2"] {
         fs::create_dir_all(below.join(digit)).unwrap();
-        let file = below.join(digit).join(format!("00001_ch0_{digit}_spiketrain.mat"));
+        let file = below.join(digit).join(format!("{digit}_spiketrain.mat"));
         fs::write(file, matlab(&[spiketrain(&EVENTS)], true)).unwrap();
     }
     fs::write(below.join("LUT_ReTac.mat"), matlab(&[matrix("LUT", 6, &[1, 1], 9, &[0; 8])], true)).unwrap();
